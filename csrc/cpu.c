@@ -1,0 +1,58 @@
+#include "cpu.h"
+
+#ifdef FM_X86
+#include <stdint.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+
+typedef struct cpuid_regs {
+    uint32_t a, b, c, d;
+} cpuid_regs;
+
+static cpuid_regs cpuid(uint32_t leaf) {
+    cpuid_regs r = {0, 0, 0, 0};
+#if defined(_MSC_VER)
+    int out[4];
+    __cpuid(out, 0);
+    if ((uint32_t)out[0] < leaf) return r;
+    __cpuidex(out, (int)leaf, 0);
+    r = (cpuid_regs){(uint32_t)out[0], (uint32_t)out[1], (uint32_t)out[2], (uint32_t)out[3]};
+#else
+    __get_cpuid_count(leaf, 0, &r.a, &r.b, &r.c, &r.d); /* leaves zeros where the leaf is not there */
+#endif
+    return r;
+}
+
+/* CPUID alone misleads where the system or a hypervisor does not save the wide registers. */
+static uint64_t saved_state(void) {
+    if (!(cpuid(1).c & (1u << 27))) return 0; /* OSXSAVE */
+#if defined(_MSC_VER)
+    return _xgetbv(0);
+#else
+    uint32_t low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t)high << 32 | low;
+#endif
+}
+
+int fm_cpu_has_avx2(void) {
+    const uint64_t ymm = 0x6;
+    const uint32_t fma = 1u << 12, avx = 1u << 28, avx2 = 1u << 5;
+    const cpuid_regs one = cpuid(1);
+    return (saved_state() & ymm) == ymm && (one.c & fma) && (one.c & avx) && (cpuid(7).b & avx2);
+}
+
+int fm_cpu_has_avx512(void) {
+    const uint64_t zmm = 0xe6;
+    const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
+    const uint32_t all = f | dq | bw | vl;
+    return fm_cpu_has_avx2() && (saved_state() & zmm) == zmm && (cpuid(7).b & all) == all;
+}
+
+#else
+int fm_cpu_has_avx2(void) { return 0; }
+int fm_cpu_has_avx512(void) { return 0; }
+#endif

@@ -1,0 +1,12 @@
+/* What the processor has and the operating system saves. */
+#ifndef FM_CPU_H
+#define FM_CPU_H
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FM_X86 1
+#endif
+
+int fm_cpu_has_avx2(void);   /* AVX2 and FMA */
+int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and desktop part since 2017 */
+
+#endif

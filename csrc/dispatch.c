@@ -1,0 +1,21 @@
+/* Which instruction sets are compiled in, and which of them this machine can run. */
+#include <stddef.h>
+
+#include "cpu.h"
+#include "fastmnv2.h"
+#include "kernels.h"
+
+static int always(void) { return 1; }
+
+static const struct fm_isa isas[] = {
+    {"scalar", always, {&fm_kernels_scalar}},
+#ifdef FM_X86
+    {"avx2", fm_cpu_has_avx2, {&fm_kernels_avx2}},
+    {"avx512", fm_cpu_has_avx512, {&fm_kernels_avx512, &fm_kernels_avx512vl}},
+#endif
+};
+
+int fm_isa_count(void) { return (int)(sizeof isas / sizeof isas[0]); }
+const fm_isa *fm_isa_at(int index) { return &isas[index]; }
+const char *fm_isa_name(const fm_isa *isa) { return isa->name; }
+int fm_isa_supported(const fm_isa *isa) { return isa->supported(); }

@@ -1,0 +1,98 @@
+/* fastmnv2: MobileNet V2, depth multiplier 0.75, 96x96, as one forward pass on the CPU.
+ *
+ * The public C API. Models are opaque and immutable once made, so any number of threads may call
+ * fm_forward on one model at the same time. There are no mutable globals. Every call that can fail
+ * returns an fm_status and leaves its outputs alone unless it returns FM_OK. */
+#ifndef FASTMNV2_H
+#define FASTMNV2_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    FM_SIZE = 96,       /* input height and width, pixels */
+    FM_FEATURES = 1280, /* length of a feature vector */
+    FM_CLASSES = 1001,  /* logits; index 0 is "background" */
+    FM_BLOCKS = 17,     /* inverted residual blocks */
+    FM_LAYERS = 53,     /* convolutions, the logits layer last */
+    FM_HEAD = 51,       /* layer index of Conv_1 */
+    FM_LOGITS = 52,     /* layer index of Logits/Conv2d_1c_1x1 */
+    FM_ENDPOINTS = 70   /* named intermediate outputs, 'default' not counted */
+};
+
+typedef enum fm_status { FM_OK, FM_NO_MEMORY, FM_NO_LOGITS } fm_status;
+
+/* ---- the network as data ------------------------------------------------------------------- */
+
+typedef enum fm_kind { FM_CONV, FM_DEPTHWISE, FM_POINTWISE } fm_kind;
+
+/* One convolution. `scope` is its TF-Slim variable scope. */
+typedef struct fm_layer {
+    char scope[48];
+    fm_kind kind;
+    int kernel, stride;
+    int in_size, out_size; /* height and width of the maps */
+    int in_channels, out_channels;
+    int relu6;    /* clamp to [0,6] after the bias */
+    int residual; /* add the block's input after the bias */
+} fm_layer;
+
+/* One named output of the module: [size][size][channels]. */
+typedef struct fm_endpoint {
+    char name[48];
+    int size, channels;
+} fm_endpoint;
+
+fm_layer fm_layer_info(int index);       /* 0 <= index < FM_LAYERS */
+fm_endpoint fm_endpoint_info(int index); /* 0 <= index < FM_ENDPOINTS */
+
+/* ---- instruction sets ---------------------------------------------------------------------- */
+
+typedef struct fm_isa fm_isa;
+
+int fm_isa_count(void);              /* compiled in, slowest first */
+const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
+const char *fm_isa_name(const fm_isa *isa);
+int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
+
+/* ---- models -------------------------------------------------------------------------------- */
+
+typedef struct fm_model fm_model;
+
+/* Folded weights in TF-Slim's layouts, indexed by layer: conv [3][3][3][24], depthwise [3][3][C][1],
+ * pointwise [in][out]; biases [out]. Entry FM_LOGITS may be NULL in both. They are copied. */
+typedef struct fm_weights {
+    const float *kernel[FM_LAYERS];
+    const float *bias[FM_LAYERS];
+} fm_weights;
+
+fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model);
+void fm_model_free(fm_model *model); /* NULL is allowed */
+size_t fm_model_bytes(const fm_model *model);
+
+typedef enum fm_dtype { FM_FLOAT32, FM_UINT8 } fm_dtype;
+
+/* n images in, features (and any endpoints) out. All arrays are C-contiguous, need no alignment and
+ * must not overlap. */
+typedef struct fm_request {
+    const void *images; /* [n][96][96][3], RGB: float32 in [0,1], or uint8 */
+    fm_dtype dtype;
+    size_t n;
+    float *features;                  /* [n][1280] */
+    float *endpoints[FM_ENDPOINTS];   /* [n][size][size][channels] each, or NULL */
+    int threads;                      /* >= 1; the most threads to use */
+} fm_request;
+
+/* Float pixels below -0.25 or above 1.25 are computed with like any other; `*out_of_range` is set to 1 if
+ * there are any, else left alone, so that the caller can say that [0,1] was expected. */
+fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
+
+/* features [n][1280] -> logits [n][1001]; FM_NO_LOGITS if the weights came without that layer. */
+fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
+
+/* ---- threads ------------------------------------------------------------------------------- */
+
+int fm_openmp(void);      /* 1 if built with OpenMP */
+int fm_max_threads(void); /* OpenMP's present limit for the calling thread, 1 without OpenMP */
+
+#endif

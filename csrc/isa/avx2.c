@@ -1,0 +1,8 @@
+/* AVX2 + FMA: 16 registers. 4 rows x 3 vectors of accumulators, 3 of weights, 1 broadcast: all 16. */
+#include "isa/vec_ymm.h"
+
+#define VOCABULARY "avx2"
+#define TABLE fm_kernels_avx2
+#define TILE_ROWS 4
+#define TILE_VECS 3
+#include "tpl/table.inc"

@@ -1,0 +1,8 @@
+/* AVX-512VL: 32 registers of 8 lanes, for the layers whose channels 16 does not divide (24, 72, 120). */
+#include "isa/vec_ymm.h"
+
+#define VOCABULARY "avx512vl"
+#define TABLE fm_kernels_avx512vl
+#define TILE_ROWS 9
+#define TILE_VECS 3
+#include "tpl/table.inc"

@@ -1,0 +1,75 @@
+/* The contract between network.c and the instruction-set files: one fm_kernels table per vocabulary.
+ *
+ * Every kernel of every table computes the same bits. Each output is one chain of fused multiply-adds:
+ * start from the bias, take the inputs in order (k for pointwise; tap row by tap row for the 3x3
+ * kernels, taps outside the image skipped), then add the residual, then clamp. Nobody splits a chain.
+ *
+ * Common to all: float32, NHWC, no alignment needed, nothing is read or written outside the arrays as
+ * described here, and outputs do not overlap inputs. */
+#ifndef FM_KERNELS_H
+#define FM_KERNELS_H
+
+#include <stdint.h>
+
+typedef enum fm_epilogue { FM_LINEAR, FM_RELU6, FM_RESIDUAL } fm_epilogue;
+
+/* One pointwise convolution over `rows` pixels, panels [panel0, panel1) of the packed weights.
+ * a [rows][k], c [rows][n], residual [rows][n] (only read by FM_RESIDUAL). */
+typedef struct fm_pointwise_args {
+    const float *a, *packed, *residual;
+    float *c;
+    int rows, k, n, panel0, panel1;
+    fm_epilogue epilogue;
+} fm_pointwise_args;
+
+/* One output row of a 3x3 depthwise convolution, channels [c0, c1), followed by ReLU6.
+ * rows[i] [in_width][channels] is the input row under tap row i, or NULL outside the image;
+ * out [out_width][channels]. Stride 1 pads one column left and right; stride 2 pads right only. */
+typedef struct fm_depthwise_args {
+    const float *rows[3];
+    const float *packed;
+    float *out;
+    int in_width, channels, c0, c1, stride;
+} fm_depthwise_args;
+
+typedef struct fm_kernels {
+    const char *name;
+    int lanes;        /* floats in a vector: panels and channel groups are multiples of it */
+    int panel;        /* widest pointwise panel, in vectors */
+
+    void (*pointwise)(const fm_pointwise_args *args);
+    void (*depthwise)(const fm_depthwise_args *args);
+
+    /* One output row of the 3x3 stride-2 first convolution with ReLU6.
+     * rows[i] [96][3] in [-1,1], or NULL outside the image; out [48][24]. */
+    void (*stem)(const float *const rows[3], const float *packed, float *out);
+
+    /* One image row, [96][3], to [-1,1]: 2 x - 1, x being float32 or uint8 * float32(1/255).
+     * scale_f32 returns whether any |2 x - 1| is above 1.5. */
+    int (*scale_f32)(const float *row, float *out);
+    void (*scale_u8)(const uint8_t *row, float *out);
+
+    /* [9][n] -> [n]: the nine pixels added in order, then divided by 9. Columns [c0, c1). */
+    void (*pool)(const float *map, int n, int c0, int c1, float *out);
+} fm_kernels;
+
+/* A pointwise layer of n outputs is cut into ceil(n / (panel * lanes)) panels as even as can be, so
+ * that no panel is left too narrow to hide the multiply-add latency. Panel p starts at this column. */
+static inline int fm_panel_count(int n, int lanes, int panel) {
+    return (n / lanes + panel - 1) / panel;
+}
+static inline int fm_panel_start(int n, int lanes, int panels, int p) {
+    return (int)((int64_t)(n / lanes) * p / panels) * lanes;
+}
+
+/* An instruction set: its tables, preferred first. A layer runs on the first table whose lanes divide
+ * its output channels; the last table's lanes divide every channel count. */
+struct fm_isa {
+    const char *name;
+    int (*supported)(void);
+    const fm_kernels *tables[2];
+};
+
+extern const fm_kernels fm_kernels_scalar, fm_kernels_avx2, fm_kernels_avx512, fm_kernels_avx512vl;
+
+#endif

@@ -1,0 +1,244 @@
+"""The C core, as thinly as can be: buffers in, status codes turned into exceptions, the GIL released.
+
+Callers (model.py) have checked shapes and dtypes; what is checked again here is what would be unsafe.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uint32_t
+from libc.string cimport memset
+
+
+cdef extern from "crc32c.h" nogil:
+    uint32_t fm_crc32c(uint32_t crc, const void *data, size_t size)
+
+
+cdef extern from "fastmnv2.h" nogil:
+    enum:
+        FM_SIZE, FM_FEATURES, FM_CLASSES, FM_LAYERS, FM_ENDPOINTS
+
+    ctypedef enum fm_status:
+        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS
+
+    ctypedef enum fm_dtype:
+        FM_FLOAT32, FM_UINT8
+
+    ctypedef struct fm_layer:
+        char scope[48]
+        int kind, kernel, stride, in_size, out_size, in_channels, out_channels, relu6, residual
+
+    ctypedef struct fm_endpoint:
+        char name[48]
+        int size, channels
+
+    ctypedef struct fm_isa:
+        pass
+
+    ctypedef struct fm_model:
+        pass
+
+    ctypedef struct fm_weights:
+        const float *kernel[53]
+        const float *bias[53]
+
+    ctypedef struct fm_request:
+        const void *images
+        fm_dtype dtype
+        size_t n
+        float *features
+        float *endpoints[70]
+        int threads
+
+    fm_layer fm_layer_info(int index)
+    fm_endpoint fm_endpoint_info(int index)
+    int fm_isa_count()
+    const fm_isa *fm_isa_at(int index)
+    const char *fm_isa_name(const fm_isa *isa)
+    int fm_isa_supported(const fm_isa *isa)
+    fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
+    void fm_model_free(fm_model *model)
+    size_t fm_model_bytes(const fm_model *model)
+    fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range)
+    fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits)
+    int fm_openmp()
+    int fm_max_threads()
+
+
+cdef extern from *:
+    """
+    #ifndef FM_BUILD_FLAGS
+    #define FM_BUILD_FLAGS ""
+    #endif
+    """
+    const char *FM_BUILD_FLAGS
+
+
+build_flags = FM_BUILD_FLAGS.decode()
+openmp = bool(fm_openmp())
+
+
+def layers():
+    """Rows of ``fastmnv2.network.Layer``, in order."""
+    kinds = ("conv", "depthwise", "pointwise")
+    rows = []
+    for i in range(FM_LAYERS):
+        row = fm_layer_info(i)
+        rows.append((row.scope.decode(), kinds[row.kind], row.kernel, row.stride, row.in_size, row.out_size,
+                     row.in_channels, row.out_channels, bool(row.relu6), bool(row.residual)))
+    return tuple(rows)
+
+
+def endpoints():
+    """Rows of ``fastmnv2.network.Endpoint``, in order."""
+    rows = []
+    for i in range(FM_ENDPOINTS):
+        row = fm_endpoint_info(i)
+        rows.append((row.name.decode(), row.size, row.channels))
+    return tuple(rows)
+
+
+def isas():
+    """(name, can run here) of every instruction set compiled in, slowest first."""
+    return tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
+                 for i in range(fm_isa_count()))
+
+
+def max_threads():
+    """OpenMP's present limit for the calling thread; 1 when built without OpenMP."""
+    return fm_max_threads()
+
+
+def crc32c(data, value=0):
+    """CRC-32C of a bytes-like object, continuing from ``value``."""
+    cdef Py_buffer view
+    cdef uint32_t crc = value
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    with nogil:
+        crc = fm_crc32c(crc, view.buf, view.len)
+    PyBuffer_Release(&view)
+    return crc
+
+
+cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1:
+    if <size_t>got != items * item_bytes:
+        raise ValueError(f"expected a buffer of {items * item_bytes} bytes, got {got}")
+    return 0
+
+
+cdef class Views:
+    """Buffers held for the length of a call."""
+
+    cdef Py_buffer views[2 * 53]
+    cdef int count
+
+    def __cinit__(self):
+        self.count = 0
+
+    def __dealloc__(self):
+        while self.count > 0:
+            self.count -= 1
+            PyBuffer_Release(&self.views[self.count])
+
+    cdef void *get(self, array, size_t items, size_t item_bytes, bint writable) except NULL:
+        cdef Py_buffer *view = &self.views[self.count]
+        PyObject_GetBuffer(array, view, PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        self.count += 1
+        check_length(view.len, items, item_bytes)
+        return view.buf
+
+
+cdef class Engine:
+    """Packed weights for one instruction set. Immutable: any thread may call it at any time."""
+
+    cdef fm_model *model
+
+    def __cinit__(self, str isa, list kernels, list biases):
+        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
+        cdef const fm_isa *chosen = NULL
+        cdef fm_weights weights
+        cdef fm_layer layer
+        cdef Views views = Views()
+        cdef fm_status status
+        cdef size_t items
+        for i in range(fm_isa_count()):
+            if fm_isa_name(fm_isa_at(i)).decode() == isa and fm_isa_supported(fm_isa_at(i)):
+                chosen = fm_isa_at(i)
+        if chosen == NULL:
+            raise ValueError(f"instruction set {isa!r} can't be run here")
+        memset(&weights, 0, sizeof(weights))
+        for i in range(FM_LAYERS):
+            if kernels[i] is None or biases[i] is None:
+                if i < FM_LAYERS - 1:
+                    raise ValueError(f"layer {i} is missing")
+                continue
+            layer = fm_layer_info(i)
+            items = layer.kernel * layer.kernel * layer.out_channels
+            if layer.kind != 1:  # not depthwise
+                items *= layer.in_channels
+            weights.kernel[i] = <const float *>views.get(kernels[i], items, sizeof(float), False)
+            weights.bias[i] = <const float *>views.get(biases[i], layer.out_channels, sizeof(float), False)
+        with nogil:
+            status = fm_model_new(chosen, &weights, &self.model)
+        if status == FM_NO_MEMORY:
+            raise MemoryError("not enough memory for the packed weights")
+
+    def __dealloc__(self):
+        fm_model_free(self.model)
+
+    @property
+    def nbytes(self):
+        """Size of the packed weights."""
+        return fm_model_bytes(self.model)
+
+    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict taps=None):
+        """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
+
+        All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
+        [n,1280] float32, taps {endpoint index: [n,size,size,channels] float32}. Raises MemoryError.
+        """
+        cdef fm_request request, part
+        cdef fm_endpoint shape
+        cdef Views views = Views()
+        cdef fm_status status = FM_OK
+        cdef int out_of_range = 0
+        # Python's signal handlers run between parts: about 16 ms of work on one AVX2 core.
+        cdef Py_ssize_t first = 0, most = 16 * (threads if threads > 0 else 1)
+        cdef size_t pixels = FM_SIZE * FM_SIZE * 3, item = 1 if uint8 else sizeof(float)
+        memset(&request, 0, sizeof(request))
+        request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
+        request.threads = threads
+        request.images = views.get(images, n * pixels, item, False)
+        request.features = <float *>views.get(features, n * FM_FEATURES, sizeof(float), True)
+        if taps:
+            for i, array in taps.items():
+                shape = fm_endpoint_info(i)
+                request.endpoints[<int>i] = <float *>views.get(
+                    array, n * shape.size * shape.size * shape.channels, sizeof(float), True)
+        while first < n:
+            part = request
+            part.n = <size_t>min(most, n - first)
+            part.images = <const char *>request.images + first * pixels * item
+            part.features = request.features + first * FM_FEATURES
+            for i in range(FM_ENDPOINTS if taps else 0):
+                if request.endpoints[i] != NULL:
+                    shape = fm_endpoint_info(i)
+                    part.endpoints[i] = request.endpoints[i] + first * shape.size * shape.size * shape.channels
+            with nogil:
+                status = fm_forward(self.model, &part, &out_of_range)
+            if status != FM_OK:
+                raise MemoryError("not enough memory for the working buffers")
+            first += part.n
+            if first < n:
+                PyErr_CheckSignals()
+        return bool(out_of_range)
+
+    def logits(self, features, Py_ssize_t n, logits):
+        """features [n,1280] -> logits [n,1001], both C-contiguous float32."""
+        cdef Views views = Views()
+        cdef const float *source = <const float *>views.get(features, n * FM_FEATURES, sizeof(float), False)
+        cdef float *target = <float *>views.get(logits, n * FM_CLASSES, sizeof(float), True)
+        cdef fm_status status
+        with nogil:
+            status = fm_logits(self.model, source, n, target)
+        if status == FM_NO_LOGITS:
+            raise ValueError("the weights came without the logits layer")

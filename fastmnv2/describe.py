@@ -1,0 +1,50 @@
+"""``fastmnv2.info()``: everything a bug report needs, in one dict."""
+
+import os
+import platform
+from typing import Any
+
+import numpy as np
+
+from fastmnv2 import Model, _engine, _kept_model, available_isas, isa, threads
+from fastmnv2._version import __version__
+
+
+def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
+    """See ``fastmnv2.info``."""
+    return {
+        "version": __version__,
+        "isa": _or_error(isa),
+        "available_isas": list(available_isas()),
+        "threads": threads.available(),
+        "openmp": _engine.openmp,
+        "weights": _describe_weights(weights),
+        "build_flags": _engine.build_flags,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "environment": {name: value for name, value in sorted(os.environ.items()) if _matters(name)},
+    }
+
+
+def _matters(name: str) -> bool:
+    return name.startswith(("FASTMNV2_", "OMP_", "GOMP_", "KMP_")) or name == "TFHUB_CACHE_DIR"
+
+
+def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
+    from fastmnv2.weights import names
+
+    if isinstance(weights, Model):
+        return weights.weights
+    try:
+        with names.offline():
+            return _kept_model(weights).weights
+    except (ValueError, OSError) as error:
+        return {"error": str(error)}
+
+
+def _or_error(function: Any) -> str:
+    try:
+        return str(function())
+    except ValueError as error:
+        return f"error: {error}"

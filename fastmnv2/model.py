@@ -1,0 +1,221 @@
+"""A loaded network: images in, features, logits and endpoints out."""
+
+import os
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import _engine, arrays, network, threads as _threads
+from fastmnv2.errors import WeightsError
+
+if TYPE_CHECKING:
+    from fastmnv2.fold import Folded
+
+_ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
+ENDPOINT_NAMES = ("default", *_ENDPOINT_INDEX)
+
+
+def available_isas() -> tuple[str, ...]:
+    """Instruction sets that this build has and this machine can run, slowest first."""
+    return tuple(name for name, supported in _engine.isas() if supported)
+
+
+def isa() -> str:
+    """The instruction set that models loaded now run on: the fastest, or what ``FASTMNV2_ISA`` names.
+
+    Raises:
+        ValueError: ``FASTMNV2_ISA`` names one that this build or machine does not have.
+    """
+    names = available_isas()
+    forced = os.environ.get("FASTMNV2_ISA", "").strip().lower()
+    if not forced:
+        return names[-1]
+    if forced not in names:
+        raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {forced!r}")
+    return forced
+
+
+class Model:
+    """The network with its weights, packed for one instruction set. Immutable, safe from many threads.
+
+    Made by ``fastmnv2.load``. The same image gives the same bits alone or in any batch, at any position,
+    with any number of threads and on any instruction set.
+    """
+
+    __slots__ = ("_engine", "_isa", "_threads", "_warned", "_weights")
+
+    def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
+        if threads is not None:
+            _threads.resolve(threads)
+        self._threads = threads
+        self._isa = isa()
+        self._warned = False
+        layers = network.LAYERS
+        self._engine = _engine.Engine(
+            self._isa,
+            [folded.tensors.get(layer.weights_name) for layer in layers],
+            [folded.tensors.get(layer.biases_name) for layer in layers],
+        )
+        self._weights: dict[str, Any] = {
+            "form": folded.form,
+            "origin": folded.origin,
+            "sha256": folded.sha256,
+            "has_logits": network.LOGITS.weights_name in folded.tensors,
+            "notes": list(folded.notes),
+        }
+
+    @property
+    def isa(self) -> str:
+        """Name of the instruction set this model runs on."""
+        return self._isa
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether ``logits`` and ``classify`` can be used."""
+        return bool(self._weights["has_logits"])
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Where the weights came from: ``form``, ``origin``, ``sha256``, ``has_logits``, ``notes``."""
+        return {**self._weights, "notes": list(self._weights["notes"])}
+
+    def __repr__(self) -> str:
+        return f"<fastmnv2.Model {self._weights['form']} {self._weights['origin']!r} on {self._isa}>"
+
+    def embed(
+        self, images: Any, *, out: NDArray[np.float32] | None = None, threads: int | None = None
+    ) -> NDArray[np.float32]:
+        """Feature vectors of images.
+
+        Args:
+            images: ``[n,96,96,3]`` or one ``[96,96,3]``, RGB; float in [0,1], or uint8, which is scaled
+                inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer protocol or
+                ``__array__``, or a DLPack tensor on the CPU.
+            out: C-contiguous float32 array for the result, not overlapping ``images``.
+            threads: the most threads to use; None for the model's own setting, else every CPU that this
+                process may use.
+
+        Returns:
+            float32 ``[n,1280]``, or ``[1280]`` for one image; ``out`` if it was given. Values are in
+            [0,6]; an image with a NaN in it gives NaN.
+
+        Raises:
+            TypeError, ValueError: ``images``, ``out`` or ``threads`` are not as above; nothing is computed.
+            MemoryError: no memory for the working buffers.
+        """
+        array, single = arrays.as_images(images)
+        n = array.shape[0]
+        if out is None:
+            features = np.empty((n, arrays.FEATURES), np.float32)
+            result = features[0] if single else features
+        else:
+            result = arrays.check_out(out, (arrays.FEATURES,) if single else (n, arrays.FEATURES), array)
+            features = result
+        self._forward(array, features, threads)
+        return result
+
+    def logits(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """Class scores before the softmax: float32 ``[n,1001]``, or ``[1001]`` for one image.
+
+        Index 0 is "background"; index i is ImageNet class i-1. Arguments and errors are those of ``embed``.
+
+        Raises:
+            WeightsError: the weights came without the logits layer.
+        """
+        self._need_logits()
+        array, single = arrays.as_images(images)
+        features = np.empty((array.shape[0], arrays.FEATURES), np.float32)
+        logits = np.empty((array.shape[0], network.LOGITS.out_channels), np.float32)
+        self._forward(array, features, threads)
+        self._engine.logits(features, array.shape[0], logits)
+        return logits[0] if single else logits
+
+    def classify(
+        self, images: Any, *, top: int = 5, threads: int | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The most probable classes of images.
+
+        Args:
+            images: as for ``embed``.
+            top: how many classes, 1 to 1001.
+            threads: as for ``embed``.
+
+        Returns:
+            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Index 0
+            is "background". Probabilities are the softmax over all 1001 classes.
+
+        Raises:
+            WeightsError: the weights came without the logits layer.
+            ValueError, TypeError: as ``embed``, and for ``top``.
+        """
+        self._need_logits()
+        if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.LOGITS.out_channels:
+            raise ValueError(f"top: expected an int from 1 to {network.LOGITS.out_channels}, got {top!r}")
+        logits = self.logits(images, threads=threads).astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        indices = np.argsort(-probabilities, axis=-1, kind="stable")[..., :top]
+        return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
+
+    def endpoints(
+        self, images: Any, names: Iterable[str] | None = None, *, threads: int | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """The hub module's named outputs.
+
+        Args:
+            images: as for ``embed``.
+            names: which of ``fastmnv2.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
+                plain string.
+            threads: as for ``embed``.
+
+        Returns:
+            ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,1280]``; without the
+            first axis for one image. The same bits as ``embed`` goes through.
+
+        Raises:
+            ValueError: an unknown name. TypeError, ValueError: as ``embed``.
+        """
+        wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
+        for name in wanted:
+            if name not in _ENDPOINT_INDEX and name != "default":
+                raise ValueError(
+                    f"names: expected 'default' or one like {ENDPOINT_NAMES[2]!r} (all are in "
+                    f"fastmnv2.model.ENDPOINT_NAMES), got {name!r}"
+                )
+        array, single = arrays.as_images(images)
+        n = array.shape[0]
+        features = np.empty((n, arrays.FEATURES), np.float32)
+        taps = {}
+        for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
+            _, size, channels = network.ENDPOINTS[index]
+            taps[index] = np.empty((n, size, size, channels), np.float32)
+        self._forward(array, features, threads, taps)
+        found = {name: features if name == "default" else taps[_ENDPOINT_INDEX[name]] for name in wanted}
+        return {name: value[0] for name, value in found.items()} if single else found
+
+    def _forward(
+        self,
+        images: NDArray[Any],
+        features: NDArray[np.float32],
+        threads: int | None,
+        taps: dict[int, NDArray[np.float32]] | None = None,
+    ) -> None:
+        count = _threads.resolve(self._threads if threads is None else threads)
+        uint8 = images.dtype == np.uint8
+        if self._engine.forward(images, uint8, images.shape[0], features, count, taps) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "images: expected float values in [0, 1], got values below -0.25 or above 1.25; "
+                "divide [0, 255] images by 255, map [-1, 1] images by (x + 1) / 2, or pass uint8",
+                stacklevel=3,
+            )
+
+    def _need_logits(self) -> None:
+        if not self.has_logits:
+            raise WeightsError(
+                f"{self._weights['origin']}: the weights came without the logits layer "
+                f"({network.LOGITS.weights_name}), so there are features but no classes"
+            )

@@ -1,0 +1,79 @@
+"""Builds the extension module: the C core and its Cython wrapper, each instruction set with its own flags.
+
+FASTMNV2_WERROR=1 turns compiler warnings in csrc/ into errors; FASTMNV2_OPENMP=0 builds without threads.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+MSVC = sys.platform == "win32" and "MINGW" not in os.environ.get("MSYSTEM", "")
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+CORE = sorted(str(path) for path in Path("csrc").glob("*.c"))
+AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+ISA_FLAGS = {"csrc/isa/scalar.c": []}
+if X86:
+    ISA_FLAGS |= {
+        "csrc/isa/avx2.c": ["/arch:AVX2"] if MSVC else ["-mavx2", "-mfma"],
+        "csrc/isa/avx512.c": ["/arch:AVX512"] if MSVC else AVX512,
+        "csrc/isa/avx512vl.c": ["/arch:AVX512"] if MSVC else AVX512,
+    }
+
+if MSVC:
+    C_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
+    WARNINGS: list[str] = []
+else:
+    # -ffp-contract=off: only the fused multiply-adds we write, so that every build gives the same bits.
+    C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fvisibility=hidden"]
+    WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
+    if os.environ.get("FASTMNV2_WERROR") == "1":
+        WARNINGS.append("-Werror")
+
+OPENMP = os.environ.get("FASTMNV2_OPENMP", "0" if sys.platform == "darwin" else "1") == "1"
+OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
+
+
+class BuildExt(build_ext):
+    """Compiles csrc/ with each file's own flags, then lets setuptools build and link the wrapper."""
+
+    def build_extension(self, ext: Extension) -> None:
+        objects = []
+        for source in [*CORE, *ISA_FLAGS]:
+            objects += self.compiler.compile(
+                [source],
+                output_dir=self.build_temp,
+                include_dirs=["csrc"],
+                extra_postargs=[*C_FLAGS, *WARNINGS, *OPENMP_FLAGS, *ISA_FLAGS.get(source, [])],
+                depends=HEADERS,
+            )
+        ext.extra_objects = objects
+        super().build_extension(ext)
+
+
+HEADERS = sorted(str(path) for pattern in ("*.h", "tpl/*", "isa/*.h") for path in Path("csrc").glob(pattern))
+FLAGS_TEXT = " ".join([*C_FLAGS, *OPENMP_FLAGS])
+
+engine = Extension(
+    "fastmnv2._engine",
+    ["fastmnv2/_engine.pyx"],
+    include_dirs=["csrc", np.get_include()],
+    define_macros=[
+        ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+        ("FM_BUILD_FLAGS", f'"{FLAGS_TEXT}"'),
+    ],
+    extra_compile_args=[] if MSVC else ["-O2"],
+    extra_link_args=[] if MSVC else OPENMP_FLAGS,
+    depends=HEADERS,
+)
+
+setup(
+    ext_modules=cythonize([engine], language_level=3, compiler_directives={"freethreading_compatible": True}),
+    cmdclass={"build_ext": BuildExt},
+)
