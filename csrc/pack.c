@@ -32,7 +32,7 @@ void fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kern
     for (int p = 0; p < panels; p++) {
         const int start = fm_panel_start(padded, kernels->lanes, panels, p);
         const int end = fm_panel_start(padded, kernels->lanes, panels, p + 1);
-        const int real = end < columns ? end : columns;
+        const int real = columns <= start ? start : columns < end ? columns : end;
         for (int i = -1; i < k; i++) {
             const float *row = i < 0 ? bias : kernel + (size_t)i * (size_t)columns;
             memcpy(packed, row + start, sizeof(float) * (size_t)(real - start));

@@ -1,0 +1,214 @@
+/* Every kernel of every instruction set against the scalar one: the same bits, nothing read or written
+ * outside the arrays. Every array ends at an unreadable page, and in a second round begins after one.
+ *
+ *   check_kernels          the instruction sets that this machine can run
+ *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated) */
+#define _GNU_SOURCE
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "network.h"
+#include "pack.h"
+
+enum { FENCED = 16 };
+
+static struct {
+    char *base;
+    size_t bytes;
+} fences[FENCED];
+static int fence_count, fence_front, failures, checks;
+
+/* `bytes` bytes that end right before an unreadable page, or begin right after one. */
+static void *fenced(size_t bytes) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
+    if (fence_count == FENCED) abort();
+    char *base = mmap(NULL, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED || mprotect(base + page, body, PROT_READ | PROT_WRITE)) abort();
+    fences[fence_count].base = base;
+    fences[fence_count++].bytes = body + 2 * page;
+    memset(base + page, 0x5a, body); /* what lies around the array must still be this afterwards */
+    return base + page + (fence_front ? 0 : body - bytes);
+}
+
+static void release(void) {
+    while (fence_count > 0) {
+        fence_count--;
+        munmap(fences[fence_count].base, fences[fence_count].bytes);
+    }
+}
+
+/* Some ordinary numbers, and all that are not. */
+static float odd_value(void) {
+    static const float odd[] = {0.0f, -0.0f, 6.0f, 5.9999995f, 6.0000005f, -1e-45f, 1e-45f, 1e-39f, 3e38f, -3e38f};
+    const int pick = rand() % 64;
+    if (pick < 10) return odd[pick];
+    return (float)rand() / (float)RAND_MAX * 4.0f - 2.0f;
+}
+
+static float *fill(size_t floats) {
+    float *array = fenced(floats * sizeof(float));
+    for (size_t i = 0; i < floats; i++) array[i] = odd_value();
+    return array;
+}
+
+static void poison(float *array, size_t floats) {
+    for (size_t i = 0; i < floats; i += 97) array[i] = i % 2 ? NAN : (i % 3 ? INFINITY : -INFINITY);
+}
+
+/* Equal bit for bit; any NaN equals any other. */
+static void expect_same(const char *what, const fm_kernels *kernels, const float *want, const float *got, size_t n) {
+    checks++;
+    for (size_t i = 0; i < n; i++) {
+        if (memcmp(&want[i], &got[i], sizeof(float)) == 0 || (isnan(want[i]) && isnan(got[i]))) continue;
+        printf("FAIL %s %s: item %zu is %a, expected %a\n", kernels->name, what, i, (double)got[i], (double)want[i]);
+        failures++;
+        return;
+    }
+}
+
+static float *packed_for(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias) {
+    float *packed = fenced(fm_packed_floats(layer) * sizeof(float));
+    fm_pack(layer, kernels, kernel, bias, packed);
+    return packed;
+}
+
+static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue, int odd) {
+    const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels, k = layer->in_channels;
+    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    float *a = fill((size_t)(rows * k)), *residual = fill((size_t)(rows * n)), *results[2];
+    const float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
+    if (odd) poison(a, (size_t)(rows * k));
+    for (int t = 0; t < 2; t++) {
+        const int panels = fm_panel_count(n, tables[t]->lanes, tables[t]->panel), cut = rand() % (panels + 1);
+        results[t] = fill((size_t)(rows * n));
+        fm_pointwise_args args = {a, packed_for(layer, tables[t], kernel, bias), residual, results[t], rows, k, n,
+                                  0, cut, epilogue};
+        tables[t]->pointwise(&args);
+        args.panel0 = cut;
+        args.panel1 = panels;
+        tables[t]->pointwise(&args);
+    }
+    expect_same(layer->scope, kernels, results[0], results[1], (size_t)(rows * n));
+    release();
+}
+
+static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, int border, int odd) {
+    const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
+    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const float *kernel = fill((size_t)(9 * channels)), *bias = fill((size_t)channels);
+    float *rows[3], *results[2];
+    for (int i = 0; i < 3; i++) {
+        rows[i] = fill((size_t)(width * channels));
+        if (odd) poison(rows[i], (size_t)(width * channels));
+    }
+    const int cut = rand() % (channels / kernels->lanes + 1) * kernels->lanes;
+    for (int t = 0; t < 2; t++) {
+        results[t] = fill((size_t)(out * channels));
+        fm_depthwise_args args = {{border < 0 ? NULL : rows[0], rows[1], border > 0 ? NULL : rows[2]},
+                                  packed_for(layer, tables[t], kernel, bias), results[t], width, channels, 0, cut,
+                                  layer->stride};
+        tables[t]->depthwise(&args);
+        args.c0 = cut;
+        args.c1 = channels;
+        tables[t]->depthwise(&args);
+    }
+    expect_same(layer->scope, kernels, results[0], results[1], (size_t)(out * channels));
+    release();
+}
+
+static void check_stem(const fm_kernels *kernels, int bottom, int odd) {
+    const fm_layer layer = fm_layer_info(0);
+    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const size_t row_floats = FM_SIZE * 3, out_floats = FM_SIZE / 2 * 24;
+    const float *kernel = fill(27 * 24), *bias = fill(24);
+    float *rows[3], *results[2];
+    for (int i = 0; i < 3; i++) {
+        rows[i] = fill(row_floats);
+        if (odd) poison(rows[i], row_floats);
+    }
+    for (int t = 0; t < 2; t++) {
+        const float *const inside[3] = {rows[0], rows[1], bottom ? NULL : rows[2]};
+        results[t] = fill(out_floats);
+        tables[t]->stem(inside, packed_for(&layer, tables[t], kernel, bias), results[t]);
+    }
+    expect_same("stem", kernels, results[0], results[1], out_floats);
+    release();
+}
+
+static void check_scale(const fm_kernels *kernels, int odd) {
+    const size_t floats = FM_SIZE * 3;
+    float *row = fill(floats), *want = fill(floats), *got = fill(floats);
+    uint8_t *bytes = fenced(floats);
+    for (size_t i = 0; i < floats; i++) bytes[i] = (uint8_t)i;
+    if (odd) poison(row, floats);
+    const int outside = fm_kernels_scalar.scale_f32(row, want);
+    if (kernels->scale_f32(row, got) != outside) {
+        printf("FAIL %s: scale_f32 disagrees on the range\n", kernels->name);
+        failures++;
+    }
+    expect_same("scale_f32", kernels, want, got, floats);
+    fm_kernels_scalar.scale_u8(bytes, want);
+    kernels->scale_u8(bytes, got);
+    expect_same("scale_u8", kernels, want, got, floats);
+    release();
+}
+
+static void check_pool(const fm_kernels *kernels, int odd) {
+    float *map = fill(9 * FM_FEATURES), *want = fill(FM_FEATURES), *got = fill(FM_FEATURES);
+    if (odd) poison(map, 9 * FM_FEATURES);
+    fm_kernels_scalar.pool(map, FM_FEATURES, 0, FM_FEATURES, want);
+    kernels->pool(map, FM_FEATURES, 0, 640, got);
+    kernels->pool(map, FM_FEATURES, 640, FM_FEATURES, got);
+    expect_same("pool", kernels, want, got, FM_FEATURES);
+    release();
+}
+
+static void check_table(const fm_kernels *kernels) {
+    static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 18, 24, 27, 36, 48};
+    for (int round = 0; round < 4; round++) {
+        const int odd = round & 1;
+        fence_front = round >> 1;
+        for (int i = 0; i < FM_LAYERS; i++) {
+            const fm_layer layer = fm_layer_info(i);
+            const int columns = i == FM_LOGITS ? FM_PADDED_CLASSES : layer.out_channels;
+            if (columns % kernels->lanes != 0) continue;
+            for (size_t r = 0; layer.kind == FM_POINTWISE && r < sizeof row_counts / sizeof row_counts[0]; r++) {
+                /* A few heights are enough for the many layers of the same shape. */
+                if (r > 2 && (int)r % 5 != i % 5) continue;
+                check_pointwise(kernels, &layer, row_counts[r], (fm_epilogue)((int)r % 3), odd);
+            }
+            for (int border = -1; layer.kind == FM_DEPTHWISE && border <= 1; border++) {
+                if (border < 0 && layer.stride == 2) continue; /* stride 2 has no padding above */
+                check_depthwise(kernels, &layer, border, odd);
+            }
+        }
+        if (kernels->stem) {
+            check_stem(kernels, 0, odd);
+            check_stem(kernels, 1, odd);
+            check_scale(kernels, odd);
+        }
+        check_pool(kernels, odd);
+    }
+}
+
+int main(int argc, char **argv) {
+    const int all = argc > 1 && strcmp(argv[1], "--all") == 0;
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *isa = fm_isa_at(i);
+        if (!all && !fm_isa_supported(isa)) {
+            printf("skip %s: not on this machine\n", isa->name);
+            continue;
+        }
+        for (int t = 0; t < 2 && isa->tables[t]; t++) {
+            const int before = failures;
+            check_table(isa->tables[t]);
+            printf("%s %s\n", failures == before ? "ok  " : "FAIL", isa->tables[t]->name);
+        }
+    }
+    printf("%d checks, %d failures\n", checks, failures);
+    return failures != 0;
+}

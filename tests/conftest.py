@@ -1,0 +1,73 @@
+"""Shared fixtures: weights that need no network, images, and the real data where it is found."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastmnv2
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+# No test may reach for the real servers, nor for weights that happen to lie on this machine.
+os.environ["FASTMNV2_OFFLINE"] = "1"
+for name in ("FASTMNV2_WEIGHTS", "FASTMNV2_ISA", "TFHUB_CACHE_DIR"):
+    os.environ.pop(name, None)
+
+DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    os.environ["FASTMNV2_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def untrained_native(tmp_path_factory):
+    """Path of the untrained weights as a native file."""
+    from fastmnv2.fold import fold
+    from fastmnv2.weights import native
+    from fastmnv2.weights.untrained import untrained
+
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    native.write(path, fold(untrained()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(untrained_native):
+    return fastmnv2.load(untrained_native)
+
+
+@pytest.fixture(scope="session")
+def images():
+    """Ten float32 images in [0,1]: smooth ones, noise, black and white."""
+    rng = np.random.RandomState(7)
+    coarse = rng.rand(6, 6, 6, 3).repeat(16, 1).repeat(16, 2)
+    noise = rng.rand(2, 96, 96, 3)
+    flat = np.stack([np.zeros((96, 96, 3)), np.ones((96, 96, 3))])
+    return np.concatenate([coarse, noise, flat]).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Folder of real photos."""
+    folder = DATA / "photos"
+    if not folder.is_dir():
+        pytest.skip(f"no photos in {folder}; set FASTMNV2_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_tflite():
+    """Google's quantised network of the same shape (not feature_vector/2 itself)."""
+    path = DATA / "weights" / "mobilenet_v2_0_75_96_quant.tflite"
+    if not path.is_file():
+        pytest.skip(f"no real weights at {path}; set FASTMNV2_TEST_DATA")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_labels(real_tflite):
+    return real_tflite.with_name("imagenet_labels.txt")
