@@ -10,23 +10,23 @@ enum {
     FM_GROUP = 4,
     /* The largest map between blocks, [48][48][16]. */
     FM_MAP_FLOATS = 48 * 48 * 16,
+    /* What the early blocks hand to the late ones, an image. */
     FM_EARLY_FLOATS = 6 * 6 * 48,
-    /* The widest map of the late blocks, [6][6][432]; the head's [3][3][1280] fits as well. */
-    FM_WIDE_FLOATS = 6 * 6 * 432,
-    /* Three rows of the widest expanded map of the early blocks, [48][96]. */
-    FM_RING_ROWS = 3,
-    FM_ROW_FLOATS = 48 * 96,
+    /* The largest depthwise output, [24][24][144]; a group's largest late one, [6][6][432], fits as well. */
+    FM_DEPTHWISE_FLOATS = 24 * 24 * 144,
+    /* A slice of the expanded map: three rows of [48], all of [6][6] for a group of four; no panel is wider
+     * than 48 channels, and 24 make 13.5 KB, which leaves room in the nearest cache. */
+    FM_RING_PIXELS = 3 * 48,
+    FM_RING_FLOATS = FM_RING_PIXELS * 48,
     FM_IMAGE_ROW_FLOATS = FM_SIZE * 3
 };
 
 typedef struct fm_arena {
-    float map[2][FM_MAP_FLOATS];                  /* a block's input and output */
-    float early[FM_GROUP * FM_EARLY_FLOATS];      /* what the early blocks hand to the late ones */
-    float expanded[FM_GROUP * FM_WIDE_FLOATS];    /* late blocks, whole maps */
-    float depthwise[FM_GROUP * FM_WIDE_FLOATS];
-    float ring[FM_RING_ROWS][FM_ROW_FLOATS];      /* early blocks, row by row */
-    float row[FM_ROW_FLOATS];
-    float image[3][FM_IMAGE_ROW_FLOATS];
+    float map[2][FM_MAP_FLOATS]; /* a block's input and output */
+    float early[FM_GROUP * FM_EARLY_FLOATS];
+    float depthwise[FM_DEPTHWISE_FLOATS];
+    float ring[FM_RING_FLOATS];
+    float image[3][FM_IMAGE_ROW_FLOATS]; /* rows scaled to [-1,1] */
 } fm_arena;
 
 void *fm_aligned_alloc(size_t bytes); /* FM_ALIGN-aligned or NULL */

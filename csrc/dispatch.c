@@ -18,4 +18,12 @@ static const struct fm_isa isas[] = {
 int fm_isa_count(void) { return (int)(sizeof isas / sizeof isas[0]); }
 const fm_isa *fm_isa_at(int index) { return &isas[index]; }
 const char *fm_isa_name(const fm_isa *isa) { return isa->name; }
+double fm_peak_macs(const fm_isa *isa, double macs) {
+    const fm_kernels *kernels = isa->tables[0];
+    const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
+    const long rounds = (long)(macs / each) + 1;
+    volatile float result = kernels->peak(rounds, 0.5f, 1.0f); /* volatile: the work must be done */
+    (void)result;
+    return (double)rounds * each;
+}
 int fm_isa_supported(const fm_isa *isa) { return isa->supported(); }

@@ -55,6 +55,10 @@ const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
 
+/* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
+ * calling thread; returns how many. Divide by the time it took. */
+double fm_peak_macs(const fm_isa *isa, double macs);
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 typedef struct fm_model fm_model;

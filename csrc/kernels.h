@@ -11,25 +11,31 @@
 
 #include <stdint.h>
 
+enum { FM_PEAK_CHAINS = 12 };
+
 typedef enum fm_epilogue { FM_LINEAR, FM_RELU6, FM_RESIDUAL } fm_epilogue;
 
-/* One pointwise convolution over `rows` pixels, panels [panel0, panel1) of the packed weights.
- * a [rows][k], c [rows][n], residual [rows][n] (only read by FM_RESIDUAL). */
+/* One panel of a pointwise convolution: a [rows][k], panel (bias, then k rows) `vecs` vectors wide, c and
+ * residual (read by FM_RESIDUAL only) with `ldc` floats from row to row. While it computes it prefetches
+ * `ahead_bytes` from `ahead`, the weights that will be wanted next. */
 typedef struct fm_pointwise_args {
-    const float *a, *packed, *residual;
+    const float *a, *panel, *residual;
     float *c;
-    int rows, k, n, panel0, panel1;
+    int rows, k, ldc, vecs;
     fm_epilogue epilogue;
+    const float *ahead;
+    int ahead_bytes;
 } fm_pointwise_args;
 
-/* One output row of a 3x3 depthwise convolution, channels [c0, c1), followed by ReLU6.
- * rows[i] [in_width][channels] is the input row under tap row i, or NULL outside the image;
- * out [out_width][channels]. Stride 1 pads one column left and right; stride 2 pads right only. */
+/* One output row of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
+ * rows[i] is the input row under tap row i, or NULL outside the image: in_width pixels, `in_stride` floats
+ * from one to the next; out likewise with `out_stride`. packed holds bias and nine taps for each vector of
+ * channels. Stride 1 pads one column left and right; stride 2 pads right only. */
 typedef struct fm_depthwise_args {
     const float *rows[3];
     const float *packed;
     float *out;
-    int in_width, channels, c0, c1, stride;
+    int channels, in_width, in_stride, out_stride, stride;
 } fm_depthwise_args;
 
 typedef struct fm_kernels {
@@ -49,8 +55,12 @@ typedef struct fm_kernels {
     int (*scale_f32)(const float *row, float *out);
     void (*scale_u8)(const uint8_t *row, float *out);
 
-    /* [9][n] -> [n]: the nine pixels added in order, then divided by 9. Columns [c0, c1). */
-    void (*pool)(const float *map, int n, int c0, int c1, float *out);
+    /* Nine pixels of n channels -> [n]: added in order, then divided by 9. */
+    void (*pool)(const float *map, int n, float *out);
+
+    /* For measurements: `rounds` times FM_PEAK_CHAINS independent vector multiply-adds, as fast as they go.
+     * Returns a number that depends on all of them. */
+    float (*peak)(long rounds, float x, float y);
 } fm_kernels;
 
 /* A pointwise layer of n outputs is cut into ceil(n / (panel * lanes)) panels as even as can be, so

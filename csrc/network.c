@@ -2,9 +2,10 @@
  *
  *   images -> stem -> 17 inverted residual blocks -> head -> pool -> features
  *
- * The early blocks' expanded maps are larger than the caches, so those blocks run row by row: expand the
- * rows that one output row needs, depthwise, project, while they are hot. The late blocks have few pixels
- * and many weights, so they run whole maps, several images to one sweep over the weights. */
+ * A block's expanded map, six times as wide as its input, is never stored whole: one slice of its channels
+ * (one weight panel) at a time is expanded into a small ring of rows and put through the depthwise kernel
+ * while it is in the nearest cache. The early blocks have many pixels and go image by image; the late ones
+ * have many weights and go through several images with each panel. */
 #include "network.h"
 
 #include <string.h>
@@ -43,192 +44,206 @@ typedef struct run {
     const fm_request *request;
     size_t image0;
     fm_team team;
-    fm_arena *shared; /* the team's: maps */
-    fm_arena *own;    /* this thread's: rows */
+    fm_arena *shared;  /* the team's: maps */
+    fm_arena *own;     /* this thread's: slices of the expanded map */
     int *out_of_range; /* this thread's */
 } run;
 
-/* Copy `count` floats to a requested endpoint, `offset` floats into image `image`'s map. */
-static void tap(const run *r, int endpoint, size_t image, size_t offset, const float *from, size_t count) {
+/* A pointwise layer's output channels that are computed together: one panel. */
+typedef struct slice {
+    int panel, start, width;
+} slice;
+
+static slice slice_of(const fm_conv *conv, int channels, int panel) {
+    const int lanes = conv->kernels->lanes, start = fm_panel_start(channels, lanes, conv->panels, panel);
+    return (slice){panel, start, fm_panel_start(channels, lanes, conv->panels, panel + 1) - start};
+}
+
+/* Copy a slice of `pixels` pixels to a requested endpoint; `pixel` counts through the group's images. */
+static void tap(const run *r, int endpoint, int pixel, int pixels, slice s, const float *from, int stride) {
     float *to = r->request->endpoints[endpoint];
     if (!to) return;
     const fm_endpoint shape = fm_endpoint_info(endpoint);
-    const size_t map = (size_t)(shape.size * shape.size * shape.channels);
-    memcpy(to + (r->image0 + image) * map + offset, from, count * sizeof(float));
+    const size_t first = r->image0 * (size_t)(shape.size * shape.size) + (size_t)pixel;
+    for (int i = 0; i < pixels; i++) {
+        memcpy(to + (first + (size_t)i) * (size_t)shape.channels + s.start, from + (size_t)i * (size_t)stride,
+               sizeof(float) * (size_t)s.width);
+    }
 }
 
-static void tap_output(const run *r, int block, size_t image, size_t offset, const float *from, size_t count) {
-    tap(r, fm_output_endpoint(block), image, offset, from, count);
-    tap(r, fm_output_endpoint(block) + 1, image, offset, from, count);
-}
-
-/* a [rows][k] -> c [rows][n], panels [panel0, panel1). */
-static void pointwise(const run *r, int layer, const float *a, int rows, int k, int n, float *c,
-                      fm_epilogue epilogue, const float *residual, int panel0, int panel1) {
-    const fm_conv *conv = &r->model->conv[layer];
-    const fm_pointwise_args args = {a, conv->packed, residual, c, rows, k, n, panel0, panel1, epilogue};
+/* One slice of a pointwise layer: a [rows][k] -> c, `ldc` floats from row to row. */
+static void pointwise(const fm_conv *conv, slice s, const float *a, int rows, int k, float *c, int ldc,
+                      fm_epilogue epilogue, const float *residual, int ahead) {
+    const float *panel = conv->packed + (size_t)s.start * (size_t)(k + 1);
+    const int floats = s.width * (k + 1);
+    const fm_pointwise_args args = {a, panel, residual, c, rows, k, ldc, s.width / conv->kernels->lanes, epilogue,
+                                    panel + floats, ahead ? floats * (int)sizeof(float) : 0};
     conv->kernels->pointwise(&args);
 }
 
-/* ---- early blocks: one image, row by row ------------------------------------------------------------ */
+/* ---- expand and depthwise: slice by slice, so that the expanded map never leaves the nearest cache ---- */
 
-/* One row of the first convolution: image rows 2y .. 2y+2, the last of them outside at the bottom. */
-static void stem_row(const run *r, size_t image, int y, float *out) {
+/* Row y of the first convolution: image rows 2y .. 2y+2, the last of them outside at the bottom. Scaled
+ * image rows are kept from one call to the next; `fresh` says that there are none yet. */
+static void stem_row(const run *r, int image, int y, int fresh, float *out) {
     const fm_conv *conv = &r->model->conv[0];
     const size_t row_bytes = FM_IMAGE_ROW_FLOATS * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
-    const char *pixels = (const char *)r->request->images + (r->image0 + image) * FM_SIZE * row_bytes;
+    const char *pixels = (const char *)r->request->images + (r->image0 + (size_t)image) * FM_SIZE * row_bytes;
     const float *rows[3] = {NULL, NULL, NULL};
     for (int i = 0; i < 3 && 2 * y + i < FM_SIZE; i++) {
+        float *scaled = r->own->image[(2 * y + i) % 3];
+        rows[i] = scaled;
+        if (i == 0 && !fresh) continue;
         const void *row = pixels + (size_t)(2 * y + i) * row_bytes;
-        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(row, r->own->image[i]);
-        else *r->out_of_range |= conv->kernels->scale_f32(row, r->own->image[i]);
-        rows[i] = r->own->image[i];
+        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(row, scaled);
+        else *r->out_of_range |= conv->kernels->scale_f32(row, scaled);
     }
     conv->kernels->stem(rows, conv->packed, out);
 }
 
-/* Output rows [y0, y1) of one image: in [size][size][in] -> out [size/stride][size/stride][out].
- * Block 0 reads the image instead of `in`. */
-static void block_rows(const run *r, int b, size_t image, const float *in, float *out, int y0, int y1) {
+/* One slice of a block up to its depthwise output, for output rows [y0, y1) of each image:
+ * in [images][size][size][in] -> shared->depthwise [images][size/stride][size/stride][expand].
+ *
+ * Expanded rows go to a ring that holds as many as fit the nearest cache: three rows of the widest map, all
+ * rows of a group of the smallest. They are counted through the images: row g is row g % size of image
+ * g / size. Block 0 has the first convolution in the place of its expansion and reads the image. */
+static void block_slice(const run *r, int b, int images, const float *in, slice s, int y0, int y1) {
     const fm_block *block = &fm_blocks[b];
+    const fm_conv *expand = &r->model->conv[fm_expand_layer(b)];
     const fm_conv *depthwise = &r->model->conv[fm_depthwise_layer(b)];
-    const int width = block->size / block->stride;
-    const size_t in_row = (size_t)(block->size * block->in), out_row = (size_t)(width * block->out);
-    const size_t wide_row = (size_t)(block->size * block->expand), narrow_row = (size_t)(width * block->expand);
-    const int residual = fm_has_residual(block), pad_top = block->stride == 1;
-
-    int ready = y0 * block->stride - pad_top; /* next row to expand */
-    if (ready < 0) ready = 0;
-    for (int y = y0; y < y1; y++) {
-        const int top = y * block->stride - pad_top;
-        for (; ready <= top + 2 && ready < block->size; ready++) {
-            float *row = r->own->ring[ready % FM_RING_ROWS];
-            if (b == 0) {
-                stem_row(r, image, ready, row);
-            } else {
-                const int layer = fm_expand_layer(b);
-                pointwise(r, layer, in + (size_t)ready * in_row, block->size, block->in, block->expand, row,
-                          FM_RELU6, NULL, 0, r->model->conv[layer].panels);
-            }
-            tap(r, fm_expand_endpoint(b), image, (size_t)ready * wide_row, row, wide_row);
-        }
-
-        fm_depthwise_args args = {.packed = depthwise->packed, .out = r->own->row, .in_width = block->size,
-                                  .channels = block->expand, .c0 = 0, .c1 = block->expand,
-                                  .stride = block->stride};
-        for (int i = 0; i < 3; i++) {
-            const int row = top + i;
-            args.rows[i] = row >= 0 && row < block->size ? r->own->ring[row % FM_RING_ROWS] : NULL;
-        }
-        depthwise->kernels->depthwise(&args);
-        tap(r, fm_depthwise_endpoint(b), image, (size_t)y * narrow_row, r->own->row, narrow_row);
-
-        const int layer = fm_project_layer(b);
-        float *to = out + (size_t)y * out_row;
-        pointwise(r, layer, r->own->row, width, block->expand, block->out, to,
-                  residual ? FM_RESIDUAL : FM_LINEAR, residual ? in + (size_t)y * in_row : NULL, 0,
-                  r->model->conv[layer].panels);
-        tap_output(r, b, image, (size_t)y * out_row, to, out_row);
-    }
-}
-
-/* One image through blocks 0 .. FIRST_LATE-1; the last one writes to `out` [6][6][48]. */
-static void early_blocks(const run *r, size_t image, float *out) {
-    const float *in = NULL;
-    for (int b = 0; b < FIRST_LATE; b++) {
-        const int rows = fm_blocks[b].size / fm_blocks[b].stride;
-        float *to = b == FIRST_LATE - 1 ? out : r->shared->map[b % 2];
-        block_rows(r, b, image, in, to, fm_share(r->team, rows), fm_share(fm_next(r->team), rows));
-        fm_wait(r->team);
-        in = to;
-    }
-}
-
-/* ---- late blocks: whole maps of a group of images --------------------------------------------------- */
-
-/* Every row of every image's map, channels [c0, c1). */
-static void depthwise_maps(const run *r, int b, int images, int c0, int c1) {
-    const fm_block *block = &fm_blocks[b];
-    const fm_conv *conv = &r->model->conv[fm_depthwise_layer(b)];
     const int size = block->size, out_size = size / block->stride, pad_top = block->stride == 1;
-    fm_depthwise_args args = {.packed = conv->packed, .in_width = size, .channels = block->expand, .c0 = c0,
-                              .c1 = c1, .stride = block->stride};
+    const int ring_rows = FM_RING_PIXELS / size, row_floats = size * s.width;
+    const int last = y1 * block->stride + 1 - pad_top; /* the last row that is needed, and one more */
+    const int end = (images - 1) * size + (last < size ? last + 1 : size);
+
+    fm_depthwise_args args = {.packed = depthwise->packed + s.start * 10, .channels = s.width, .in_width = size,
+                              .in_stride = s.width, .out_stride = block->expand, .stride = block->stride};
+    int ready = 0; /* rows before this one have been expanded */
     for (int i = 0; i < images; i++) {
-        const float *map = r->shared->expanded + (size_t)(i * size * size * block->expand);
-        float *out = r->shared->depthwise + (size_t)(i * out_size * out_size * block->expand);
-        for (int y = 0; y < out_size; y++) {
-            for (int t = 0; t < 3; t++) {
-                const int row = y * block->stride - pad_top + t;
-                args.rows[t] = row >= 0 && row < size ? map + (size_t)(row * size * block->expand) : NULL;
+        for (int y = y0; y < y1; y++) {
+            const int top = y * block->stride - pad_top, base = i * size;
+            const int oldest = base + (top > 0 ? top : 0);
+            const int wanted = base + (top + 3 < size ? top + 3 : size);
+            if (ready < oldest) ready = oldest;
+            while (ready < wanted) {
+                const int slot = ready % ring_rows;
+                float *row = r->own->ring + (size_t)(slot * row_floats);
+                int count = 1;
+                if (b == 0) {
+                    stem_row(r, i, ready - base, ready == oldest, row);
+                } else {
+                    const int room = oldest + ring_rows < end ? oldest + ring_rows - ready : end - ready;
+                    count = room < ring_rows - slot ? room : ring_rows - slot;
+                    pointwise(expand, s, in + (size_t)(ready * size * block->in), count * size, block->in, row,
+                              s.width, FM_RELU6, NULL, b >= FIRST_LATE);
+                }
+                tap(r, fm_expand_endpoint(b), ready * size, count * size, s, row, s.width);
+                ready += count;
             }
-            args.out = out + (size_t)(y * out_size * block->expand);
-            conv->kernels->depthwise(&args);
+
+            for (int t = 0; t < 3; t++) {
+                const int row = top + t;
+                const int inside = row >= 0 && row < size;
+                args.rows[t] = inside ? r->own->ring + (size_t)((base + row) % ring_rows * row_floats) : NULL;
+            }
+            const int pixel = (i * out_size + y) * out_size;
+            args.out = r->shared->depthwise + (size_t)pixel * (size_t)block->expand + s.start;
+            depthwise->kernels->depthwise(&args);
+            tap(r, fm_depthwise_endpoint(b), pixel, out_size, s, args.out, block->expand);
         }
     }
 }
 
-/* in [images][size][size][in] -> out likewise. Threads share out channels: a thread's depthwise reads only
- * the expanded channels that it made itself, so the two need no barrier between them. */
-static void block_maps(const run *r, int b, int images, const float *in, float *out) {
+/* ---- a whole block ---------------------------------------------------------------------------------- */
+
+/* shared->depthwise [pixels][expand] -> out [pixels][out]; threads share out pixels where these are many,
+ * else channels. */
+static void project(const run *r, int b, int pixels, const float *in, float *out) {
     const fm_block *block = &fm_blocks[b];
-    const int size = block->size, out_size = size / block->stride;
-    const int in_pixels = images * size * size, out_pixels = images * out_size * out_size;
+    const fm_conv *conv = &r->model->conv[fm_project_layer(b)];
     const fm_team team = r->team, next = fm_next(team);
+    const int by_rows = pixels >= 18 * team.size; /* 9 divides every map */
+    const int row0 = by_rows ? 9 * fm_share(team, pixels / 9) : 0;
+    const int row1 = by_rows ? 9 * fm_share(next, pixels / 9) : pixels;
+    const int panel0 = by_rows ? 0 : fm_share(team, conv->panels);
+    const int panel1 = by_rows ? conv->panels : fm_share(next, conv->panels);
+    const float *a = r->shared->depthwise + (size_t)row0 * (size_t)block->expand;
+    if (row0 == row1) return;
+    for (int p = panel0; p < panel1; p++) {
+        const slice s = slice_of(conv, block->out, p);
+        const size_t at = (size_t)(row0 * block->out + s.start);
+        const int residual = fm_has_residual(block);
+        pointwise(conv, s, a, row1 - row0, block->expand, out + at, block->out, residual ? FM_RESIDUAL : FM_LINEAR,
+                  residual ? in + at : NULL, b >= FIRST_LATE);
+        tap(r, fm_output_endpoint(b), row0, row1 - row0, s, out + at, block->out);
+        tap(r, fm_output_endpoint(b) + 1, row0, row1 - row0, s, out + at, block->out);
+    }
+}
 
-    const int expand = fm_expand_layer(b);
-    const fm_conv *conv = &r->model->conv[expand];
-    const int p0 = fm_share(team, conv->panels), p1 = fm_share(next, conv->panels);
-    pointwise(r, expand, in, in_pixels, block->in, block->expand, r->shared->expanded, FM_RELU6, NULL, p0, p1);
-    depthwise_maps(r, b, images, fm_panel_start(block->expand, conv->kernels->lanes, conv->panels, p0),
-                   fm_panel_start(block->expand, conv->kernels->lanes, conv->panels, p1));
-    fm_wait(team);
-
-    const int project = fm_project_layer(b), panels = r->model->conv[project].panels;
-    const int residual = fm_has_residual(block);
-    pointwise(r, project, r->shared->depthwise, out_pixels, block->expand, block->out, out,
-              residual ? FM_RESIDUAL : FM_LINEAR, in, fm_share(team, panels), fm_share(next, panels));
-    if (team.rank == 0) {
-        tap(r, fm_expand_endpoint(b), 0, 0, r->shared->expanded, (size_t)(in_pixels * block->expand));
-        tap(r, fm_depthwise_endpoint(b), 0, 0, r->shared->depthwise, (size_t)(out_pixels * block->expand));
+/* in [images][size][size][in] -> out [images][size/stride][size/stride][out]. Threads share out slices, or
+ * rows where the slices don't go round. */
+static void run_block(const run *r, int b, int images, const float *in, float *out) {
+    const fm_block *block = &fm_blocks[b];
+    const fm_conv *expand = &r->model->conv[fm_expand_layer(b)];
+    const fm_team team = r->team, next = fm_next(team);
+    const int out_size = block->size / block->stride, panels = b == 0 ? 1 : expand->panels;
+    if (panels % team.size == 0 || panels >= 4 * team.size || images > 1) {
+        for (int p = fm_share(team, panels); p < fm_share(next, panels); p++) {
+            const slice s = b == 0 ? (slice){0, 0, block->expand} : slice_of(expand, block->expand, p);
+            block_slice(r, b, images, in, s, 0, out_size);
+        }
+    } else {
+        for (int p = 0; p < panels; p++) {
+            const slice s = b == 0 ? (slice){0, 0, block->expand} : slice_of(expand, block->expand, p);
+            block_slice(r, b, 1, in, s, fm_share(team, out_size), fm_share(next, out_size));
+        }
     }
     fm_wait(team);
-    if (team.rank == 0) tap_output(r, b, 0, 0, out, (size_t)(out_pixels * block->out));
+    project(r, b, images * out_size * out_size, in, out);
+    fm_wait(team);
 }
 
 /* in [images][3][3][240] -> features [images][1280]: the last 1x1 convolution and the average. */
 static void head(const run *r, int images, const float *in) {
     const fm_conv *conv = &r->model->conv[FM_HEAD];
-    const int pixels = HEAD_SIZE * HEAD_SIZE, panels = conv->panels, lanes = conv->kernels->lanes;
-    const int p0 = fm_share(r->team, panels), p1 = fm_share(fm_next(r->team), panels);
-    const int c0 = fm_panel_start(FM_FEATURES, lanes, panels, p0);
-    const int c1 = fm_panel_start(FM_FEATURES, lanes, panels, p1);
-    float *map = r->shared->expanded;
-    pointwise(r, FM_HEAD, in, images * pixels, fm_blocks[FM_BLOCKS - 1].out, FM_FEATURES, map, FM_RELU6, NULL, p0,
-              p1);
-    for (int i = 0; i < images; i++) {
-        conv->kernels->pool(map + (size_t)(i * pixels * FM_FEATURES), FM_FEATURES, c0, c1,
-                            r->request->features + (r->image0 + (size_t)i) * FM_FEATURES);
-    }
-    fm_wait(r->team); /* before the next group reuses the map, and before the taps */
-    if (r->team.rank == 0) {
-        tap(r, FM_HEAD_ENDPOINT, 0, 0, map, (size_t)(images * pixels * FM_FEATURES));
-        tap(r, FM_POOL_ENDPOINT, 0, 0, r->request->features + r->image0 * FM_FEATURES,
-            (size_t)(images * FM_FEATURES));
+    const int pixels = HEAD_SIZE * HEAD_SIZE, depth = fm_blocks[FM_BLOCKS - 1].out;
+    for (int p = fm_share(r->team, conv->panels); p < fm_share(fm_next(r->team), conv->panels); p++) {
+        const slice s = slice_of(conv, FM_FEATURES, p);
+        float *map = r->own->ring;
+        pointwise(conv, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
+        tap(r, FM_HEAD_ENDPOINT, 0, images * pixels, s, map, s.width);
+        for (int i = 0; i < images; i++) {
+            float *features = r->request->features + (r->image0 + (size_t)i) * FM_FEATURES + s.start;
+            conv->kernels->pool(map + i * pixels * s.width, s.width, features);
+            tap(r, FM_POOL_ENDPOINT, i, 1, s, features, s.width);
+        }
     }
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------- */
 
+/* The early blocks work image by image, which keeps their large maps in the cache; the late ones on the
+ * whole group, so that each of their many weights is fetched once for all of its images. */
 static void forward_group(const run *r, int images) {
-    for (int i = 0; i < images; i++) early_blocks(r, (size_t)i, r->shared->early + i * FM_EARLY_FLOATS);
-
+    for (int i = 0; i < images; i++) {
+        run one = *r;
+        one.image0 += (size_t)i;
+        const float *in = NULL;
+        for (int b = 0; b < FIRST_LATE; b++) {
+            const int last = b == FIRST_LATE - 1;
+            float *out = last ? r->shared->early + i * FM_EARLY_FLOATS : r->shared->map[b % 2];
+            run_block(&one, b, 1, in, out);
+            in = out;
+        }
+    }
     const float *in = r->shared->early;
     for (int b = FIRST_LATE; b < FM_BLOCKS; b++) {
         float *out = r->shared->map[b % 2];
-        block_maps(r, b, images, in, out);
+        run_block(r, b, images, in, out);
         in = out;
     }
     head(r, images, in);
+    fm_wait(r->team); /* before the next group overwrites what the others still read */
 }
 
 /* At least as many images as threads: each thread takes whole groups, and no barrier is needed. */
@@ -295,9 +310,11 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
     float padded[FM_PADDED_CLASSES];
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
-        const fm_pointwise_args args = {features + i * FM_FEATURES, conv->packed, NULL, padded, 1, FM_FEATURES,
-                                        FM_PADDED_CLASSES, 0, conv->panels, FM_LINEAR};
-        conv->kernels->pointwise(&args);
+        for (int p = 0; p < conv->panels; p++) {
+            const slice s = slice_of(conv, FM_PADDED_CLASSES, p);
+            pointwise(conv, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
+                      FM_LINEAR, NULL, 1);
+        }
         memcpy(logits + i * FM_CLASSES, padded, sizeof(float) * FM_CLASSES);
     }
     fm_fpenv_leave(saved);

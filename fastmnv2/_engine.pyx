@@ -55,6 +55,7 @@ cdef extern from "fastmnv2.h" nogil:
     const fm_isa *fm_isa_at(int index)
     const char *fm_isa_name(const fm_isa *isa)
     int fm_isa_supported(const fm_isa *isa)
+    double fm_peak_macs(const fm_isa *isa, double macs)
     fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
     void fm_model_free(fm_model *model)
     size_t fm_model_bytes(const fm_model *model)
@@ -119,6 +120,22 @@ def crc32c(data, value=0):
     return crc
 
 
+cdef const fm_isa *find_isa(str name) except NULL:
+    for i in range(fm_isa_count()):
+        if fm_isa_name(fm_isa_at(i)).decode() == name and fm_isa_supported(fm_isa_at(i)):
+            return fm_isa_at(i)
+    raise ValueError(f"instruction set {name!r} can't be run here")
+
+
+def peak_macs(str isa, double macs):
+    """Do at least ``macs`` multiply-adds at full rate on this thread; returns how many. For measurements."""
+    cdef const fm_isa *chosen = find_isa(isa)
+    cdef double done
+    with nogil:
+        done = fm_peak_macs(chosen, macs)
+    return done
+
+
 cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1:
     if <size_t>got != items * item_bytes:
         raise ValueError(f"expected a buffer of {items * item_bytes} bytes, got {got}")
@@ -154,17 +171,12 @@ cdef class Engine:
 
     def __cinit__(self, str isa, list kernels, list biases):
         """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
-        cdef const fm_isa *chosen = NULL
+        cdef const fm_isa *chosen = find_isa(isa)
         cdef fm_weights weights
         cdef fm_layer layer
         cdef Views views = Views()
         cdef fm_status status
         cdef size_t items
-        for i in range(fm_isa_count()):
-            if fm_isa_name(fm_isa_at(i)).decode() == isa and fm_isa_supported(fm_isa_at(i)):
-                chosen = fm_isa_at(i)
-        if chosen == NULL:
-            raise ValueError(f"instruction set {isa!r} can't be run here")
         memset(&weights, 0, sizeof(weights))
         for i in range(FM_LAYERS):
             if kernels[i] is None or biases[i] is None:

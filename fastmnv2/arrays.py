@@ -27,7 +27,7 @@ def as_images(images: Any) -> tuple[NDArray[Any], bool]:
             hint = "; resize first, for example with fastmnv2.image.resize"
         raise ValueError(f"images: expected shape {_EXPECTED}; got shape {list(shape)}{hint}")
     dtype = array.dtype
-    if dtype != np.float32 and dtype != np.uint8:
+    if dtype not in (np.float32, np.uint8):
         # bfloat16 comes from ml_dtypes, which numpy does not count among the floating types.
         if dtype.kind != "f" and dtype.name != "bfloat16":
             raise TypeError(f"images: expected dtype float32 (or another float) or uint8; got {dtype}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine, arrays, network, threads as _threads
+from fastmnv2 import _engine, arrays, network
+from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
 if TYPE_CHECKING:

@@ -76,6 +76,23 @@ static float *packed_for(const fm_layer *layer, const fm_kernels *kernels, const
     return packed;
 }
 
+/* Every panel of a layer, each table's own panels, into one map. */
+static void run_pointwise(const fm_kernels *kernels, fm_pointwise_args args, const float *packed, int n) {
+    float *c = args.c;
+    const float *residual = args.residual;
+    const int panels = fm_panel_count(n, kernels->lanes, kernels->panel);
+    for (int p = 0; p < panels; p++) {
+        const int start = fm_panel_start(n, kernels->lanes, panels, p);
+        args.vecs = (fm_panel_start(n, kernels->lanes, panels, p + 1) - start) / kernels->lanes;
+        args.panel = packed + (size_t)start * (size_t)(args.k + 1);
+        args.ahead = args.panel;
+        args.ahead_bytes = p % 2 ? args.k * args.vecs * kernels->lanes * 4 : 0;
+        args.c = c + start;
+        args.residual = residual + start;
+        kernels->pointwise(&args);
+    }
+}
+
 static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue, int odd) {
     const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels, k = layer->in_channels;
     const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
@@ -83,14 +100,10 @@ static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, in
     const float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
     if (odd) poison(a, (size_t)(rows * k));
     for (int t = 0; t < 2; t++) {
-        const int panels = fm_panel_count(n, tables[t]->lanes, tables[t]->panel), cut = rand() % (panels + 1);
         results[t] = fill((size_t)(rows * n));
-        fm_pointwise_args args = {a, packed_for(layer, tables[t], kernel, bias), residual, results[t], rows, k, n,
-                                  0, cut, epilogue};
-        tables[t]->pointwise(&args);
-        args.panel0 = cut;
-        args.panel1 = panels;
-        tables[t]->pointwise(&args);
+        const fm_pointwise_args args = {.a = a, .residual = residual, .c = results[t], .rows = rows, .k = k, .ldc = n,
+                                        .epilogue = epilogue};
+        run_pointwise(tables[t], args, packed_for(layer, tables[t], kernel, bias), n);
     }
     expect_same(layer->scope, kernels, results[0], results[1], (size_t)(rows * n));
     release();
@@ -109,11 +122,13 @@ static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, in
     for (int t = 0; t < 2; t++) {
         results[t] = fill((size_t)(out * channels));
         fm_depthwise_args args = {{border < 0 ? NULL : rows[0], rows[1], border > 0 ? NULL : rows[2]},
-                                  packed_for(layer, tables[t], kernel, bias), results[t], width, channels, 0, cut,
-                                  layer->stride};
+                                  packed_for(layer, tables[t], kernel, bias), results[t], cut, width, channels,
+                                  channels, layer->stride};
         tables[t]->depthwise(&args);
-        args.c0 = cut;
-        args.c1 = channels;
+        for (int i = 0; i < 3; i++) args.rows[i] = args.rows[i] ? args.rows[i] + cut : NULL;
+        args.packed += cut * 10;
+        args.out += cut;
+        args.channels = channels - cut;
         tables[t]->depthwise(&args);
     }
     expect_same(layer->scope, kernels, results[0], results[1], (size_t)(out * channels));
@@ -160,9 +175,8 @@ static void check_scale(const fm_kernels *kernels, int odd) {
 static void check_pool(const fm_kernels *kernels, int odd) {
     float *map = fill(9 * FM_FEATURES), *want = fill(FM_FEATURES), *got = fill(FM_FEATURES);
     if (odd) poison(map, 9 * FM_FEATURES);
-    fm_kernels_scalar.pool(map, FM_FEATURES, 0, FM_FEATURES, want);
-    kernels->pool(map, FM_FEATURES, 0, 640, got);
-    kernels->pool(map, FM_FEATURES, 640, FM_FEATURES, got);
+    fm_kernels_scalar.pool(map, FM_FEATURES, want);
+    kernels->pool(map, FM_FEATURES, got);
     expect_same("pool", kernels, want, got, FM_FEATURES);
     release();
 }

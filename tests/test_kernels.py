@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+FLAGS = [
+    "-std=c11",
+    "-O2",
+    "-g",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wshadow",
+    "-Werror",
+]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
 X86 = platform.machine() in ("x86_64", "AMD64")
@@ -50,7 +60,9 @@ def test_avx512_kernels_emulated(compiler, tmp_path):
     """The AVX-512 files with SIMDe's plain C in place of the instructions, for machines without them."""
     emulated = ["-I", str(ROOT / "tests" / "emulated"), *AVX2, "-Wno-psabi"]
     probe = subprocess.run(
-        [compiler, "-E", "-x", "c", "-", "-o", "/dev/null"], input=b"#include <simde/x86/avx512.h>\n", check=False
+        [compiler, "-E", "-x", "c", "-", "-o", "/dev/null"],
+        input=b"#include <simde/x86/avx512.h>\n",
+        check=False,
     )
     if probe.returncode != 0:
         pytest.skip("the SIMDe headers are not installed")

@@ -12,6 +12,7 @@ static inline vec vec_fma(vec a, vec b, vec c) { return fmaf(a, b, c); }
 static inline vec vec_add(vec a, vec b) { return a + b; }
 static inline vec vec_mul(vec a, vec b) { return a * b; }
 static inline vec vec_div(vec a, vec b) { return a / b; }
+static inline void vec_prefetch(const char *p) { (void)p; }
 static inline vec vec_load_u8(const uint8_t *p) { return (float)*p; }
 
 static inline vec vec_max_abs(vec a, vec b) { return fabsf(a) > b ? fabsf(a) : b; }
