@@ -51,9 +51,9 @@ def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
         WeightsError: the file is malformed, of another network, or holds values that are not finite.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
     """
-    from fastmnv2.weights import names
+    from fastmnv2.weights.names import resolve
 
-    return Model(names.resolve(weights), threads=threads)
+    return Model(resolve(weights), threads=threads)
 
 
 def embed(

@@ -32,12 +32,12 @@ def _matters(name: str) -> bool:
 
 
 def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
-    from fastmnv2.weights import names
+    from fastmnv2.weights.names import offline
 
     if isinstance(weights, Model):
         return weights.weights
     try:
-        with names.offline():
+        with offline():
             return _kept_model(weights).weights
     except (ValueError, OSError) as error:
         return {"error": str(error)}

@@ -75,9 +75,7 @@ def test_any_layout_in_memory(model, images):
         "strided": wide[:, :, ::2],
         "reversed": images[::-1, ::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1, ::-1],
         "misaligned": misaligned,
-        "channels first, transposed": np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(
-            0, 2, 3, 1
-        ),
+        "channels first, transposed": np.ascontiguousarray(images.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1),
     }
     for name, layout in layouts.items():
         assert (model.embed(layout) == want).all(), name

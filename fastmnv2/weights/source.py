@@ -1,6 +1,8 @@
 """What every weights reader returns: named arrays, and where they came from."""
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,3 +21,12 @@ class Source:
     sha256: str  # of the file the tensors were read from
     tensors: dict[str, NDArray[np.float32]]
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,5 @@
+"""``python -m fastmnv2``."""
+
+from fastmnv2.cli import main
+
+main()

@@ -1,0 +1,79 @@
+"""TF-Slim checkpoints: a tensor bundle with optimiser slots and moving averages beside the variables."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.network import BATCH_NORM, LAYERS
+from fastmnv2.weights import bundle
+from fastmnv2.weights.source import Source
+
+EMA = "/ExponentialMovingAverage"
+
+# Every variable that the network can use, without any prefix.
+VARIABLES = frozenset(
+    name
+    for layer in LAYERS
+    for name in (
+        layer.weights_name,
+        layer.biases_name,
+        *(f"{layer.scope}/BatchNorm/{part}" for part in BATCH_NORM),
+    )
+)
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The bundle's prefix that ``path`` stands for: a prefix, one of its files, or a folder with one."""
+    if path.is_dir():
+        state = path / "checkpoint"
+        if state.is_file() and state.stat().st_size < 1 << 20:
+            named = re.search(r'^model_checkpoint_path: "([^"]*)"', state.read_text(errors="replace"), re.MULTILINE)
+            if named and (path / (Path(named[1]).name + ".index")).is_file():
+                return path / Path(named[1]).name
+        indices = sorted(path.glob("*.index"))
+        return indices[0].with_suffix("") if len(indices) == 1 else None
+    name = re.sub(r"\.(index|data-\d{5}-of-\d{5}|meta)$", "", path.name)
+    prefix = path.with_name(name)
+    return prefix if prefix.with_name(name + ".index").is_file() else None
+
+
+def read(prefix: Path, *, form: str = "checkpoint", origin: str | None = None) -> Source:
+    """Variables under their slim names, moving averages before raw values.
+
+    TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
+    """
+    bundle.check_prefix(prefix)
+    entries, _ = bundle.read_index(prefix.with_name(prefix.name + ".index"))
+    chosen: dict[str, str] = {}  # slim name: name in the file
+    for name in entries:
+        plain = slim_name(name)
+        if plain is not None and (plain not in chosen or name.endswith(EMA)):
+            chosen[plain] = name
+    wanted = set(chosen.values())
+    read_as: dict[str, NDArray[np.float32]] = bundle.read_tensors(prefix, wanted.__contains__)
+    averaged = sum(name.endswith(EMA) for name in wanted)
+    notes = []
+    if averaged:
+        notes.append(f"{averaged} variables are exponential moving averages")
+    ignored = len(entries) - len(wanted)
+    if ignored:
+        notes.append(f"{ignored} other tensors of the bundle (raw values, optimiser slots, …) are ignored")
+    return Source(
+        form,
+        origin or str(prefix),
+        bundle.sha256(prefix),
+        {plain: read_as[name] for plain, name in chosen.items()},
+        tuple(notes),
+    )
+
+
+def slim_name(name: str) -> str | None:
+    """The network's variable that a tensor of the file holds, if any: ``module/MobilenetV2/…`` and the like."""
+    plain = name.removesuffix(EMA)
+    start = plain.find("MobilenetV2/")
+    if start > 0 and plain[start - 1] != "/":
+        return None
+    plain = plain[start:] if start > 0 else plain
+    return plain if plain in VARIABLES else None

@@ -1,0 +1,259 @@
+"""Keras weights of ``keras.applications.MobileNetV2(alpha=0.75)``, alone or inside a fine-tuned model.
+
+Three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``layers/conv2d_7/vars/0``, the
+layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latter in it. Layer names come in
+two generations, that of the official files of 2018 (``mobl3_conv_3_expand``) and today's (``block_3_expand``).
+"""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS
+from fastmnv2.weights.source import Source, file_sha256
+
+if TYPE_CHECKING:
+    import h5py
+
+_ARCHIVE_LIMIT = 96 << 20
+_OBJECT_LIMIT = 20_000
+_DEPTH_LIMIT = 16
+_NO_BACKGROUND = np.float32(-1e30)
+
+_PATTERNS = (
+    (r"Conv1|bn_Conv1", "Conv"),
+    (r"Conv_1|Conv_1_bn", "Conv_1"),
+    (r"expanded_conv_(?P<part>depthwise|project)(_BN)?", "expanded_conv/{part}"),
+    (r"block_(?P<number>\d+)_(?P<part>expand|depthwise|project)(_BN)?", "expanded_conv_{number}/{part}"),
+    (r"mobl(?P<number>\d+)_conv_\d+_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
+    (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
+)
+_BY_SCOPE = {layer.scope: layer for layer in LAYERS}
+_TOPS = ("predictions", "Logits")
+_SHAPES: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape for layer in LAYERS[:-1]} | {
+    f"{layer.scope}/BatchNorm/{name}": (layer.out_channels,) for layer in LAYERS[:-1] for name in BATCH_NORM
+}
+
+
+def _scope(layer: str) -> str | None:
+    """TF-Slim's scope of a Keras layer, by either generation's name."""
+    for pattern, scope in _PATTERNS:
+        if found := re.fullmatch(pattern, layer):
+            name = "MobilenetV2/" + scope.format(**found.groupdict())
+            return name.replace("expanded_conv_0/", "expanded_conv/")
+    return None
+
+
+def _slim_name(path: str) -> str | None:
+    """TF-Slim's name of ``…/<layer>/<variable>``, None if it belongs to another layer."""
+    layer, _, variable = path.removesuffix(":0").rpartition("/")
+    scope = _scope(layer.rpartition("/")[2])
+    if scope not in _BY_SCOPE:
+        return None
+    if variable in ("kernel", "depthwise_kernel"):
+        return _BY_SCOPE[scope].weights_name
+    return f"{scope}/BatchNorm/{variable}" if variable in BATCH_NORM else None
+
+
+def _is_top(path: str) -> bool:
+    parts = path.removesuffix(":0").split("/")
+    return len(parts) >= 2 and parts[-2] in _TOPS and parts[-1] in ("kernel", "bias")
+
+
+def is_variable(path: str) -> bool:
+    """Whether the network can use the Keras variable ``…/<layer>/<variable>``."""
+    return _slim_name(path) is not None or _is_top(path)
+
+
+def from_variables(
+    variables: Iterable[tuple[str, NDArray[Any]]], origin: str
+) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """Keras variables ``(…/<layer>/<variable>, array)`` as TF-Slim's tensors, and notes on the rest."""
+    tensors: dict[str, NDArray[np.float32]] = {}
+    top: dict[str, NDArray[np.float32]] = {}
+    for path, array in variables:
+        values = np.ascontiguousarray(array, np.float32)
+        name = _slim_name(path)
+        if name is None:
+            top[path.removesuffix(":0").rpartition("/")[2]] = values
+        elif name in tensors and not np.array_equal(tensors[name], values):  # exports list variables twice
+            raise WeightsError(f"{origin}: {path}: a second tensor for {name}; expected one MobileNetV2")
+        else:
+            tensors[name] = values
+    return tensors, _add_top(tensors, top)
+
+
+def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.float32]]) -> list[str]:
+    if not top:
+        return []
+    kernel, bias = top.get("kernel"), top.get("bias")
+    features, classes = LOGITS.in_channels, LOGITS.out_channels
+    if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
+        return ["the classification layer is ignored: it is not that of ImageNet"]
+    note = []
+    if bias.size == classes - 1:
+        # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
+        kernel = np.concatenate([np.zeros((features, 1), np.float32), kernel], axis=1)
+        bias = np.concatenate([np.full(1, _NO_BACKGROUND), bias])
+        note = [f"the classification layer has no background class: its logit is set to {_NO_BACKGROUND:g}"]
+    tensors[LOGITS.weights_name] = np.ascontiguousarray(kernel.reshape(LOGITS.weights_shape))
+    tensors[LOGITS.biases_name] = bias
+    return note
+
+
+def read(path: Path) -> Source:
+    """An HDF5 file: legacy weights, a whole legacy model, or ``.weights.h5``."""
+    with path.open("rb") as file:
+        tensors, notes = _read_hdf5(file, str(path))
+    return Source("keras", str(path), file_sha256(path), tensors, tuple(notes))
+
+
+def read_archive(path: Path) -> Source:
+    """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``."""
+    import zipfile
+
+    with zipfile.ZipFile(path) as archive:
+        parts = {}
+        for name in ("config.json", "model.weights.h5"):
+            if archive.namelist().count(name) != 1:
+                raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
+            with archive.open(name) as member:
+                parts[name] = member.read(_ARCHIVE_LIMIT + 1)
+            if len(parts[name]) > _ARCHIVE_LIMIT:
+                raise WeightsError(f"{path}: {name} unpacks to more than {_ARCHIVE_LIMIT} bytes")
+    notes = _check_config(parts["config.json"], str(path))
+    tensors, more = _read_hdf5(io.BytesIO(parts["model.weights.h5"]), str(path))
+    return Source("keras", str(path), file_sha256(path), tensors, (*notes, *more))
+
+
+def _read_hdf5(file: BinaryIO, origin: str) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'") from error
+
+    with h5py.File(file, "r") as root:
+        config = root.attrs.get("model_config")
+        notes = _check_config(config, origin) if isinstance(config, (str, bytes)) else []
+        datasets = dict(_datasets(root, origin))
+        paths = _variable_paths(datasets)
+        others = {path.rpartition("/")[0] for path in paths if not is_variable(path)}
+        tensors, top_notes = from_variables(
+            ((path, _values(dataset, path, origin)) for path, dataset in paths.items() if is_variable(path)),
+            origin,
+        )
+    if others:
+        shown = ", ".join(sorted(others)[:5]) + (", …" if len(others) > 5 else "")
+        notes.append(f"{len(others)} other layers are ignored: {shown}")
+    return tensors, notes + top_notes
+
+
+def _datasets(root: "h5py.File", origin: str) -> "Iterator[tuple[str, h5py.Dataset]]":
+    """Datasets by path; only hard links are followed, and only so far (they can be cyclic)."""
+    import h5py
+
+    pending: list[tuple[str, Any, int]] = [("", root, 0)]
+    seen = 0
+    while pending:
+        path, group, depth = pending.pop()
+        for name in group:
+            seen += 1
+            if seen > _OBJECT_LIMIT or depth > _DEPTH_LIMIT:
+                raise WeightsError(f"{origin}: more than {_OBJECT_LIMIT} objects, or nested deeper than {_DEPTH_LIMIT}")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise WeightsError(f"{origin}: {path}/{name} is a link to elsewhere, which is not followed")
+            child = group[name]
+            if isinstance(child, h5py.Dataset):
+                yield f"{path}/{name}".lstrip("/"), child
+            elif not name.startswith(("optimizer", "_optimizer")):
+                pending.append((f"{path}/{name}", child, depth + 1))
+
+
+def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
+    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside."""
+    named = {}
+    for path, dataset in datasets.items():
+        parent, _, number = path.rpartition("/")
+        if parent.rpartition("/")[2] != "vars" or not number.isdigit():
+            named[path] = dataset
+            continue
+        layer = dataset.parent.attrs.get("name") or _layer_by_order(parent.split("/")[-2] if "/" in parent else "")
+        layer = layer.decode() if isinstance(layer, bytes) else str(layer)
+        batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
+        variables = BATCH_NORM if batch_norm else ("kernel", "bias")
+        index = int(number)
+        named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
+    return named
+
+
+def _layer_by_order(group: str) -> str:
+    """Keras' name of the layer saved as ``conv2d_7``: early Keras 3 counted each class's layers from 0."""
+    found = re.fullmatch(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?", group)
+    if not found:
+        return group
+    depthwise, batch_norm = found[1] == "depthwise_conv2d", found[1] == "batch_normalization"
+    layers = [layer for layer in LAYERS[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
+    index = int(found[2] or 0)
+    if index >= len(layers):
+        return group
+    scope = layers[index].scope.removeprefix("MobilenetV2/")
+    if scope in ("Conv", "Conv_1"):
+        plain = {"Conv": "Conv1", "Conv_1": "Conv_1"}[scope]
+        return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}[plain] if batch_norm else plain
+    plain = re.sub(r"expanded_conv_(\d+)/", r"block_\1_", scope).replace("expanded_conv/", "expanded_conv_")
+    return f"{plain}_BN" if batch_norm else plain
+
+
+def _values(dataset: "h5py.Dataset", path: str, origin: str) -> NDArray[Any]:
+    """Read a dataset, once its shape shows that it is as small as it should be."""
+    name = _slim_name(path)
+    expected = _SHAPES.get(name) if name else None
+    if expected is not None and dataset.shape != expected:
+        raise WeightsError(
+            f"{origin}: {path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
+            "is this another depth multiplier than 0.75?"
+        )
+    if dataset.size is None or dataset.size > LOGITS.in_channels * LOGITS.out_channels:
+        raise WeightsError(f"{origin}: {path}: shape {dataset.shape} is too large for this network")
+    if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
+        raise WeightsError(f"{origin}: {path}: expected floats, got {dataset.dtype}")
+    if dataset.external or dataset.is_virtual:
+        raise WeightsError(f"{origin}: {path}: its data are in another file, which is not read")
+    values: NDArray[Any] = dataset[()]
+    return values
+
+
+def _check_config(text: str | bytes, origin: str) -> list[str]:
+    """Batch norms must have the epsilon that is folded in; a rescaling in the model is only noted."""
+    try:
+        pending: list[Any] = [json.loads(text)]
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{origin}: the model's configuration is not JSON: {error}") from error
+    notes = []
+    while pending:
+        node = pending.pop()
+        if isinstance(node, list):
+            pending += node
+        if not isinstance(node, dict):
+            continue
+        pending += node.values()
+        config = node.get("config")
+        if not isinstance(config, dict):
+            continue
+        epsilon, name = config.get("epsilon"), config.get("name")
+        if (
+            node.get("class_name") == "BatchNormalization"
+            and _scope(str(name))
+            and not (isinstance(epsilon, (int, float)) and abs(epsilon - EPSILON) <= 1e-9)
+        ):
+            raise WeightsError(f"{origin}: {name}: expected epsilon {EPSILON}, got {epsilon!r}")
+        if node.get("class_name") == "Rescaling":
+            notes.append(f"the layer {name} is left to embed, which takes [0,1] or uint8 images")
+    return notes
