@@ -1,8 +1,11 @@
 /* The contract between network.c and the instruction-set files: one fm_kernels table per vocabulary.
  *
  * Every kernel of every table computes the same bits. Each output is one chain of fused multiply-adds:
- * start from the bias, take the inputs in order (k for pointwise; tap row by tap row for the 3x3
- * kernels, taps outside the image skipped), then add the residual, then clamp. Nobody splits a chain.
+ * start from zero, take the inputs in order (k for pointwise; tap row by tap row for the 3x3 kernels, taps
+ * outside the image skipped), then add the bias, then the residual, then clamp. Nobody splits a chain. The
+ * bias comes last because it is often the largest term: with it first, every partial sum is rounded at its
+ * size, and the error of the first convolution is twice as large (1.24e-7 against 6.2e-8, relative L2, real
+ * weights and photos; TensorFlow 5.5e-8).
  *
  * Common to all: float32, NHWC, no alignment needed, nothing is read or written outside the arrays as
  * described here, and outputs do not overlap inputs. */

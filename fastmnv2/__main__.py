@@ -1,5 +1,6 @@
-"""``python -m fastmnv2``."""
+"""``python -m fastmnv2``: the command line."""
 
 from fastmnv2.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,272 +1,296 @@
-"""The command line: ``fastmnv2 embed | classify | convert | info | demo``."""
+"""The command line. What a command needs is imported when it runs."""
 
+import json
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-import fastmnv2
+from typing import TYPE_CHECKING, Any, TypeVar
 
 try:
     import click
-except ImportError:
-    sys.exit("the command line needs click: pip install 'fastmnv2[cli]'")
+except ImportError:  # one line instead of a traceback: this module is only ever imported to be run
+    raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
+
+import numpy as np
+
+from fastmnv2._version import __version__
 
 if TYPE_CHECKING:
-    from fastmnv2 import Model
+    from fastmnv2.pictures import Pictures
 
-_BATCH = 32
-_weights_option = click.option(
-    "--weights", metavar="W", help='Path, TF-Hub URL, "imagenet" (the default) or "untrained".'
-)
-_threads_option = click.option("--threads", type=click.IntRange(min=1), help="Most threads to use.")
-_exif_option = click.option("--exif/--no-exif", default=True, help="Turn pictures upright by their EXIF data.")
+CLASSES = 1001
+MAX_PIXELS = 1 << 26  # of fastmnv2.image
+_DEMO_PICTURES = 12  # the table's width
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(fastmnv2.__version__, prog_name="fastmnv2")
+class _Commands(click.Group):
+    """Turns the exceptions that the package documents into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing was written", err=True)
+            raise click.exceptions.Exit(130) from None
+        except BrokenPipeError:  # click knows what to do
+            raise
+        except MemoryError as error:
+            raise click.ClickException(f"not enough memory {error}".rstrip()) from None
+        except OSError as error:
+            text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+            raise click.ClickException(text) from None
+        except (ValueError, ImportError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastmnv2")
 def cli() -> None:
     """MobileNet V2 0.75/96 image feature vectors on the CPU."""
 
 
-def main() -> None:
-    """Entry point: errors of the package become one line on standard error and exit code 1."""
-    try:
-        cli(prog_name="fastmnv2", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+_WEIGHTS = click.option(
+    "--weights", metavar="W", help='File or folder with weights, "imagenet" (default) or "untrained".'
+)
+_THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
+_PICTURES = (
+    click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
+    click.option("--recursive/--no-recursive", default=True, help="Search folders within folders (default)."),
+    click.option("--exif/--no-exif", help="Turn pictures as their EXIF orientation says; TensorFlow does not."),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        default=MAX_PIXELS,
+        show_default=True,
+        metavar="N",
+        help="Skip larger pictures.",
+    ),
+    click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, metavar="N"),
+)
+
+
+def _with(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Path]:
+    def check(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
+        if Path(value).suffix.lower() not in allowed:
+            raise click.BadParameter(f"expected a name ending in {', '.join(allowed)}, got {value!r}")
+        return Path(value)
+
+    return check
+
+
+def _find(paths: Iterable[str], **options: Any) -> "Pictures":
+    from fastmnv2.pictures import Pictures
+
+    def skip(path: str, why: str) -> None:
+        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
+
+    found = Pictures(paths, skip, **options)
+    if not found.paths:
+        raise click.ClickException(f"no picture found in {', '.join(map(click.format_filename, paths))}")
+    return found
+
+
+def _check_some(pictures: "Pictures") -> None:
+    if not pictures.read:
+        raise click.ClickException(f"none of {pictures.skipped} files could be read as a picture")
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help=".npy, .npz, .csv or .parquet")
-@_weights_option
-@_threads_option
-@_exif_option
-@click.option("--batch-size", type=click.IntRange(min=1), default=_BATCH, show_default=True)
-@click.option("--recursive/--no-recursive", default=True, help="Look into folders' folders.")
-@click.option("--normalize", is_flag=True, help="Scale each vector to length 1.")
+@_with(*_PICTURES, _WEIGHTS, _THREADS)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    callback=_suffix(".npy", ".npz", ".csv", ".parquet"),
+    metavar="FILE",
+    help="FILE.npy, .npz, .csv or .parquet.",
+)
+@click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
 def embed(
     paths: tuple[str, ...],
     output: Path,
     weights: str | None,
     threads: int | None,
-    exif: bool,
     batch_size: int,
-    recursive: bool,
     normalize: bool,
+    **find: Any,
 ) -> None:
-    """Write the feature vectors of images: files, folders, globs.
+    """Write the features of pictures (files, folders, quoted globs) to FILE.
 
-    Pictures are resized to 96x96 as tf.image.resize does. An .npy file's row names go to NAME.paths.txt
-    beside it. Unreadable files are named and skipped; the exit code is 1 if none worked.
-    """
-    from fastmnv2 import files
+    \b
+    .npy      float32 [n,1280], and the paths, one a line, in FILE.paths.txt
+    .npz      arrays features and paths
+    .csv      columns path, f0 ... f1279
+    .parquet  columns path and features; needs fastmnv2[parquet]
 
-    found = _find(paths, recursive)
-    with files.TableFile(output) as table:
+    Rows are sorted by path. What can't be read is named and left out; if nothing can, FILE is not written
+    and the exit code is 1.
+    """  # noqa: D301 -- click's own mark
+    import fastmnv2
+    from fastmnv2 import outputs
+    from fastmnv2.pictures import progress
+
+    with outputs.open_output(output) as writer:
+        pictures = _find(paths, **find)
+        outputs.check_paths(output, pictures.paths)
         model = fastmnv2.load(weights, threads=threads)
-        done = 0
-        for names, images in _batches(found, batch_size, exif):
-            features = model.embed(images)
-            if normalize:
-                features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-            table.add(names, features)
-            done += len(names)
-        if done == 0:
-            raise click.ClickException(f"none of {len(found)} files could be read; {output} is not written")
-    skipped = f", {len(found) - done} skipped" if done < len(found) else ""
-    click.echo(f"{output}: {done} feature vectors{skipped} ({_origin(model)})")
+        with progress(len(pictures.paths)) as advance:
+            for names, images in pictures.batches(batch_size):
+                features = model.embed(images)
+                if normalize:
+                    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+                    features /= np.where(lengths == 0, 1, lengths)
+                writer.append(names, features)
+                advance(pictures.read + pictures.skipped)
+        _check_some(pictures)
+    click.echo(
+        f"{output}: features of {pictures.read} pictures, {pictures.skipped} skipped; "
+        f"weights: {model.weights['form']}, {model.weights['origin']}",
+        err=True,
+    )
 
 
 @cli.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
-@click.option("--labels", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="One label a line.")
-@click.option("--top", type=click.IntRange(1, 1001), default=5, show_default=True)
+@_with(*_PICTURES, _WEIGHTS, _THREADS)
+@click.option("--labels", metavar="FILE", help="Names of the 1001 classes (or of the last 1000), one a line.")
+@click.option("--top", type=click.IntRange(1, CLASSES), default=5, show_default=True, metavar="K")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@_weights_option
-@_threads_option
-@_exif_option
 def classify(
     paths: tuple[str, ...],
-    labels: Path | None,
+    labels: str | None,
     top: int,
     as_json: bool,
     weights: str | None,
     threads: int | None,
-    exif: bool,
+    batch_size: int,
+    **find: Any,
 ) -> None:
-    """Print the most probable ImageNet classes of images."""
-    found = _find(paths, True)
-    names = _read_labels(labels)
+    """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
+    import fastmnv2
+
+    names = _read_labels(Path(labels)) if labels is not None else None
+    pictures = _find(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    done = 0
-    for batch, images in _batches(found, _BATCH, exif):
-        for path, indices, probabilities in zip(batch, *model.classify(images, top=top), strict=True):
-            done += 1
-            rows = [
-                (int(i), names[i] if names else None, float(p)) for i, p in zip(indices, probabilities, strict=True)
-            ]
-            _print_classes(path, rows, as_json)
-    if done == 0:
-        raise click.ClickException(f"none of {len(found)} files could be read")
+    model.logits(np.empty((0, 96, 96, 3), np.float32))  # without that layer, say so before decoding
+    for batch, images in pictures.batches(batch_size):
+        indices, probabilities = model.classify(images, top=top)
+        for path, row, values in zip(batch, indices.tolist(), probabilities, strict=True):
+            if as_json:
+                classes = [
+                    {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
+                    for i, p in zip(row, values, strict=True)
+                ]
+                click.echo(json.dumps({"path": path, "classes": classes}))
+                continue
+            for i, p in zip(row, values, strict=True):
+                click.echo(f"{click.format_filename(path)}\t{names[i] if names else i}\t{p:.4f}")
+    _check_some(pictures)
 
 
-def _print_classes(path: str, rows: list[tuple[int, str | None, float]], as_json: bool) -> None:
-    if as_json:
-        import json
-
-        classes = [{"index": i, "label": label, "probability": round(p, 6)} for i, label, p in rows]
-        click.echo(json.dumps({"path": path, "classes": classes}))
-        return
-    click.echo(path)
-    for index, label, probability in rows:
-        click.echo(f"  {probability:6.4f}  {label if label is not None else f'class {index}'}")
+def _read_labels(path: Path) -> list[str]:
+    """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
+    with path.open("rb") as file:
+        data = file.read((1 << 20) + 1)
+    try:
+        lines = data.decode("utf-8-sig").splitlines() if len(data) <= 1 << 20 else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+    if len(lines) == CLASSES - 1:
+        lines = ["background", *lines]
+    if len(lines) != CLASSES:
+        got = f"{len(lines)} lines" if lines else f"{len(data)} bytes or more"
+        raise ValueError(
+            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {got}"
+        )
+    return [line.strip() for line in lines]
 
 
 @cli.command()
 @click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST.safetensors", type=click.Path(path_type=Path))
+@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
 @click.option("--force", is_flag=True, help="Overwrite DST.")
 def convert(source: str, target: Path, force: bool) -> None:
-    """Write weights of any form as a native .safetensors, which loads fastest."""
-    from fastmnv2.weights import names, native
+    """Write weights of any form to the native one, which loads fastest.
 
-    if target.suffix != ".safetensors":
-        raise click.UsageError(f"expected a target that ends in .safetensors, got {target}")
+    SRC is a TF1 hub module (folder, archive or URL), a TF-Slim checkpoint, a Keras or TFLite file, or a name
+    ("imagenet", "untrained").
+    """
     if target.exists() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
+    if not target.parent.is_dir():
+        raise click.ClickException(f"{target}: there is no folder {str(target.parent)!r} to write it to")
+    from fastmnv2.weights import names, native
+
     folded = names.resolve(source)
     native.write(target, folded)
-    click.echo(f"{target}: {len(folded.tensors)} tensors, {target.stat().st_size} bytes")
-    click.echo(f"  from {folded.form} {folded.origin}")
-    click.echo(f"  sha256 {folded.sha256}")
-    click.echo(f"  classification layer: {'yes' if folded.has_logits else 'no'}")
+    click.echo(f"form     {folded.form}")
+    click.echo(f"origin   {folded.origin}")
+    click.echo(f"sha256   {folded.sha256}")
+    click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
-        click.echo(f"  note: {note}")
+        click.echo(f"note     {note}")
+    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
 
 
 @cli.command()
-@_weights_option
+@_WEIGHTS
 @click.option("--json", "as_json", is_flag=True)
 def info(weights: str | None, as_json: bool) -> None:
     """Print what a bug report needs."""
+    import fastmnv2
+
     found = fastmnv2.info(weights)
     if as_json:
-        import json
-
         click.echo(json.dumps(found, indent=2))
         return
-    for name, value in found.items():
-        if isinstance(value, dict):
-            click.echo(f"{name}:")
-            for key, entry in value.items():
-                click.echo(f"  {key}: {entry}")
-        else:
-            click.echo(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+    for key, value in found.items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        for name, part in nested:
+            text = ", ".join(map(str, part)) if isinstance(part, list) else part
+            click.echo(f"{(key + ' ' + name).strip():<20} {text}")
 
 
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@_weights_option
-@_threads_option
+@_with(_WEIGHTS, _THREADS)
 def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> None:
-    """Embed a few images (sample ones, unless PATHs are given), compare and time them. Needs no network."""
-    from fastmnv2.demo import run
+    """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
+    from fastmnv2 import demo as _demo
 
-    images: dict[str, NDArray[Any]] | None = None
-    if paths:
-        images = {}
-        for batch, pixels in _batches(_find(paths, True), _BATCH, True):
-            images.update(zip(batch, pixels, strict=True))
-        if not images:
-            raise click.ClickException("none of the files could be read")
-    for line in run(images, weights, threads):
-        click.echo(line)
-
-
-# ---- shared by the commands ----------------------------------------------------------------------------
+    if not paths:
+        chosen = _demo.samples()
+    else:
+        pictures = _find(paths)
+        # In a folder of thousands the first dozen will do.
+        del pictures.paths[_DEMO_PICTURES:]
+        batches = list(pictures.batches(_DEMO_PICTURES))
+        _check_some(pictures)
+        chosen = batches[0]
+    _demo.run(weights, threads, chosen, click.echo)
 
 
-def _find(patterns: tuple[str, ...], recursive: bool) -> list[str]:
-    from fastmnv2 import files
+def main() -> None:
+    """Run the command line and exit."""
 
-    found, empty = files.find_images(patterns, recursive=recursive)
-    for pattern in empty:
-        click.echo(f"no images: {pattern}", err=True)
-    if not found:
-        raise click.ClickException("no image files found")
-    return found
+    def stop(_signal: int, _frame: Any) -> None:
+        sys.exit(143)  # unwinds, so that temporary files are removed
 
-
-def _batches(paths: list[str], size: int, exif: bool) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
-    """(names, images) of the files that can be read; the next batch is decoded while this one is used."""
-    from fastmnv2 import image
-
-    def decode(path: str) -> NDArray[np.float32] | Exception:
-        try:
-            return image.load_image(path, exif=exif)
-        except (ValueError, OSError) as error:
-            return error
-
-    with ThreadPoolExecutor(4, thread_name_prefix="decode") as pool, _progress(len(paths)) as advance:
-        parts = [paths[i : i + size] for i in range(0, len(paths), size)]
-        pending = [pool.submit(decode, path) for path in parts[0]]
-        for number, part in enumerate(parts):
-            results = [future.result() for future in pending]
-            following = parts[number + 1] if number + 1 < len(parts) else []
-            pending = [pool.submit(decode, path) for path in following]
-            good = [
-                (path, result) for path, result in zip(part, results, strict=True) if not isinstance(result, Exception)
-            ]
-            for path, result in zip(part, results, strict=True):
-                if isinstance(result, Exception):
-                    text = str(result)
-                    click.echo(f"skipped {text if path in text else f'{path}: {text}'}", err=True)
-            if good:
-                yield [path for path, _ in good], np.stack([pixels for _, pixels in good])
-            advance(len(part))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("images", total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def _read_labels(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    labels = path.read_text(encoding="utf-8").splitlines()
-    if len(labels) == 1000:
-        return ["background", *labels]
-    if len(labels) != 1001:
-        raise click.ClickException(f"{path}: expected 1001 labels (or 1000 without background), got {len(labels)}")
-    return labels
-
-
-def _origin(model: "Model") -> str:
-    weights = model.weights
-    return f"weights: {weights['form']}, {weights['origin']}"
+    signal.signal(signal.SIGTERM, stop)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # broken metadata in pictures that decode all the same
+    try:
+        cli(prog_name="fastmnv2")
+    except KeyboardInterrupt:
+        sys.exit(130)

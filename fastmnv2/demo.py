@@ -1,74 +1,138 @@
-"""``fastmnv2 demo``: something to see within a second, without a network."""
+"""``fastmnv2 demo``: sample pictures, how alike their features are, and how long it takes."""
 
+import functools
+import io
+import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastmnv2
-from fastmnv2.weights import names
+from fastmnv2 import image, threads
 
-_SHOWN = 12  # images in the table of similarities
-
-
-def sample_images() -> dict[str, NDArray[np.uint8]]:
-    """Six images ``[96,96,3]`` in three pairs that look alike."""
-    rng = np.random.default_rng(7)
-    y, x = np.mgrid[0:96, 0:96].astype(np.float32)
-    sunset = np.stack([255 - y, 140 - y * 0.8 + x * 0.3, 60 + y * 1.5], -1)
-    board = np.where(((x // 12 + y // 12) % 2)[..., None] > 0, [240, 240, 230], [30, 40, 60])
-    disc = np.where((np.hypot(x - 48, y - 48) < 30)[..., None], [220, 40, 40], [235, 235, 220])
-    pairs = {
-        "sunset": sunset,
-        "sunset, noisy": sunset + rng.normal(0, 6, sunset.shape),
-        "chessboard": board,
-        "chessboard, shifted": np.roll(board, 4, axis=1),
-        "disc": disc,
-        "disc, darker": disc * 0.8,
-    }
-    return {name: np.clip(image, 0, 255).astype(np.uint8) for name, image in pairs.items()}
+_BATCH = 32
 
 
-def run(images: Mapping[str, NDArray] | None, weights: str | None, threads: int | None) -> Iterator[str]:  # type: ignore[type-arg]
-    """Lines to print. Falls back to untrained weights, and says so, where no others are at hand."""
-    with names.offline():
-        try:
-            model = fastmnv2.load(weights, threads=threads)
-        except fastmnv2.WeightsUnavailable:
-            if weights is not None:
-                raise
-            model = fastmnv2.load("untrained", threads=threads)
-            yield "The imagenet weights are not on this machine, and the demo does not download them."
-            yield "Running UNTRAINED weights: timings are real, the features below mean nothing."
-            yield "For real ones set FASTMNV2_WEIGHTS, or let fastmnv2.load() download them once."
-            yield ""
-    chosen = dict(images or sample_images())
-    batch = np.stack(list(chosen.values()))
-    features = model.embed(batch)
-    yield f"weights  {model.weights['form']}: {model.weights['origin']}"
-    yield f"engine   {model.isa}, up to {threads or fastmnv2.info(model)['threads']} threads"
-    yield f"images   {len(batch)} -> features {list(features.shape)} {features.dtype}"
-    yield ""
-    yield from _similarities(list(chosen)[:_SHOWN], features[:_SHOWN])
-    yield ""
-    yield f"latency      {_median(model, batch[:1]) * 1e3:.2f} ms for one image (median)"
-    many = np.resize(batch, (32, 96, 96, 3))
-    yield f"throughput   {32 / _median(model, many):.0f} images a second (batches of 32)"
+def load_without_network(weights: str | None, count: int | None) -> tuple[fastmnv2.Model, str]:
+    """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
+    from fastmnv2.weights import names
+
+    try:
+        with names.offline():
+            return fastmnv2.load(weights, threads=count), ""
+    except fastmnv2.WeightsUnavailable:
+        if weights is not None:
+            raise
+        return fastmnv2.load("untrained", threads=count), (
+            "The imagenet weights are not on this machine, and the demo does not use the network: these\n"
+            "weights are random and the features mean nothing; the timings are real. To get real weights,\n"
+            "run `fastmnv2 convert imagenet FILE.safetensors` once with a network, or set FASTMNV2_WEIGHTS\n"
+            "to a TF-Hub module, TF-Slim checkpoint, Keras, TFLite or native file."
+        )
 
 
-def _similarities(labels: list[str], features: NDArray[np.float32]) -> Iterator[str]:
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    width = max(len(label[-30:]) for label in labels)
-    yield "cosine similarity".ljust(width + 4) + "".join(f"{i + 1:>6}" for i in range(len(labels)))
-    for i, (label, row) in enumerate(zip(labels, unit @ unit.T, strict=True)):
-        yield f"{i + 1:>2}  {label[-30:]:<{width}}" + "".join(f"{value:6.2f}" for value in row)
+def samples() -> tuple[list[str], NDArray[np.float32]]:
+    """Three pairs of near-duplicates, through PNG and the usual preprocessing: names, [6,96,96,3]."""
+    import PIL.Image
+
+    names, pictures = [], []
+    for name, draw in (("disc", _disc), ("board", _board), ("clouds", _clouds)):
+        for variant in (0, 1):
+            data = io.BytesIO()
+            PIL.Image.fromarray((draw(variant) * 255).round().astype(np.uint8)).save(data, "PNG")
+            names.append(f"{name} {'ab'[variant]}")
+            pictures.append(image.load_image(data))
+    return names, np.stack(pictures)
 
 
-def _median(model: fastmnv2.Model, batch: NDArray) -> float:  # type: ignore[type-arg]
-    times = []
-    for _ in range(30):
+def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    down, across = np.mgrid[0:180, 0:240] / 180.0
+    return down, across
+
+
+def _disc(variant: int) -> NDArray[np.float64]:
+    down, across = _grid()
+    inside = np.clip((0.3 - np.hypot(down - 0.5, across - 0.65 - 0.01 * variant)) * 60, 0, 1)[..., np.newaxis]
+    sky = np.stack([0.3 + 0.4 * down, 0.5 + 0.2 * down, 0.9 - 0.2 * down], axis=-1)
+    return np.asarray(inside * (0.95, 0.8, 0.2) + (1 - inside) * sky)
+
+
+def _board(variant: int) -> NDArray[np.float64]:
+    down, across = _grid()
+    odd = (np.floor(down * 6) + np.floor(across * 6)) % 2
+    shade = (0.1 + 0.8 * odd) * (1 - 0.02 * variant)
+    return np.repeat(shade[..., np.newaxis], 3, axis=2)
+
+
+def _clouds(variant: int) -> NDArray[np.float64]:
+    random = np.random.RandomState(5)
+    coarse = random.rand(12, 16, 3).astype(np.float32)
+    field = image.resize(coarse, (180, 240)).astype(np.float64)
+    return np.asarray(np.clip(field + variant * random.normal(0, 0.02, field.shape), 0, 1))
+
+
+def similarities(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Cosines between rows, [n,n]; 0 where a row is all zeros."""
+    wide = features.astype(np.float64)
+    unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    return np.asarray(unit @ unit.T)
+
+
+def run(
+    weights: str | None,
+    count: int | None,
+    pictures: tuple[Sequence[str], NDArray[np.float32]],
+    echo: Callable[[str], None],
+) -> None:
+    """Embed ``pictures`` (names, [n,96,96,3]) and print the report line by line through ``echo``."""
+    model, warning = load_without_network(weights, count)
+    names, images = pictures
+    used = threads.resolve(count)
+    origin = model.weights
+    echo(f"fastmnv2 {fastmnv2.__version__}, {model.isa}, {_threads(used)}")
+    echo(f"weights: {origin['form']}, {origin['origin']}, sha256 {origin['sha256'][:16]}")
+    for note in origin["notes"]:
+        echo(f"note: {note}")
+    if warning:
+        echo(f"\n{warning}")
+    echo("\ncosine similarity of the features:")
+    cosines = similarities(model.embed(images))
+    labels = [_short(name) for name in names]
+    echo(" " * 24 + "".join(f"{i + 1:>7}" for i in range(len(labels))) + "   most like")
+    others = cosines - 2 * np.eye(len(labels))
+    for i, label in enumerate(labels):
+        nearest = labels[int(others[i].argmax())] if len(labels) > 1 else "-"
+        echo(f"{i + 1:>3} {label:<20}" + "".join(f"{value:7.3f}" for value in cosines[i]) + f"   {nearest}")
+    echo("")
+    _time(model, images, used, echo)
+
+
+def _time(model: fastmnv2.Model, images: NDArray[np.float32], most: int, echo: Callable[[str], None]) -> None:
+    for n in sorted({1, most}):
+        one = _median_seconds(functools.partial(model.embed, images[0], threads=n), 50)
+        echo(f"{'one image, ' + _threads(n) + ':':<28}{one * 1e3:8.2f} ms")
+    batch = images[np.arange(_BATCH) % len(images)]
+    many = _median_seconds(functools.partial(model.embed, batch), 7) / _BATCH
+    echo(f"{f'batches of {_BATCH}, ' + _threads(most) + ':':<28}{1 / many:8,.0f} images/s")
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' if n > 1 else ''}"
+
+
+def _short(name: str) -> str:
+    name = Path(name).name
+    return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
+
+
+def _median_seconds(call: Callable[[], object], runs: int) -> float:
+    call()
+    spent = []
+    for _ in range(runs):
         start = time.perf_counter()
-        model.embed(batch)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[3:]))
+        call()
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)

@@ -70,8 +70,7 @@ def read(
         ImportError: Pillow is not installed.
     """
     try:
-        import PIL.Image
-        import PIL.ImageOps
+        import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install 'fastmnv2[images]'") from error
     if not isinstance(file, (str, os.PathLike)):

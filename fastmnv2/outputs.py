@@ -7,9 +7,9 @@ import secrets
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,18 @@ FEATURES = 1280
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 
 
-class Writer(Protocol):
+class Writer:
     """Takes batches: as many paths as rows of float32 ``[n,1280]``."""
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """Write one batch."""
+        """Write one batch. The paths must have passed ``check_paths``."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """Write what stands at the end of the file; nothing is appended after it."""
+
+    def close(self) -> None:
+        """Let go of everything but the file, finished or not."""
 
 
 @contextlib.contextmanager
@@ -61,6 +65,7 @@ def open_output(target: Path) -> Iterator[Writer]:
             stack.callback(temporary.unlink, missing_ok=True)
             files.append(stack.enter_context(temporary.open("xb")))
         writer = WRITERS[suffix](*files)
+        stack.callback(writer.close)
         yield writer
         writer.finish()
         for file in files:
@@ -71,12 +76,20 @@ def open_output(target: Path) -> Iterator[Writer]:
             os.replace(temporary, path)
 
 
+def check_paths(target: Path, paths: Sequence[str]) -> None:
+    """ValueError for a path that ``target``'s format can't hold: in .npy's list, each is one line."""
+    if target.suffix.lower() == ".npy":
+        for path in paths:
+            if len(path.splitlines()) != 1:
+                raise ValueError(f"{path!r}: this path is not one line of text; write a .npz instead")
+
+
 def paths_beside(target: Path) -> Path:
     """Where the paths of ``features.npy`` go: ``features.paths.txt``."""
     return target.with_name(f"{target.stem}.paths.txt")
 
 
-class Npy:
+class Npy(Writer):
     """Rows of a .npy file; its header, of fixed length, is written again when their number is known."""
 
     def __init__(self, names: IO[bytes] | None, file: IO[bytes]) -> None:
@@ -88,11 +101,8 @@ class Npy:
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + text.ljust(117).encode() + b"\n"
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """See ``Writer``. ValueError for a path that would not be one line."""
+        """See ``Writer``."""
         if self._names is not None:
-            for path in paths:
-                if len(path.splitlines()) != 1:
-                    raise ValueError(f"{path!r}: this path is not one line of text; write a .npz instead")
             self._names.write("".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape"))
         self._file.write(np.ascontiguousarray(features, "<f4").tobytes())
         self._rows += len(features)
@@ -104,7 +114,7 @@ class Npy:
         self._file.seek(0, os.SEEK_END)
 
 
-class Npz:
+class Npz(Writer):
     """The rows wait in an unnamed temporary file, because a zip entry can't be written to twice."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -112,7 +122,7 @@ class Npz:
 
         folder = Path(file.name).parent
         self._file, self._paths = file, list[str]()
-        self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115: lives as long as the writer
+        self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- lives as long as the writer
         self._npy = Npy(None, self._rows)
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
@@ -129,10 +139,13 @@ class Npz:
                 shutil.copyfileobj(self._rows, entry, 1 << 20)
             with archive.open("paths.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, np.array(self._paths, np.str_), allow_pickle=False)
+
+    def close(self) -> None:
+        """See ``Writer``."""
         self._rows.close()
 
 
-class Csv:
+class Csv(Writer):
     """Comma-separated, quoted where needed, one header line."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -152,7 +165,7 @@ class Csv:
         self._text.detach()
 
 
-class Parquet:
+class Parquet(Writer):
     """A row group for about every thousand images."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -190,5 +203,10 @@ class Parquet:
         self._flush()
         self._writer.close()
 
+    def close(self) -> None:
+        """See ``Writer``. Unfinished, pyarrow would write its footer when collected, into a closed file."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
 
-WRITERS: dict[str, Any] = {".npy": Npy, ".npz": Npz, ".csv": Csv, ".parquet": Parquet}
+
+WRITERS: dict[str, Callable[..., Writer]] = {".npy": Npy, ".npz": Npz, ".csv": Csv, ".parquet": Parquet}

@@ -130,7 +130,7 @@ def test_tensorflow_tensors(model, images):
         (np.zeros((1, 96, 96, 3), np.int8), TypeError, "int8"),
         (np.zeros((1, 96, 96, 3), bool), TypeError, "bool"),
         (np.zeros((1, 96, 96, 3), np.complex64), TypeError, "complex64"),
-        (np.zeros((1, 96, 96, 3), object), TypeError, "ndarray"),
+        (np.zeros((1, 96, 96, 3), object), TypeError, "object"),
         (np.zeros((1, 96, 96, 3), "U1"), TypeError, "<U1"),
         ("picture.jpg", TypeError, "str"),
         (None, TypeError, "NoneType"),

@@ -28,10 +28,13 @@ def untrained(seed: int = 0) -> Source:
         if layer.scope.endswith("/expand"):
             shortcut = x
         kernel = _normal(random, layer.weights_shape, 2.0 / _fan_in(layer))
+        if layer.kind == "depthwise":
+            # Smoothing on the whole, as trained ones are: differences alone would amplify rounding errors.
+            kernel += np.float32(0.25)
         y = _convolve(x, kernel.astype(np.float64), layer)
         mean, variance = (_rounded(part) for part in (y.mean((0, 1, 2)), y.var((0, 1, 2))))
-        gamma = random.uniform(0.5, 1.5, layer.out_channels) * (2.0 if layer.relu6 else 1.0)
-        beta = random.normal(0.5 if layer.relu6 else 0.0, 0.7, layer.out_channels)
+        gamma = random.uniform(0.5, 1.5, layer.out_channels) * (1.0 if layer.relu6 else 0.7)
+        beta = random.normal(0.7 if layer.relu6 else 0.0, 0.7, layer.out_channels)
         tensors[layer.weights_name] = kernel
         for name, values in (
             ("gamma", gamma),

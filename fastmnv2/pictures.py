@@ -1,0 +1,128 @@
+"""The pictures that a command was given: found, decoded ahead in threads, handed out in batches."""
+
+import contextlib
+import glob
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import image, threads
+
+_Image = NDArray[np.float32]
+
+
+class Pictures:
+    """Picture files behind paths, folders and globs; ``batches`` goes through them once.
+
+    ``paths`` are sorted, each file once. A path that is named, or that a glob matches, is taken whatever its
+    suffix; folders are searched for ``image.SUFFIXES``, hidden files and folders left out. What can't be
+    read is handed to ``skip`` (path, why), counted in ``skipped`` and left out; ``read`` counts the rest.
+    """
+
+    def __init__(
+        self,
+        arguments: Iterable[str],
+        skip: Callable[[str, str], None],
+        *,
+        recursive: bool = True,
+        exif: bool = False,
+        max_pixels: int = image.MAX_PIXELS,
+    ) -> None:
+        self.read = self.skipped = 0
+        self._report, self._exif, self._max_pixels = skip, exif, max_pixels
+        found: dict[Path, str] = {}
+        for argument in arguments:
+            for path in self._expand(argument, recursive):
+                found.setdefault(path.absolute(), str(path))
+        self.paths = sorted(found.values())
+
+    def _skip(self, path: str, why: object) -> None:
+        self.skipped += 1
+        self._report(path, str(why))
+
+    def _expand(self, argument: str, recursive: bool) -> Iterator[Path]:
+        names = [argument]
+        if not os.path.lexists(argument):
+            names = glob.glob(argument, recursive=True) if any(sign in argument for sign in "*?[") else []
+            if not names:
+                self._skip(argument, "no such file or folder")
+        for name in names:
+            if Path(name).is_dir():
+                yield from self._search(name, recursive)
+            else:
+                yield Path(name)
+
+    def _search(self, folder: str, recursive: bool) -> Iterator[Path]:
+        def unreadable(error: OSError) -> None:
+            self._skip(str(error.filename), error.strerror)
+
+        for parent, folders, files in os.walk(folder, onerror=unreadable):
+            folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+            for name in files:
+                path = Path(parent, name)
+                if path.suffix.lower() in image.SUFFIXES and not name.startswith("."):
+                    yield path
+
+    def batches(self, size: int) -> Iterator[tuple[list[str], _Image]]:
+        """Up to ``size`` paths at a time, and their pictures as float32 ``[n,96,96,3]`` in [0,1]."""
+        paths: list[str] = []
+        images: list[_Image] = []
+        for path, future in self._decoded(ahead=size):
+            try:
+                picture = future.result()
+            except (OSError, ValueError, MemoryError) as error:
+                self._skip(path, _reason(error, path))
+                continue
+            paths.append(path)
+            images.append(picture)
+            if len(paths) == size:
+                self.read += size
+                yield paths, np.stack(images)
+                paths, images = [], []
+        if paths:
+            self.read += len(paths)
+            yield paths, np.stack(images)
+
+    def _decoded(self, ahead: int) -> Iterator[tuple[str, "Future[_Image]"]]:
+        workers = min(threads.available(), 8)
+        waiting: deque[tuple[str, Future[_Image]]] = deque()
+        with ThreadPoolExecutor(workers, "decode") as pool:
+            try:
+                for path in self.paths:
+                    load = pool.submit(image.load_image, path, exif=self._exif, max_pixels=self._max_pixels)
+                    waiting.append((path, load))
+                    if len(waiting) >= ahead + workers:
+                        yield waiting.popleft()
+                while waiting:
+                    yield waiting.popleft()
+            finally:  # on an exception or Ctrl-C: don't decode what nobody waits for
+                pool.shutdown(cancel_futures=True)
+
+
+def _reason(error: Exception, path: str) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    return str(error).removeprefix(f"{path}: ")
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how many are done; draws a bar on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
