@@ -15,13 +15,13 @@ except ImportError:  # one line instead of a traceback: this module is only ever
 
 import numpy as np
 
+from fastmnv2 import image, network
 from fastmnv2._version import __version__
 
 if TYPE_CHECKING:
     from fastmnv2.pictures import Pictures
 
-CLASSES = 1001
-MAX_PIXELS = 1 << 26  # of fastmnv2.image
+CLASSES = network.LOGITS.out_channels
 _DEMO_PICTURES = 12  # the table's width
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -64,7 +64,7 @@ _PICTURES = (
     click.option(
         "--max-pixels",
         type=click.IntRange(min=1),
-        default=MAX_PIXELS,
+        default=image.MAX_PIXELS,
         show_default=True,
         metavar="N",
         help="Skip larger pictures.",
@@ -184,7 +184,7 @@ def classify(
     names = _read_labels(Path(labels)) if labels is not None else None
     pictures = _find(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    model.logits(np.empty((0, 96, 96, 3), np.float32))  # without that layer, say so before decoding
+    model.logits(np.empty((0, *image.SIZE, 3), np.float32))  # without that layer, say so before decoding
     for batch, images in pictures.batches(batch_size):
         indices, probabilities = model.classify(images, top=top)
         for path, row, values in zip(batch, indices.tolist(), probabilities, strict=True):

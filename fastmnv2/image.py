@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2 import arrays
+
 if TYPE_CHECKING:
     import PIL.Image
 
 Method = Literal["tf2", "tf1"]
 
-SIZE = (96, 96)
+SIZE = (arrays.SIZE, arrays.SIZE)
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp"})
 MAX_PIXELS = 1 << 26
 """Pictures with more pixels are refused: decoding takes 7 bytes a pixel, whatever the file's own size."""
 
+_BAND_PIXELS = 1 << 20
 _UNIT = np.float32(1 / 255)  # tf.image.convert_image_dtype multiplies by this, it does not divide by 255
 
 
@@ -174,9 +177,19 @@ def _decode(stream: BinaryIO, name: str, exif: bool, max_pixels: int) -> NDArray
 
 
 def _to_rgb(picture: "PIL.Image.Image") -> NDArray[np.uint8]:
-    if picture.mode.startswith("I"):  # 16-bit greyscale; Pillow itself would clip it to 255
-        grey = (np.asarray(picture) >> 8).astype(np.uint8)
-        return np.repeat(grey[..., np.newaxis], 3, axis=2)
-    if picture.mode == "P":
-        picture = picture.convert("RGBA")  # straight to RGB, Pillow warns about transparent palettes
-    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"), np.uint8)
+    # In bands: a conversion of the whole, and numpy's two copies of it, would double the memory.
+    width, height = picture.size
+    result = np.empty((height, width, 3), np.uint8)
+    step = max(1, _BAND_PIXELS // width)
+    for start in range(0, height, step):
+        stop = min(start + step, height)
+        result[start:stop] = _band_to_rgb(picture.crop((0, start, width, stop)))
+    return result
+
+
+def _band_to_rgb(band: "PIL.Image.Image") -> NDArray[np.uint8]:
+    if band.mode.startswith("I"):  # 16-bit greyscale; Pillow itself would clip it to 255
+        return (np.asarray(band) >> 8).astype(np.uint8)[..., np.newaxis]
+    if band.mode == "P":
+        band = band.convert("RGBA")  # straight to RGB, Pillow warns about transparent palettes
+    return np.asarray(band if band.mode == "RGB" else band.convert("RGB"))

@@ -14,7 +14,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-FEATURES = 1280
+from fastmnv2.arrays import FEATURES
+
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 
 
@@ -61,9 +62,13 @@ def open_output(target: Path) -> Iterator[Writer]:
     pairs = [(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")) for path in targets]
     with contextlib.ExitStack() as stack:
         files = []
-        for _, temporary in pairs:
+        for path, temporary in pairs:
             stack.callback(temporary.unlink, missing_ok=True)
-            files.append(stack.enter_context(temporary.open("xb")))
+            try:
+                files.append(stack.enter_context(temporary.open("xb")))
+            except OSError as error:
+                error.filename = str(path)  # the name that the user knows
+                raise
         writer = WRITERS[suffix](*files)
         stack.callback(writer.close)
         yield writer

@@ -90,7 +90,7 @@ class Pictures:
             yield paths, np.stack(images)
 
     def _decoded(self, ahead: int) -> Iterator[tuple[str, "Future[_Image]"]]:
-        workers = min(threads.available(), 8)
+        workers = min(threads.available(), 4)  # each may hold a picture of the largest size
         waiting: deque[tuple[str, Future[_Image]]] = deque()
         with ThreadPoolExecutor(workers, "decode") as pool:
             try:

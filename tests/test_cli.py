@@ -1,6 +1,7 @@
 """The command line: what is written and printed, what is refused, and what is left behind."""
 
 import csv
+import gc
 import json
 import os
 import re
@@ -71,7 +72,9 @@ def read_back(path):
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(path)
-    assert str(table.schema.field("features").type) == "fixed_size_list<element: float>[1280]"
+    kind = table.schema.field("features").type
+    assert pyarrow.types.is_fixed_size_list(kind)
+    assert (kind.list_size, kind.value_type) == (1280, pyarrow.float32())
     values = table["features"].combine_chunks().flatten().to_numpy()
     return table["path"].to_pylist(), values.reshape(-1, 1280)
 
@@ -157,6 +160,7 @@ class TestEmbed:
         for output, said in [
             (tmp_path / "none" / "f.npy", "there is no folder"),
             (tmp_path / "folder.npy", "got a folder"),
+            (tmp_path / f"{'long' * 100}.npz", f"{'long' * 100}.npz: File name too long"),
         ]:
             assert said in run("embed", pictures, "-o", output, code=1).stderr
         monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -170,6 +174,8 @@ class TestEmbed:
         folder = tmp_path / "in"
         folder.mkdir()
         names = ['comma, "quote".png', "naïve 猫.png", os.fsdecode(b"latin-\xe9.png")]
+        if sys.platform != "linux":  # other file systems know text only
+            names.pop()
         if suffix != ".npy":
             names.append("two\nlines.png")
         for name in names:
@@ -190,6 +196,7 @@ class TestEmbed:
         assert "not one line" in run("embed", tmp_path, "-o", tmp_path / "f.npy", code=1).stderr
         assert not (tmp_path / "f.npy").exists()
 
+    @pytest.mark.filterwarnings("error")  # of what pytest hears from destructors
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_interrupted_is_130_and_leaves_nothing(self, run, pictures, tmp_path, monkeypatch, suffix):
         embed, calls = fastmnv2.Model.embed, []
@@ -205,6 +212,7 @@ class TestEmbed:
         output.write_text("kept")
         result = run("embed", pictures, "--batch-size", 1, "-o", output, code=130)
         assert result.stderr == "interrupted; nothing was written\n"
+        gc.collect()
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
         assert output.read_text() == "kept"
 
@@ -383,9 +391,9 @@ def test_unavailable_weights_are_one_line(run, pictures, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def python(*arguments, **options):
+def python(*arguments):
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
 def test_as_a_module(pictures, untrained_native, tmp_path):
@@ -406,7 +414,7 @@ def test_without_click_one_line():
 
 
 def test_importing_it_imports_nothing_heavy():
-    heavy = ["PIL", "rich", "pyarrow", "h5py", "flatbuffers", "platformdirs", "http.client", "urllib.request", "tarfile"]
+    heavy = ["PIL", "rich", "pyarrow", "h5py", "flatbuffers", "platformdirs", "urllib.request", "tarfile"]
     done = python("-c", f"import sys, fastmnv2.cli; print([m for m in {heavy} if m in sys.modules])")
     assert done.stdout == "[]\n"
 
@@ -415,7 +423,9 @@ def test_importing_it_imports_nothing_heavy():
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, signum, code):
     slow = (
-        "import time, fastmnv2\n"
+        # A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
+        "import signal, time, fastmnv2\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "embed = fastmnv2.Model.embed\n"
         "def slow(self, images):\n    print('started', flush=True); time.sleep(60); return embed(self, images)\n"
         "fastmnv2.Model.embed = slow\n"
@@ -426,8 +436,6 @@ def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, sign
         [*map(str, command), "--weights", str(untrained_native)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         assert process.stdout.readline() == b"started\n"
         assert len(list(tmp_path.iterdir())) == 2  # the temporary files

@@ -121,7 +121,9 @@ LOSSLESS = {
 
 class TestRead:
     @pytest.mark.parametrize("name", LOSSLESS)
-    def test_equals_decode_image(self, tf, name):
+    @pytest.mark.parametrize("band", [1, 500, 1 << 20])
+    def test_equals_decode_image(self, tf, name, band, monkeypatch):
+        monkeypatch.setattr(image, "_BAND_PIXELS", band)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = image.read(io.BytesIO(LOSSLESS[name]))

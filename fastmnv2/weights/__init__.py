@@ -22,29 +22,31 @@ def read(path: str | os.PathLike[str]) -> Source:
         WeightsError: it is none of the forms, or malformed; the message names the path and what is wrong.
         ImportError: the form needs an optional package; the message says which to install.
     """
+    from fastmnv2.weights import checkpoint
+
     place = Path(path)
+    prefix = checkpoint.prefix_of(place)
+    if prefix is None and not place.exists():
+        raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     try:
-        return _read(place)
-    except (WeightsError, FileNotFoundError, ImportError, MemoryError):
+        return _read(place, prefix)
+    except (WeightsError, ImportError, MemoryError):
         raise
     except Exception as error:  # whatever a library makes of a malformed file
         raise WeightsError(f"{place}: {error or type(error).__name__}") from error
 
 
-def _read(path: Path) -> Source:
+def _read(path: Path, prefix: Path | None) -> Source:
     from fastmnv2.weights import checkpoint, hub
 
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return hub.read(path)
-    prefix = checkpoint.prefix_of(path)
     if prefix is not None:
         return checkpoint.read(prefix)
     if path.is_dir():
         raise WeightsError(f"{path}: expected a folder with saved_model.pb or one checkpoint, found neither")
     if not path.is_file():
-        if path.exists():
-            raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
-        raise FileNotFoundError(f"there are no weights at {str(path)!r}: expected {FORMS}")
+        raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
 
     with path.open("rb") as file:
         head = file.read(512)

@@ -26,9 +26,9 @@ _WANTED = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of
 def read(folder: Path, *, origin: str | None = None) -> Source:
     """A folder with ``saved_model.pb`` and ``variables/``."""
     prefix = folder / "variables" / "variables"
-    if not (folder / "saved_model.pb").is_file():
-        raise WeightsError(f"{folder}: expected a SavedModel, but there is no saved_model.pb")
-    bundle.check_prefix(prefix)
+    for part in (folder / "saved_model.pb", prefix.with_suffix(".index")):
+        if not part.is_file():
+            raise WeightsError(f"{origin or folder}: expected a SavedModel, but there is no {part.name} in it")
     entries, _ = bundle.read_index(prefix.with_name(prefix.name + ".index"))
     if _OBJECT_GRAPH in entries:
         return _read_tf2(prefix, origin or str(folder))

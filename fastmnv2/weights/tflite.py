@@ -159,7 +159,7 @@ class _Graph:
             count *= size
         if min(tensor.shape, default=1) < 0 or count * dtype.itemsize != data.size:
             raise WeightsError(
-                f"{self.origin}: {tensor.name}: shape {list(tensor.shape)} of {dtype} does not fit its {data.size} bytes"
+                f"{self.origin}: {tensor.name}: {data.size} bytes do not make {dtype} of shape {list(tensor.shape)}"
             )
         return data.view(dtype).reshape(tensor.shape)
 
