@@ -19,7 +19,7 @@ from fastmnv2.weights.source import Source
 from fastmnv2.weights.untrained import untrained
 
 
-def refused(path, says=""):
+def refused(path, says="."):
     with pytest.raises(WeightsError, match=says) as caught:
         fold(read(path))
     assert str(path.name) in str(caught.value) or str(path) in str(caught.value)

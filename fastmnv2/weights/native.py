@@ -37,7 +37,7 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         "__metadata__": {
             "format": "fastmnv2",
             "format_version": FORMAT_VERSION,
-            "source": os.path.basename(folded.origin.rstrip("/")),
+            "source": _public(folded.origin),
             "source_form": folded.form,
             "source_sha256": folded.sha256,
             "notes": json.dumps(folded.notes),
@@ -66,6 +66,11 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _public(origin: str) -> str:
+    """A URL as it is; of a path only its last part, for the rest is the user's own."""
+    return origin if "://" in origin else os.path.basename(origin.rstrip("/"))
 
 
 def read(path: Path) -> Source:
