@@ -1,12 +1,17 @@
 """Shared fixtures: weights that need no network, images, and the real data where it is found."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import fastmnv2
+# What is tested is what is installed: `python -m pytest` puts the checkout first on the path.
+ROOT = Path(__file__).parents[1]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+import fastmnv2  # noqa: E402
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -15,12 +20,18 @@ os.environ["FASTMNV2_OFFLINE"] = "1"
 for name in ("FASTMNV2_WEIGHTS", "FASTMNV2_ISA", "TFHUB_CACHE_DIR"):
     os.environ.pop(name, None)
 
-DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", Path(__file__).parents[2] / "shared"))
+DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", ROOT.parent / "shared")).resolve()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     os.environ["FASTMNV2_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Programs that a test starts do not find the checkout in their working directory either."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="session")
