@@ -1,15 +1,25 @@
+#define _DEFAULT_SOURCE /* madvise */
 #include "arena.h"
 
 #include <stdlib.h>
-#ifdef _WIN32
+#if defined(_WIN32)
 #include <malloc.h>
+#elif defined(__linux__)
+#include <sys/mman.h>
 #endif
 
 void *fm_aligned_alloc(size_t bytes) {
-#ifdef _WIN32
+#if defined(_WIN32)
     return _aligned_malloc(bytes, FM_ALIGN);
 #else
-    return aligned_alloc(FM_ALIGN, (bytes + FM_ALIGN - 1) / FM_ALIGN * FM_ALIGN);
+    /* Large blocks go on huge pages where the system has them: fewer faults while loading, and no TLB
+     * misses while megabytes of weights stream by. */
+    const size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : FM_ALIGN;
+    void *block = aligned_alloc(align, (bytes + align - 1) / align * align);
+#if defined(__linux__)
+    if (block && align == huge) madvise(block, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
+#endif
+    return block;
 #endif
 }
 

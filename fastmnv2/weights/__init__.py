@@ -22,23 +22,41 @@ def read(path: str | os.PathLike[str]) -> Source:
         WeightsError: it is none of the forms, or malformed; the message names the path and what is wrong.
         ImportError: the form needs an optional package; the message says which to install.
     """
-    from fastmnv2.weights import checkpoint
-
     place = Path(path)
-    prefix = checkpoint.prefix_of(place)
-    if prefix is None and not place.exists():
+    head = _head(place)
+    if not head and not place.exists() and not _is_prefix(place):
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     try:
-        return _read(place, prefix)
+        return _read(place, head)
     except (WeightsError, ImportError, MemoryError):
         raise
     except Exception as error:  # whatever a library makes of a malformed file
         raise WeightsError(f"{place}: {error or type(error).__name__}") from error
 
 
-def _read(path: Path, prefix: Path | None) -> Source:
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; nothing of a folder, or where there is nothing."""
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return b""
+
+
+def _is_prefix(path: Path) -> bool:
+    from fastmnv2.weights import checkpoint
+
+    return checkpoint.prefix_of(path) is not None
+
+
+def _read(path: Path, head: bytes) -> Source:
+    if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
+        from fastmnv2.weights import native
+
+        return native.read(path)
     from fastmnv2.weights import checkpoint, hub
 
+    prefix = checkpoint.prefix_of(path)
     if path.is_dir() and (path / "saved_model.pb").is_file():
         return hub.read(path)
     if prefix is not None:
@@ -48,8 +66,6 @@ def _read(path: Path, prefix: Path | None) -> Source:
     if not path.is_file():
         raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
 
-    with path.open("rb") as file:
-        head = file.read(512)
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         from fastmnv2.weights import keras
 
@@ -64,8 +80,4 @@ def _read(path: Path, prefix: Path | None) -> Source:
         from fastmnv2.weights import tflite
 
         return tflite.read(path)
-    if head[8:9] == b"{":
-        from fastmnv2.weights import native
-
-        return native.read(path)
     raise WeightsError(f"{path}: expected {FORMS}; it starts with {head[:8]!r}")

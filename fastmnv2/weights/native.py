@@ -10,7 +10,6 @@ import math
 import mmap
 import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ for _layer in LAYERS:
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
     """Write ``folded`` to ``path``, whole or not at all: a temporary file beside it, then a rename."""
+    import tempfile
+
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",

@@ -1,6 +1,5 @@
 """What every weights reader returns: named arrays, and where they came from."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,8 @@ class Source:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
+    import hashlib  # here, for it takes OpenSSL 5 ms to load, and the native form does not need it
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

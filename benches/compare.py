@@ -1,0 +1,145 @@
+"""fastmnv2 against the engines installed here: a table, a JSON file and two plots.
+
+    python benches/compare.py --json results.json --plots docs/
+
+Same weights in every engine, outputs compared before timing. See measure.py for how it is timed.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import MACS, Case, Result, Worker, interleaved, summary
+from peers import PEERS
+
+import fastmnv2
+
+OURS = "fastmnv2"
+CLOSE = 1e-4  # relative L2 between any engine's features and ours
+
+
+def installed(names: Sequence[str]) -> list[str]:
+    found = []
+    for name in names:
+        try:
+            importlib.metadata.version(PEERS[name].distribution)
+            found.append(name)
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name}: not installed ({PEERS[name].distribution})", file=sys.stderr)
+    return found
+
+
+def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
+    """Each format in its own process: the converters' libraries don't bear each other."""
+    here = str(Path(__file__).parent)
+    for form in sorted({form for name in names for form in PEERS[name].needs}):
+        code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "
+        code += f"peers.make_models(pathlib.Path({str(folder)!r}), {weights!r}, {{{form!r}}})"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{form}: could not be written:\n{done.stderr[-2000:]}", file=sys.stderr)
+    rng = np.random.RandomState(3)
+    coarse = rng.rand(16, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * rng.rand(16, 96, 96, 3)
+    np.save(folder / "images.npy", coarse.astype(np.float32))
+
+
+def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tuple[str, int], Worker]:
+    """The workers whose features agree with ours."""
+    cpus = sorted(os.sched_getaffinity(0))
+    workers: dict[tuple[str, int], Worker] = {}
+    expected = None
+    for name in sorted(names, key=lambda name: name != OURS):
+        for count in threads:
+            worker = Worker(name, count, folder, set(cpus[-count:]))
+            answer = worker.ask(batch=8, features=str(folder / "features.npy"))
+            if "error" in answer:
+                print(f"{name}: {answer['error']}", file=sys.stderr)
+                worker.close()
+                continue
+            features = np.load(folder / "features.npy")
+            expected = features if expected is None else expected
+            apart = np.linalg.norm(features - expected) / np.linalg.norm(expected)
+            if not apart < CLOSE:
+                raise SystemExit(f"{name}: its features are {apart:.1e} away from ours: not the same network")
+            workers[name, count] = worker
+    return workers
+
+
+def table(results: dict[Case, Result]) -> str:
+    lines = ["| n | threads | engine | median ms | best ms | p99 - median ms | share of limit | against fastmnv2 |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for case in sorted(results, key=lambda case: (case.threads, case.batch, results[case].median)):
+        result, ours = results[case], results.get(Case(OURS, case.threads, case.batch))
+        against = f"{result.median / ours.median:.2f}x" if ours else ""
+        lines.append(
+            f"| {case.batch} | {case.threads} | {case.peer} | {result.median * 1e3:.3f} | {result.best * 1e3:.3f} | "
+            f"{(result.p99 - result.median) * 1e3:.3f} | {result.share:.0%} | {against} |"
+        )
+    return "\n".join(lines)
+
+
+def machine(names: Sequence[str]) -> dict[str, Any]:
+    model = platform.processor()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    versions = {name: importlib.metadata.version(PEERS[name].distribution) for name in names}
+    return {"processor": model, "cpus": len(os.sched_getaffinity(0)), "isa": fastmnv2.isa(), "versions": versions}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", default=",".join(PEERS), help="which, separated by commas")
+    parser.add_argument("--batches", default="1,8,32,128")
+    parser.add_argument("--threads", default=",".join({"1": 0, str(len(os.sched_getaffinity(0))): 0}))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--weights", default="untrained")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plots", type=Path, help="folder for the plots; needs matplotlib")
+    options = parser.parse_args()
+    batches = [int(batch) for batch in options.batches.split(",")]
+    threads = [int(count) for count in options.threads.split(",")]
+    names = installed(options.peers.split(","))
+    with tempfile.TemporaryDirectory() as scratch:
+        make_models(Path(scratch), options.weights, names)
+        workers = start(names, threads, Path(scratch))
+        try:
+            bursts = list(interleaved(workers, batches, options.rounds))
+        finally:
+            for worker in workers.values():
+                worker.close()
+    cases = [Case(name, count, batch) for name, count in workers for batch in batches]
+    results = {case: found for case in cases if (found := summary(bursts, case))}
+    about = machine(names)
+    for count in threads:
+        peaks = [burst["peak"] for burst in bursts if burst["case"].threads == count]
+        about[f"peak_{count}"] = float(np.median(peaks)) if peaks else None
+    peaks = ", ".join(f"{about[f'peak_{count}'] / 1e9:.1f} GMAC/s on {count} cores" for count in threads)
+    print(f"{about['processor']}, {about['isa']}; peak {peaks}\n")
+    print(table(results))
+    if options.json:
+        report = {
+            "machine": about,
+            "macs": MACS,
+            "results": [case._asdict() | results[case]._asdict() for case in results],
+        }
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if options.plots:
+        from plots import draw
+
+        draw(results, about, options.plots)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Fixtures of the everyday view: models made once, the machine's peak in every report."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import measure
+from compare import installed, make_models
+from peers import PEERS
+
+ENGINES = installed([name for name in ("fastmnv2", "litert", "tensorflow") if name in PEERS])
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    make_models(folder, "untrained", ENGINES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pool(models):
+    return np.load(models / "images.npy")
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    machine_info["peak_gmacs_1_thread"] = round(max(measure.peak(1) for _ in range(10)) / 1e9, 1)
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    """Share of the multiply-add limit, from the peak that was measured beside each benchmark."""
+    for entry in output_json["benchmarks"]:
+        extra = entry["extra_info"]
+        if "peak_gmacs" in extra:
+            limit = measure.MACS * extra["n"] / (extra["peak_gmacs"] * 1e9)
+            extra["share_of_limit"] = round(limit / entry["stats"]["median"], 3)

@@ -1,0 +1,158 @@
+"""The same network, with weights of ours, in other engines' formats. Inputs are images in [-1,1]."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+from fastmnv2.fold import Folded
+from fastmnv2.network import LAYERS
+
+
+def _steps(folded: Folded):
+    """(layer, kernel, bias, whether the block's shortcut starts here) of every layer but the logits."""
+    for index, layer in enumerate(LAYERS[:-1]):
+        yield layer, folded.tensors[layer.weights_name], folded.tensors[layer.biases_name], index % 3 == 0
+
+
+def _tf_function(folded: Folded):
+    import tensorflow as tf
+
+    def network(images):
+        x = images
+        for layer, kernel, bias, starts in _steps(folded):
+            shortcut = x if starts else shortcut  # noqa: F821 - the first layer starts one
+            if layer.kind == "depthwise":
+                y = tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], "SAME")
+            else:
+                y = tf.nn.conv2d(x, kernel, layer.stride, "SAME")
+            y = tf.nn.bias_add(y, bias)
+            y = tf.nn.relu6(y) if layer.relu6 else y
+            x = shortcut + y if layer.residual else y
+        return tf.reduce_mean(x, [1, 2])
+
+    return network
+
+
+def saved_model(folded: Folded, folder: Path) -> Path:
+    """A TF2 SavedModel with one signature, for any batch."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    signature = [tf.TensorSpec([None, 96, 96, 3], tf.float32, name="images")]
+    module.embed = tf.function(_tf_function(folded), input_signature=signature)
+    tf.saved_model.save(module, str(folder), signatures=module.embed)
+    return folder
+
+
+def tflite(folded: Folded, path: Path) -> Path:
+    """A float32 TFLite file for batch 1; interpreters resize it."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec([1, 96, 96, 3], tf.float32, name="images")]
+    function = tf.function(_tf_function(folded), input_signature=signature).get_concrete_function()
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    return path
+
+
+def _oihw(layer, kernel):
+    if layer.kind == "depthwise":
+        kernel = kernel.transpose(0, 1, 3, 2)
+    return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+
+
+def onnx(folded: Folded, path: Path) -> Path:
+    """An ONNX file, NCHW, for any batch."""
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    nodes = []
+    tensors = [numpy_helper.from_array(np.float32(0), "zero"), numpy_helper.from_array(np.float32(6), "six")]
+    x = shortcut = "images"
+    for layer, kernel, bias, starts in _steps(folded):
+        shortcut = x if starts else shortcut
+        name = layer.scope
+        tensors += [numpy_helper.from_array(_oihw(layer, kernel), f"{name}/kernel")]
+        tensors += [numpy_helper.from_array(bias, f"{name}/bias")]
+        before = 1 if layer.kernel == 3 and layer.stride == 1 else 0
+        after = 1 if layer.kernel == 3 else 0
+        nodes.append(
+            helper.make_node(
+                "Conv",
+                [x, f"{name}/kernel", f"{name}/bias"],
+                [name],
+                kernel_shape=[layer.kernel] * 2,
+                strides=[layer.stride] * 2,
+                pads=[before, before, after, after],
+                group=layer.in_channels if layer.kind == "depthwise" else 1,
+            )
+        )
+        x = name
+        if layer.relu6:
+            nodes.append(helper.make_node("Clip", [x, "zero", "six"], [f"{name}/relu6"]))
+            x = f"{name}/relu6"
+        if layer.residual:
+            nodes.append(helper.make_node("Add", [shortcut, x], [f"{name}/sum"]))
+            x = f"{name}/sum"
+    nodes += [helper.make_node("GlobalAveragePool", [x], ["pool"]), helper.make_node("Flatten", ["pool"], ["features"])]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 96, 96])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 1280])
+    graph = helper.make_graph(nodes, "fastmnv2", [images], [features], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(model)
+    save(model, path)
+    return path
+
+
+def ncnn(folded: Folded, path: Path) -> Path:
+    """ncnn's .param text at ``path`` and its .bin beside it (github.com/Tencent/ncnn/wiki, "param and model")."""
+    lines, blobs, weights = ["Input images 0 1 x0"], 1, bytearray()
+
+    def add(kind, inputs, outputs, parameters=""):
+        lines.append(f"{kind} l{len(lines)} {len(inputs)} {len(outputs)} {' '.join(inputs + outputs)} {parameters}")
+
+    def blob():
+        nonlocal blobs
+        blobs += 1
+        return f"x{blobs - 1}"
+
+    x, shortcut = "x0", ""
+    residual_blocks = {layer.scope.rpartition("/")[0] for layer in LAYERS if layer.residual}
+    for layer, kernel, bias, starts in _steps(folded):
+        if starts and layer.scope.rpartition("/")[0] in residual_blocks:
+            branch, shortcut = blob(), blob()
+            add("Split", [x], [branch, shortcut])
+            x = branch
+        before = 1 if layer.kernel == 3 and layer.stride == 1 else 0
+        after = 1 if layer.kernel == 3 else 0
+        parameters = (
+            f"0={layer.out_channels} 1={layer.kernel} 3={layer.stride} 4={before} 14={before} 15={after} 16={after} "
+            f"5=1 6={kernel.size}"
+        )
+        if layer.relu6:
+            parameters += " 9=3 -23310=2,0.0,6.0"
+        depthwise = layer.kind == "depthwise"
+        y = blob()
+        add(
+            "ConvolutionDepthWise" if depthwise else "Convolution",
+            [x],
+            [y],
+            parameters + f" 7={layer.in_channels}" * depthwise,
+        )
+        weights += struct.pack("<I", 0) + _oihw(layer, kernel).tobytes() + bias.tobytes()
+        x = y
+        if layer.residual:
+            x = blob()
+            add("BinaryOp", [y, shortcut], [x], "0=0")
+    add("Pooling", [x], ["features"], "0=1 4=1")
+    path.write_text("\n".join(["7767517", f"{len(lines)} {blobs + 1}", *lines]) + "\n")
+    path.with_suffix(".bin").write_bytes(weights)
+    return path
+
+
+def mnn(onnx_path: Path, path: Path) -> Path:
+    """MNN's own converter, from ONNX."""
+    import MNN  # noqa: F401 - makes its converter importable
+    from _tools import mnnconvert
+
+    mnnconvert(["", "-f", "ONNX", "--modelFile", str(onnx_path), "--MNNModel", str(path), "--bizCode", "bench"])
+    return path

@@ -1,0 +1,148 @@
+"""Timing engines against each other on a noisy machine.
+
+Each engine runs in a process of its own, stopped (SIGSTOP) while it is not being timed, so that no engine's
+spinning threads are in another's way. Bursts of calls are interleaved over many rounds, and each burst stands
+between two measurements of the multiply-add peak: where the peak dropped, the burst is thrown away and repeated.
+"""
+
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import fastmnv2
+from fastmnv2 import _engine
+from fastmnv2.network import LAYERS
+
+MACS = sum(
+    layer.out_size**2 * int(np.prod(layer.weights_shape[:3])) * (1 if layer.kind == "depthwise" else layer.out_channels)
+    for layer in LAYERS[:-1]
+)
+"""Multiply-adds an image, taps in the padding counted: 38,165,472."""
+
+GOOD = 0.9  # of the best peak seen; below, the host was taking the processor away
+SECONDS = {1: 0.15, 8: 0.15, 32: 0.25, 128: 0.6}
+WARM_UP = 3
+
+
+def peak(threads: int, macs: float = 1.7e8) -> float:
+    """Multiply-adds a second of ``threads`` cores at once, doing nothing else, for about 3 ms."""
+    done = [0.0] * threads
+    start = threading.Barrier(threads + 1)
+    isa = fastmnv2.isa()
+
+    def work(rank: int) -> None:
+        start.wait()
+        _engine.peak_macs(isa, macs / 10)  # the clock has to rise first
+        begin = time.perf_counter()
+        done[rank] = _engine.peak_macs(isa, macs) / (time.perf_counter() - begin)
+
+    workers = [threading.Thread(target=work, args=(rank,)) for rank in range(threads)]
+    for worker in workers:
+        worker.start()
+    start.wait()
+    for worker in workers:
+        worker.join()
+    return sum(done)
+
+
+class Case(NamedTuple):
+    """What is timed: an engine on so many threads, so many images a call."""
+
+    peer: str
+    threads: int
+    batch: int
+
+
+class Worker:
+    """An engine's process, stopped unless it is asked something."""
+
+    def __init__(self, peer: str, threads: int, models: Path, cpus: set[int]) -> None:
+        self.threads = threads
+        pinned = ",".join(map(str, sorted(cpus)))
+        command = [sys.executable, str(Path(__file__).with_name("worker.py")), peer, str(threads), str(models), pinned]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self._stopped = False
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        assert self._process.stdin
+        assert self._process.stdout
+        if self._stopped:
+            self._process.send_signal(signal.SIGCONT)
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        self._process.send_signal(signal.SIGSTOP)
+        self._stopped = True
+        return json.loads(line) if line else {"error": "its process died"}
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def interleaved(
+    workers: dict[tuple[str, int], Worker], batches: Iterable[int], rounds: int
+) -> Iterator[dict[str, Any]]:
+    """Bursts: {case, seconds of each call, peak before and after}; only those with the whole machine there."""
+    cpus = sorted(os.sched_getaffinity(0))
+    best = {threads: 0.0 for _, threads in workers}
+    for threads in best:
+        os.sched_setaffinity(0, cpus[-threads:])
+        best[threads] = max(peak(threads) for _ in range(10))
+    for turn in range(rounds):
+        order = [(name, threads, batch) for name, threads in workers for batch in batches]
+        random.Random(turn).shuffle(order)
+        for name, threads, batch in order:
+            os.sched_setaffinity(0, cpus[-threads:])
+            for _ in range(6):
+                before = peak(threads)
+                answer = workers[name, threads].ask(batch=batch, seconds=SECONDS.get(batch, 0.3), warm_up=WARM_UP)
+                after = peak(threads)
+                best[threads] = max(best[threads], before, after)
+                if "error" in answer:
+                    raise RuntimeError(f"{name}: {answer['error']}")
+                if min(before, after) > GOOD * best[threads]:
+                    yield {"case": Case(name, threads, batch), "times": answer["times"], "peak": (before + after) / 2}
+                    break
+    os.sched_setaffinity(0, cpus)
+
+
+class Result(NamedTuple):
+    """What a case's bursts amount to. Seconds a call; ``share`` of the multiply-add limit."""
+
+    median: float
+    best: float  # the best burst's median
+    p99: float
+    calls: int
+    share: float
+
+
+def summary(bursts: list[dict[str, Any]], case: Case) -> Result | None:
+    """Median of the bursts' medians, so that a slow moment weighs one burst, not all its calls."""
+    mine = [burst for burst in bursts if burst["case"] == case]
+    if not mine:
+        return None
+    medians = [statistics.median(burst["times"]) for burst in mine]
+    median = statistics.median(medians)
+    limit = statistics.median(MACS * case.batch / burst["peak"] for burst in mine)
+    times = np.concatenate([burst["times"] for burst in mine])
+    return Result(median, min(medians), float(np.quantile(times, 0.99)), len(times), limit / median)

@@ -1,0 +1,151 @@
+"""The engines we compare with, and ourselves: each a few lines that return ``run(images) -> features``.
+
+Every engine is given float32 NHWC images as the caller has them, in the range its model takes, so that whatever
+conversion it needs is in its time, as it would be in its user's.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import export
+import numpy as np
+
+import fastmnv2
+from fastmnv2.weights.names import resolve
+
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+class Peer(NamedTuple):
+    """An engine: which distribution it comes in, and how to make it run ``batch`` images on ``threads``."""
+
+    distribution: str
+    make: Callable[[Path, int, int], Run]
+    input_range: tuple[float, float] = (-1.0, 1.0)
+    needs: tuple[str, ...] = ()
+
+
+def make_models(folder: Path, weights: str, formats: set[str]) -> None:
+    """Write the same weights in every format of ``formats``; in its own process, for TensorFlow never leaves."""
+    folded = resolve(weights)
+    if "native" in formats:
+        from fastmnv2.weights import native
+
+        native.write(folder / "native.safetensors", folded)
+    if "saved_model" in formats:
+        export.saved_model(folded, folder / "saved_model")
+    if "tflite" in formats:
+        export.tflite(folded, folder / "network.tflite")
+    if "onnx" in formats or "mnn" in formats:
+        export.onnx(folded, folder / "network.onnx")
+    if "mnn" in formats:
+        export.mnn(folder / "network.onnx", folder / "network.mnn")
+    if "ncnn" in formats:
+        export.ncnn(folded, folder / "network.param")
+
+
+def _fastmnv2(folder: Path, threads: int, batch: int) -> Run:
+    model = fastmnv2.load(folder / "native.safetensors", threads=threads)
+    return model.embed
+
+
+def _litert(folder: Path, threads: int, batch: int) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(folder / "network.tflite"), num_threads=threads)
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(source, [batch, 96, 96, 3])
+    interpreter.allocate_tensors()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    return run
+
+
+def _tensorflow(folder: Path, threads: int, batch: int) -> Run:
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    module: Any = tf.saved_model.load(str(folder / "saved_model"))
+    embed = module.signatures["serving_default"]
+    return lambda images, module=module: next(iter(embed(images=tf.constant(images)).values())).numpy()
+
+
+def _onnxruntime(folder: Path, threads: int, batch: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
+
+
+def _openvino(folder: Path, threads: int, batch: int) -> Run:
+    import openvino
+    from openvino.preprocess import PrePostProcessor
+
+    core = openvino.Core()
+    steps = PrePostProcessor(core.read_model(folder / "network.onnx"))
+    steps.input().tensor().set_layout(openvino.Layout("NHWC"))
+    steps.input().model().set_layout(openvino.Layout("NCHW"))
+    network = steps.build()
+    network.reshape([batch, 96, 96, 3])
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
+    return lambda images: request.infer({0: images}, share_inputs=True)[0]
+
+
+def _ncnn(folder: Path, threads: int, batch: int) -> Run:
+    import ncnn
+
+    network = ncnn.Net()
+    network.opt.num_threads = threads
+    for option in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_storage", "bf16_packed"):
+        setattr(network.opt, f"use_{option}", False)
+    network.load_param(str(folder / "network.param"))
+    network.load_model(str(folder / "network.bin"))
+
+    def one(image: np.ndarray) -> np.ndarray:
+        extractor, planes = network.create_extractor(), np.ascontiguousarray(image.transpose(2, 0, 1))
+        extractor.input("x0", ncnn.Mat(planes))  # a view: planes must outlive it
+        return np.array(extractor.extract("features")[1]).reshape(-1)
+
+    return lambda images: np.stack([one(image) for image in images])  # it has no batches
+
+
+def _mnn(folder: Path, threads: int, batch: int) -> Run:
+    import MNN
+
+    network = MNN.Interpreter(str(folder / "network.mnn"))
+    session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
+    source, shape = network.getSessionInput(session), (batch, 3, 96, 96)
+    network.resizeTensor(source, shape)
+    network.resizeSession(session)
+    target, layout = network.getSessionOutput(session), MNN.Tensor_DimensionType_Caffe
+    features = MNN.Tensor((batch, 1280), MNN.Halide_Type_Float, np.zeros((batch, 1280), np.float32), layout)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        source.copyFrom(MNN.Tensor(shape, MNN.Halide_Type_Float, planes, layout))
+        network.runSession(session)
+        target.copyToHostTensor(features)
+        return features.getNumpyData().copy()
+
+    return run
+
+
+PEERS = {
+    "fastmnv2": Peer("fastmnv2", _fastmnv2, (0.0, 1.0), ("native",)),
+    "litert": Peer("ai-edge-litert", _litert, needs=("tflite",)),
+    "openvino": Peer("openvino", _openvino, needs=("onnx",)),
+    "onnxruntime": Peer("onnxruntime", _onnxruntime, needs=("onnx",)),
+    "ncnn": Peer("ncnn", _ncnn, needs=("ncnn",)),
+    "mnn": Peer("mnn", _mnn, needs=("mnn",)),
+    "tensorflow": Peer("tensorflow-cpu", _tensorflow, needs=("saved_model",)),
+}
