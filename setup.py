@@ -70,7 +70,7 @@ engine = Extension(
     ],
     extra_compile_args=[] if MSVC else ["-O2"],
     extra_link_args=[] if MSVC else OPENMP_FLAGS,
-    depends=HEADERS,
+    depends=[*HEADERS, *CORE, *ISA_FLAGS],
 )
 
 setup(
