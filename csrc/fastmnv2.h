@@ -59,6 +59,8 @@ int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating
  * calling thread; returns how many. Divide by the time it took. */
 double fm_peak_macs(const fm_isa *isa, double macs);
 
+uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 typedef struct fm_model fm_model;
@@ -85,6 +87,7 @@ typedef struct fm_request {
     float *features;                  /* [n][1280] */
     float *endpoints[FM_ENDPOINTS];   /* [n][size][size][channels] each, or NULL */
     int threads;                      /* >= 1; the most threads to use */
+    uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
 /* Float pixels below -0.25 or above 1.25 are computed with like any other; `*out_of_range` is set to 1 if

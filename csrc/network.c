@@ -13,6 +13,7 @@
 #include "arena.h"
 #include "fpenv.h"
 #include "parallel.h"
+#include "ticks.h"
 
 /* slim/nets/mobilenet/mobilenet_v2.py at depth multiplier 0.75, channels rounded to multiples of 8. */
 const fm_block fm_blocks[FM_BLOCKS] = {
@@ -71,14 +72,23 @@ static void tap(const run *r, int endpoint, int pixel, int pixels, slice s, cons
     }
 }
 
+/* Around every kernel: adds the time between to the layer's, if the caller asked for a profile. */
+static uint64_t tick(const run *r) { return r->request->ticks ? fm_read_ticks() : 0; }
+static void tock(const run *r, int layer, uint64_t start) {
+    if (r->request->ticks) r->request->ticks[layer] += fm_read_ticks() - start;
+}
+
 /* One slice of a pointwise layer: a [rows][k] -> c, `ldc` floats from row to row. */
-static void pointwise(const fm_conv *conv, slice s, const float *a, int rows, int k, float *c, int ldc,
+static void pointwise(const run *r, int layer, slice s, const float *a, int rows, int k, float *c, int ldc,
                       fm_epilogue epilogue, const float *residual, int ahead) {
+    const fm_conv *conv = &r->model->conv[layer];
+    const uint64_t start = tick(r);
     const float *panel = conv->packed + (size_t)s.start * (size_t)(k + 1);
     const int floats = s.width * (k + 1);
     const fm_pointwise_args args = {a, panel, residual, c, rows, k, ldc, s.width / conv->kernels->lanes, epilogue,
                                     panel + floats, ahead ? floats * (int)sizeof(float) : 0};
     conv->kernels->pointwise(&args);
+    tock(r, layer, start);
 }
 
 /* ---- expand and depthwise: slice by slice, so that the expanded map never leaves the nearest cache ---- */
@@ -90,6 +100,7 @@ static void stem_row(const run *r, int image, int y, int fresh, float *out) {
     const size_t row_bytes = FM_IMAGE_ROW_FLOATS * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
     const char *pixels = (const char *)r->request->images + (r->image0 + (size_t)image) * FM_SIZE * row_bytes;
     const float *rows[3] = {NULL, NULL, NULL};
+    const uint64_t start = tick(r);
     for (int i = 0; i < 3 && 2 * y + i < FM_SIZE; i++) {
         float *scaled = r->own->image[(2 * y + i) % 3];
         rows[i] = scaled;
@@ -99,6 +110,7 @@ static void stem_row(const run *r, int image, int y, int fresh, float *out) {
         else *r->out_of_range |= conv->kernels->scale_f32(row, scaled);
     }
     conv->kernels->stem(rows, conv->packed, out);
+    tock(r, 0, start);
 }
 
 /* One slice of a block up to its depthwise output, for output rows [y0, y1) of each image:
@@ -109,7 +121,6 @@ static void stem_row(const run *r, int image, int y, int fresh, float *out) {
  * g / size. Block 0 has the first convolution in the place of its expansion and reads the image. */
 static void block_slice(const run *r, int b, int images, const float *in, slice s, int y0, int y1) {
     const fm_block *block = &fm_blocks[b];
-    const fm_conv *expand = &r->model->conv[fm_expand_layer(b)];
     const fm_conv *depthwise = &r->model->conv[fm_depthwise_layer(b)];
     const int size = block->size, out_size = size / block->stride, pad_top = block->stride == 1;
     const int ring_rows = FM_RING_PIXELS / size, row_floats = size * s.width;
@@ -134,7 +145,7 @@ static void block_slice(const run *r, int b, int images, const float *in, slice 
                 } else {
                     const int room = oldest + ring_rows < end ? oldest + ring_rows - ready : end - ready;
                     count = room < ring_rows - slot ? room : ring_rows - slot;
-                    pointwise(expand, s, in + (size_t)(ready * size * block->in), count * size, block->in, row,
+                    pointwise(r, fm_expand_layer(b), s, in + (size_t)(ready * size * block->in), count * size, block->in, row,
                               s.width, FM_RELU6, NULL, b >= FIRST_LATE);
                 }
                 tap(r, fm_expand_endpoint(b), ready * size, count * size, s, row, s.width);
@@ -148,7 +159,9 @@ static void block_slice(const run *r, int b, int images, const float *in, slice 
             }
             const int pixel = (i * out_size + y) * out_size;
             args.out = r->shared->depthwise + (size_t)pixel * (size_t)block->expand + s.start;
+            const uint64_t start = tick(r);
             depthwise->kernels->depthwise(&args);
+            tock(r, fm_depthwise_layer(b), start);
             tap(r, fm_depthwise_endpoint(b), pixel, out_size, s, args.out, block->expand);
         }
     }
@@ -173,7 +186,7 @@ static void project(const run *r, int b, int pixels, const float *in, float *out
         const slice s = slice_of(conv, block->out, p);
         const size_t at = (size_t)(row0 * block->out + s.start);
         const int residual = fm_has_residual(block);
-        pointwise(conv, s, a, row1 - row0, block->expand, out + at, block->out, residual ? FM_RESIDUAL : FM_LINEAR,
+        pointwise(r, fm_project_layer(b), s, a, row1 - row0, block->expand, out + at, block->out, residual ? FM_RESIDUAL : FM_LINEAR,
                   residual ? in + at : NULL, b >= FIRST_LATE);
         tap(r, fm_output_endpoint(b), row0, row1 - row0, s, out + at, block->out);
         tap(r, fm_output_endpoint(b) + 1, row0, row1 - row0, s, out + at, block->out);
@@ -210,7 +223,7 @@ static void head(const run *r, int images, const float *in) {
     for (int p = fm_share(r->team, conv->panels); p < fm_share(fm_next(r->team), conv->panels); p++) {
         const slice s = slice_of(conv, FM_FEATURES, p);
         float *map = r->own->ring;
-        pointwise(conv, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
+        pointwise(r, FM_HEAD, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
         tap(r, FM_HEAD_ENDPOINT, 0, images * pixels, s, map, s.width);
         for (int i = 0; i < images; i++) {
             float *features = r->request->features + (r->image0 + (size_t)i) * FM_FEATURES + s.start;
@@ -307,12 +320,14 @@ fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits) {
     if (!model->has_logits) return FM_NO_LOGITS;
     const fm_conv *conv = &model->conv[FM_LOGITS];
+    const fm_request request = {.ticks = NULL};
+    const run r = {.model = model, .request = &request};
     float padded[FM_PADDED_CLASSES];
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
             const slice s = slice_of(conv, FM_PADDED_CLASSES, p);
-            pointwise(conv, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
+            pointwise(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
                       FM_LINEAR, NULL, 1);
         }
         memcpy(logits + i * FM_CLASSES, padded, sizeof(float) * FM_CLASSES);
@@ -320,6 +335,8 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
     fm_fpenv_leave(saved);
     return FM_OK;
 }
+
+uint64_t fm_ticks(void) { return fm_read_ticks(); }
 
 int fm_openmp(void) {
 #ifdef _OPENMP

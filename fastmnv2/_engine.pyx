@@ -5,7 +5,7 @@ Callers (model.py) have checked shapes and dtypes; what is checked again here is
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 
@@ -48,6 +48,7 @@ cdef extern from "fastmnv2.h" nogil:
         float *features
         float *endpoints[70]
         int threads
+        uint64_t *ticks
 
     fm_layer fm_layer_info(int index)
     fm_endpoint fm_endpoint_info(int index)
@@ -56,6 +57,7 @@ cdef extern from "fastmnv2.h" nogil:
     const char *fm_isa_name(const fm_isa *isa)
     int fm_isa_supported(const fm_isa *isa)
     double fm_peak_macs(const fm_isa *isa, double macs)
+    uint64_t fm_ticks()
     fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
     void fm_model_free(fm_model *model)
     size_t fm_model_bytes(const fm_model *model)
@@ -136,6 +138,11 @@ def peak_macs(str isa, double macs):
     return done
 
 
+def ticks():
+    """The clock in which ``Engine.forward`` counts layers' time; its rate is to be measured."""
+    return fm_ticks()
+
+
 cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1:
     if <size_t>got != items * item_bytes:
         raise ValueError(f"expected a buffer of {items * item_bytes} bytes, got {got}")
@@ -202,11 +209,12 @@ cdef class Engine:
         """Size of the packed weights."""
         return fm_model_bytes(self.model)
 
-    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict taps=None):
+    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict taps=None, ticks=None):
         """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
 
         All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
-        [n,1280] float32, taps {endpoint index: [n,size,size,channels] float32}. Raises MemoryError.
+        [n,1280] float32, taps {endpoint index: [n,size,size,channels] float32}. The time spent in each layer
+        is added to ticks, uint64 [53], which takes threads=1. Raises MemoryError.
         """
         cdef fm_request request, part
         cdef fm_endpoint shape
@@ -221,6 +229,9 @@ cdef class Engine:
         request.threads = threads
         request.images = views.get(images, n * pixels, item, False)
         request.features = <float *>views.get(features, n * FM_FEATURES, sizeof(float), True)
+        if ticks is not None:
+            request.threads = 1
+            request.ticks = <uint64_t *>views.get(ticks, FM_LAYERS, sizeof(uint64_t), True)
         if taps:
             for i, array in taps.items():
                 shape = fm_endpoint_info(i)

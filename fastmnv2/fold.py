@@ -113,10 +113,10 @@ def _fold_layer(source: Source, layer: Layer) -> tuple[NDArray[np.float32], NDAr
     gamma, beta, mean, variance = (
         source.tensors[f"{layer.scope}/BatchNorm/{name}"].astype(np.float64) for name in BATCH_NORM
     )
-    if variance.min() < 0:
+    if np.min(variance) < 0:
         raise WeightsError(
             f"{source.origin}: {layer.scope}/BatchNorm/moving_variance: expected no negative values, "
-            f"got {variance.min()}"
+            f"got {np.min(variance)}"
         )
     scale = gamma / np.sqrt(variance + EPSILON)
     # A depthwise kernel has its channels on the third axis, the others on the fourth.

@@ -110,7 +110,7 @@ class Model:
         array, single = arrays.as_images(images)
         n = array.shape[0]
         if out is None:
-            features = np.empty((n, arrays.FEATURES), np.float32)
+            features: NDArray[np.float32] = np.empty((n, arrays.FEATURES), np.float32)
             result = features[0] if single else features
         else:
             result = arrays.check_out(out, (arrays.FEATURES,) if single else (n, arrays.FEATURES), array)
@@ -188,8 +188,8 @@ class Model:
                 )
         array, single = arrays.as_images(images)
         n = array.shape[0]
-        features = np.empty((n, arrays.FEATURES), np.float32)
-        taps = {}
+        features: NDArray[np.float32] = np.empty((n, arrays.FEATURES), np.float32)
+        taps: dict[int, NDArray[np.float32]] = {}
         for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
             _, size, channels = network.ENDPOINTS[index]
             taps[index] = np.empty((n, size, size, channels), np.float32)

@@ -143,7 +143,7 @@ class Npz(Writer):
             with archive.open("features.npy", "w", force_zip64=True) as entry:
                 shutil.copyfileobj(self._rows, entry, 1 << 20)
             with archive.open("paths.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, np.array(self._paths, np.str_), allow_pickle=False)
+                np.save(entry, np.array(self._paths, np.str_), allow_pickle=False)
 
     def close(self) -> None:
         """See ``Writer``."""
