@@ -6,16 +6,16 @@
 
 enum {
     FM_ALIGN = 64,
-    /* Images that share a sweep over the late blocks' weights. */
+    /* Images that share a sweep over the weights of the last blocks. */
     FM_GROUP = 4,
     /* The largest map between blocks, [48][48][16]. */
     FM_MAP_FLOATS = 48 * 48 * 16,
     /* What the early blocks hand to the late ones, an image. */
-    FM_EARLY_FLOATS = 6 * 6 * 48,
-    /* The largest depthwise output, [24][24][144]; a group's largest late one, [6][6][432], fits as well. */
+    FM_EARLY_FLOATS = 3 * 3 * 120,
+    /* The largest depthwise output, [24][24][144]; a group's largest late one, [3][3][720], fits as well. */
     FM_DEPTHWISE_FLOATS = 24 * 24 * 144,
-    /* A slice of the expanded map: three rows of [48], all of [6][6] for a group of four; no panel is wider
-     * than 48 channels, and 24 make 13.5 KB, which leaves room in the nearest cache. */
+    /* A slice of the expanded map: three rows of [48], all rows of [6][6], and of a group's [3][3]; no panel
+     * is wider than 48 channels, and 24 make 13.5 KB, which leaves room in the nearest cache. */
     FM_RING_PIXELS = 3 * 48,
     FM_RING_FLOATS = FM_RING_PIXELS * 48,
     FM_IMAGE_ROW_FLOATS = FM_SIZE * 3

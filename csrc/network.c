@@ -25,19 +25,23 @@ const fm_block fm_blocks[FM_BLOCKS] = {
     {12, 24, 144, 24, 1},
     {12, 24, 144, 24, 1},
     {12, 24, 144, 48, 2},
-    {6, 48, 288, 48, 1}, /* FIRST_LATE */
+    {6, 48, 288, 48, 1}, /* FIRST_STREAMED */
     {6, 48, 288, 48, 1},
     {6, 48, 288, 48, 1},
     {6, 48, 288, 72, 1},
     {6, 72, 432, 72, 1},
     {6, 72, 432, 72, 1},
     {6, 72, 432, 120, 2},
-    {3, 120, 720, 120, 1},
+    {3, 120, 720, 120, 1}, /* FIRST_GROUPED */
     {3, 120, 720, 120, 1},
     {3, 120, 720, 240, 1},
 };
 
-enum { FIRST_LATE = 7, HEAD_SIZE = 3 };
+enum {
+    FIRST_STREAMED = 7, /* from here on weights are fetched ahead: they come from the outer caches */
+    FIRST_GROUPED = 14, /* from here on several images share a sweep; 6x6 maps of four would not fit with it */
+    HEAD_SIZE = 3
+};
 
 /* What every step of one call needs. `image0` is the index of the first image of the group at hand. */
 typedef struct run {
@@ -146,7 +150,7 @@ static void block_slice(const run *r, int b, int images, const float *in, slice 
                     const int room = oldest + ring_rows < end ? oldest + ring_rows - ready : end - ready;
                     count = room < ring_rows - slot ? room : ring_rows - slot;
                     pointwise(r, fm_expand_layer(b), s, in + (size_t)(ready * size * block->in), count * size, block->in, row,
-                              s.width, FM_RELU6, NULL, b >= FIRST_LATE);
+                              s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
                 }
                 tap(r, fm_expand_endpoint(b), ready * size, count * size, s, row, s.width);
                 ready += count;
@@ -187,7 +191,7 @@ static void project(const run *r, int b, int pixels, const float *in, float *out
         const size_t at = (size_t)(row0 * block->out + s.start);
         const int residual = fm_has_residual(block);
         pointwise(r, fm_project_layer(b), s, a, row1 - row0, block->expand, out + at, block->out, residual ? FM_RESIDUAL : FM_LINEAR,
-                  residual ? in + at : NULL, b >= FIRST_LATE);
+                  residual ? in + at : NULL, b >= FIRST_STREAMED);
         tap(r, fm_output_endpoint(b), row0, row1 - row0, s, out + at, block->out);
         tap(r, fm_output_endpoint(b) + 1, row0, row1 - row0, s, out + at, block->out);
     }
@@ -242,15 +246,15 @@ static void forward_group(const run *r, int images) {
         run one = *r;
         one.image0 += (size_t)i;
         const float *in = NULL;
-        for (int b = 0; b < FIRST_LATE; b++) {
-            const int last = b == FIRST_LATE - 1;
+        for (int b = 0; b < FIRST_GROUPED; b++) {
+            const int last = b == FIRST_GROUPED - 1;
             float *out = last ? r->shared->early + i * FM_EARLY_FLOATS : r->shared->map[b % 2];
             run_block(&one, b, 1, in, out);
             in = out;
         }
     }
     const float *in = r->shared->early;
-    for (int b = FIRST_LATE; b < FM_BLOCKS; b++) {
+    for (int b = FIRST_GROUPED; b < FM_BLOCKS; b++) {
         float *out = r->shared->map[b % 2];
         run_block(r, b, images, in, out);
         in = out;
