@@ -8,6 +8,8 @@
 #define FM_UNROLL
 #endif
 
+/* Always, for the vocabulary too: gcc 12 takes a function that only prefetches for one without effect, and
+ * drops the calls that it has not yet inlined. */
 #if defined(_MSC_VER)
 #define FM_INLINE static __forceinline
 #else
