@@ -30,15 +30,16 @@ typedef struct fm_pointwise_args {
     int ahead_bytes;
 } fm_pointwise_args;
 
-/* One output row of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
- * rows[i] is the input row under tap row i, or NULL outside the image: in_width pixels, `in_stride` floats
- * from one to the next; out likewise with `out_stride`. packed holds bias and nine taps for each vector of
- * channels. Stride 1 pads one column left and right; stride 2 pads right only. */
+/* `out_rows` rows of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
+ * rows[stride * y + i] is the input row under tap row i of output row y, or NULL outside the image: in_width
+ * pixels, `in_stride` floats from one to the next; out [out_rows][in_width / stride] likewise with
+ * `out_stride`. packed holds bias and nine taps for each vector of channels. Stride 1 pads one column left
+ * and right; stride 2 pads right only. */
 typedef struct fm_depthwise_args {
-    const float *rows[3];
+    const float *const *rows;
     const float *packed;
     float *out;
-    int channels, in_width, in_stride, out_stride, stride;
+    int channels, in_width, in_stride, out_rows, out_stride, stride;
 } fm_depthwise_args;
 
 typedef struct fm_kernels {

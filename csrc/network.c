@@ -99,10 +99,10 @@ static void pointwise(const run *r, int layer, slice s, const float *a, int rows
 
 /* Row y of the first convolution: image rows 2y .. 2y+2, the last of them outside at the bottom. Scaled
  * image rows are kept from one call to the next; `fresh` says that there are none yet. */
-static void stem_row(const run *r, int image, int y, int fresh, float *out) {
+static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_conv *conv = &r->model->conv[0];
     const size_t row_bytes = FM_IMAGE_ROW_FLOATS * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
-    const char *pixels = (const char *)r->request->images + (r->image0 + (size_t)image) * FM_SIZE * row_bytes;
+    const char *pixels = (const char *)r->request->images + r->image0 * FM_SIZE * row_bytes;
     const float *rows[3] = {NULL, NULL, NULL};
     const uint64_t start = tick(r);
     for (int i = 0; i < 3 && 2 * y + i < FM_SIZE; i++) {
@@ -117,56 +117,65 @@ static void stem_row(const run *r, int image, int y, int fresh, float *out) {
     tock(r, 0, start);
 }
 
+/* Rows [from, to) of a block's expanded map, one slice, into the ring, whose oldest row is still wanted. In
+ * the place of an expansion block 0 has the first convolution and reads the image. */
+static void expand_rows(const run *r, int b, const float *in, slice s, int oldest, int from, int to) {
+    const fm_block *block = &fm_blocks[b];
+    const int size = block->size, ring_rows = FM_RING_PIXELS / size;
+    for (int row = from, count; row < to; row += count) {
+        const int slot = row % ring_rows;
+        float *out = r->own->ring + (size_t)(slot * size * s.width);
+        if (b == 0) {
+            count = 1;
+            stem_row(r, row, row == oldest, out);
+        } else {
+            count = to - row < ring_rows - slot ? to - row : ring_rows - slot;
+            pointwise(r, fm_expand_layer(b), s, in + (size_t)(row * size * block->in), count * size, block->in, out,
+                      s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
+        }
+        tap(r, fm_expand_endpoint(b), row * size, count * size, s, out, s.width);
+    }
+}
+
 /* One slice of a block up to its depthwise output, for output rows [y0, y1) of each image:
  * in [images][size][size][in] -> shared->depthwise [images][size/stride][size/stride][expand].
  *
  * Expanded rows go to a ring that holds as many as fit the nearest cache: three rows of the widest map, all
  * rows of a group of the smallest. They are counted through the images: row g is row g % size of image
- * g / size. Block 0 has the first convolution in the place of its expansion and reads the image. */
+ * g / size. Each turn fills the ring and takes from it as many output rows as it can give. */
 static void block_slice(const run *r, int b, int images, const float *in, slice s, int y0, int y1) {
     const fm_block *block = &fm_blocks[b];
-    const fm_conv *depthwise = &r->model->conv[fm_depthwise_layer(b)];
-    const int size = block->size, out_size = size / block->stride, pad_top = block->stride == 1;
+    const fm_conv *conv = &r->model->conv[fm_depthwise_layer(b)];
+    const int size = block->size, stride = block->stride, out_size = size / stride, pad_top = stride == 1;
     const int ring_rows = FM_RING_PIXELS / size, row_floats = size * s.width;
-    const int last = y1 * block->stride + 1 - pad_top; /* the last row that is needed, and one more */
-    const int end = (images - 1) * size + (last < size ? last + 1 : size);
+    const int needed = (y1 - 1) * stride - pad_top + 3, end = (images - 1) * size + (needed < size ? needed : size);
 
-    fm_depthwise_args args = {.packed = depthwise->packed + s.start * 10, .channels = s.width, .in_width = size,
-                              .in_stride = s.width, .out_stride = block->expand, .stride = block->stride};
+    const float *rows[FM_RING_PIXELS / HEAD_SIZE + 2];
+    fm_depthwise_args args = {.rows = rows, .packed = conv->packed + s.start * 10, .channels = s.width,
+                              .in_width = size, .in_stride = s.width, .out_stride = block->expand, .stride = stride};
     int ready = 0; /* rows before this one have been expanded */
     for (int i = 0; i < images; i++) {
-        for (int y = y0; y < y1; y++) {
-            const int top = y * block->stride - pad_top, base = i * size;
-            const int oldest = base + (top > 0 ? top : 0);
-            const int wanted = base + (top + 3 < size ? top + 3 : size);
+        const int base = i * size;
+        for (int y = y0; y < y1; y += args.out_rows) {
+            const int top = y * stride - pad_top, oldest = base + (top > 0 ? top : 0);
+            const int stop = oldest + ring_rows < end ? oldest + ring_rows : end;
             if (ready < oldest) ready = oldest;
-            while (ready < wanted) {
-                const int slot = ready % ring_rows;
-                float *row = r->own->ring + (size_t)(slot * row_floats);
-                int count = 1;
-                if (b == 0) {
-                    stem_row(r, i, ready - base, ready == oldest, row);
-                } else {
-                    const int room = oldest + ring_rows < end ? oldest + ring_rows - ready : end - ready;
-                    count = room < ring_rows - slot ? room : ring_rows - slot;
-                    pointwise(r, fm_expand_layer(b), s, in + (size_t)(ready * size * block->in), count * size, block->in, row,
-                              s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
-                }
-                tap(r, fm_expand_endpoint(b), ready * size, count * size, s, row, s.width);
-                ready += count;
-            }
+            expand_rows(r, b, in, s, oldest, ready, stop);
+            if (ready < stop) ready = stop;
 
-            for (int t = 0; t < 3; t++) {
-                const int row = top + t;
-                const int inside = row >= 0 && row < size;
-                args.rows[t] = inside ? r->own->ring + (size_t)((base + row) % ring_rows * row_floats) : NULL;
+            /* The last input row that an output row needs is the one below the image at the bottom. */
+            const int whole = (ready - base >= size ? size + 1 : ready - base) - top - 3;
+            args.out_rows = whole / stride + 1 < y1 - y ? whole / stride + 1 : y1 - y;
+            for (int t = 0; t < (args.out_rows - 1) * stride + 3; t++) {
+                const int row = top + t, inside = row >= 0 && row < size;
+                rows[t] = inside ? r->own->ring + (size_t)((base + row) % ring_rows * row_floats) : NULL;
             }
             const int pixel = (i * out_size + y) * out_size;
             args.out = r->shared->depthwise + (size_t)pixel * (size_t)block->expand + s.start;
             const uint64_t start = tick(r);
-            depthwise->kernels->depthwise(&args);
+            conv->kernels->depthwise(&args);
             tock(r, fm_depthwise_layer(b), start);
-            tap(r, fm_depthwise_endpoint(b), pixel, out_size, s, args.out, block->expand);
+            tap(r, fm_depthwise_endpoint(b), pixel, args.out_rows * out_size, s, args.out, block->expand);
         }
     }
 }

@@ -109,29 +109,35 @@ static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, in
     release();
 }
 
+/* The first rows of a map, the middle or the last ones: `border` is -1, 0 or 1. */
 static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, int border, int odd) {
+    enum { MOST = 4 };
     const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
+    const int out_rows = 1 + rand() % MOST, in_rows = (out_rows - 1) * layer->stride + 3;
     const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
     const float *kernel = fill((size_t)(9 * channels)), *bias = fill((size_t)channels);
-    float *rows[3], *results[2];
-    for (int i = 0; i < 3; i++) {
-        rows[i] = fill((size_t)(width * channels));
-        if (odd) poison(rows[i], (size_t)(width * channels));
-    }
+    const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
+    float *results[2];
     const int cut = rand() % (channels / kernels->lanes + 1) * kernels->lanes;
+    for (int i = 0; i < in_rows; i++) {
+        float *row = fill((size_t)(width * channels));
+        if (odd) poison(row, (size_t)(width * channels));
+        const int outside = (border < 0 && i == 0) || (border > 0 && i == in_rows - 1);
+        rows[i] = outside ? NULL : row;
+        cut_rows[i] = outside ? NULL : row + cut;
+    }
     for (int t = 0; t < 2; t++) {
-        results[t] = fill((size_t)(out * channels));
-        fm_depthwise_args args = {{border < 0 ? NULL : rows[0], rows[1], border > 0 ? NULL : rows[2]},
-                                  packed_for(layer, tables[t], kernel, bias), results[t], cut, width, channels,
-                                  channels, layer->stride};
+        results[t] = fill((size_t)(out_rows * out * channels));
+        fm_depthwise_args args = {rows, packed_for(layer, tables[t], kernel, bias), results[t], cut, width, channels,
+                                  out_rows, channels, layer->stride};
         tables[t]->depthwise(&args);
-        for (int i = 0; i < 3; i++) args.rows[i] = args.rows[i] ? args.rows[i] + cut : NULL;
+        args.rows = cut_rows;
         args.packed += cut * 10;
         args.out += cut;
         args.channels = channels - cut;
         tables[t]->depthwise(&args);
     }
-    expect_same(layer->scope, kernels, results[0], results[1], (size_t)(out * channels));
+    expect_same(layer->scope, kernels, results[0], results[1], (size_t)(out_rows * out * channels));
     release();
 }
 

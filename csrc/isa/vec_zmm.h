@@ -26,3 +26,12 @@ FM_INLINE vec vec_max_abs(vec a, vec b) { return _mm512_max_ps(_mm512_abs_ps(a),
 FM_INLINE vec vec_relu6(vec a) {
     return _mm512_min_ps(_mm512_set1_ps(6.0f), _mm512_max_ps(_mm512_setzero_ps(), a));
 }
+
+/* A value that stays in its register from here on: one load a cycle is all there is, and the compiler would
+ * rather load again for each use. */
+FM_INLINE vec vec_keep(vec a) {
+#if defined(__GNUC__)
+    __asm__("" : "+v"(a));
+#endif
+    return a;
+}
