@@ -18,13 +18,14 @@ enum { FM_PEAK_CHAINS = 12 };
 
 typedef enum fm_epilogue { FM_LINEAR, FM_RELU6, FM_RESIDUAL } fm_epilogue;
 
-/* One panel of a pointwise convolution: a [rows][k], panel (bias, then k rows) `vecs` vectors wide, c and
- * residual (read by FM_RESIDUAL only) with `ldc` floats from row to row. While it computes it prefetches
- * `ahead_bytes` from `ahead`, the weights that will be wanted next. */
+/* One panel of a pointwise convolution, or some of its columns: a [rows][k], panel (bias, then k rows, `ldb`
+ * floats from one to the next) `vecs` vectors wide, c and residual (read by FM_RESIDUAL only) with `ldc`
+ * floats from row to row. While it computes it prefetches `ahead_bytes` from `ahead`, the weights that will be
+ * wanted next. */
 typedef struct fm_pointwise_args {
     const float *a, *panel, *residual;
     float *c;
-    int rows, k, ldc, vecs;
+    int rows, k, ldb, ldc, vecs;
     fm_epilogue epilogue;
     const float *ahead;
     int ahead_bytes;
@@ -76,12 +77,12 @@ static inline int fm_panel_start(int n, int lanes, int panels, int p) {
     return (int)((int64_t)(n / lanes) * p / panels) * lanes;
 }
 
-/* An instruction set: its tables, preferred first. A layer runs on the first table whose lanes divide
- * its output channels; the last table's lanes divide every channel count. */
+/* An instruction set: its tables, preferred first; fm_choose_kernels picks one for each layer. The last
+ * table's lanes divide every channel count; behind it stands NULL. */
 struct fm_isa {
     const char *name;
     int (*supported)(void);
-    const fm_kernels *tables[2];
+    const fm_kernels *tables[3];
 };
 
 extern const fm_kernels fm_kernels_scalar, fm_kernels_avx2, fm_kernels_avx512, fm_kernels_avx512vl;

@@ -40,7 +40,8 @@ const fm_block fm_blocks[FM_BLOCKS] = {
 enum {
     FIRST_STREAMED = 7, /* from here on weights are fetched ahead: they come from the outer caches */
     FIRST_GROUPED = 14, /* from here on several images share a sweep; 6x6 maps of four would not fit with it */
-    HEAD_SIZE = 3
+    HEAD_SIZE = 3,
+    PIXEL_TILE = 9 /* every map has 9 x 4^k pixels; the widest tile has as many rows */
 };
 
 /* What every step of one call needs. `image0` is the index of the first image of the group at hand. */
@@ -54,14 +55,24 @@ typedef struct run {
     int *out_of_range; /* this thread's */
 } run;
 
-/* A pointwise layer's output channels that are computed together: one panel. */
+/* A pointwise layer's output channels that are computed together: a panel, or the part of one that is this
+ * thread's share. `panel` is the channel that the panel starts with, `panel_width` its row length. */
 typedef struct slice {
-    int panel, start, width;
+    int start, width, panel, panel_width;
 } slice;
 
-static slice slice_of(const fm_conv *conv, int channels, int panel) {
-    const int lanes = conv->kernels->lanes, start = fm_panel_start(channels, lanes, conv->panels, panel);
-    return (slice){panel, start, fm_panel_start(channels, lanes, conv->panels, panel + 1) - start};
+/* The part of panel p between channels `from` and `to`; empty if there is none. */
+static slice slice_of(const fm_conv *conv, int channels, int p, int from, int to) {
+    const int lanes = conv->kernels->lanes, start = fm_panel_start(channels, lanes, conv->panels, p);
+    const int end = fm_panel_start(channels, lanes, conv->panels, p + 1);
+    const int first = start > from ? start : from, last = end < to ? end : to;
+    return (slice){first, last > first ? last - first : 0, start, end - start};
+}
+
+/* Where the share of one of the team in a layer's output channels starts: whole vectors, any panel. */
+static int share_channels(const fm_conv *conv, int channels, fm_team team) {
+    const int lanes = conv->kernels->lanes;
+    return fm_share(team, channels / lanes) * lanes;
 }
 
 /* Copy a slice of `pixels` pixels to a requested endpoint; `pixel` counts through the group's images. */
@@ -87,10 +98,11 @@ static void pointwise(const run *r, int layer, slice s, const float *a, int rows
                       fm_epilogue epilogue, const float *residual, int ahead) {
     const fm_conv *conv = &r->model->conv[layer];
     const uint64_t start = tick(r);
-    const float *panel = conv->packed + (size_t)s.start * (size_t)(k + 1);
-    const int floats = s.width * (k + 1);
-    const fm_pointwise_args args = {a, panel, residual, c, rows, k, ldc, s.width / conv->kernels->lanes, epilogue,
-                                    panel + floats, ahead ? floats * (int)sizeof(float) : 0};
+    const int floats = s.panel_width * (k + 1);
+    const float *panel = conv->packed + (size_t)s.panel * (size_t)(k + 1);
+    const fm_pointwise_args args = {a, panel + (s.start - s.panel), residual, c, rows, k, s.panel_width, ldc,
+                                    s.width / conv->kernels->lanes, epilogue, panel + floats,
+                                    ahead ? floats * (int)sizeof(float) : 0};
     conv->kernels->pointwise(&args);
     tock(r, layer, start);
 }
@@ -182,50 +194,61 @@ static void block_slice(const run *r, int b, int images, const float *in, slice 
 
 /* ---- a whole block ---------------------------------------------------------------------------------- */
 
-/* shared->depthwise [pixels][expand] -> out [pixels][out]; threads share out pixels where these are many,
- * else channels. */
-static void project(const run *r, int b, int pixels, const float *in, float *out) {
+/* Output channels [from, to) of pixels [row0, row1): shared->depthwise [pixels][expand] -> out [pixels][out]. */
+static void project(const run *r, int b, int row0, int row1, int from, int to, const float *in, float *out) {
     const fm_block *block = &fm_blocks[b];
     const fm_conv *conv = &r->model->conv[fm_project_layer(b)];
-    const fm_team team = r->team, next = fm_next(team);
-    const int by_rows = pixels >= 18 * team.size; /* 9 divides every map */
-    const int row0 = by_rows ? 9 * fm_share(team, pixels / 9) : 0;
-    const int row1 = by_rows ? 9 * fm_share(next, pixels / 9) : pixels;
-    const int panel0 = by_rows ? 0 : fm_share(team, conv->panels);
-    const int panel1 = by_rows ? conv->panels : fm_share(next, conv->panels);
     const float *a = r->shared->depthwise + (size_t)row0 * (size_t)block->expand;
-    if (row0 == row1) return;
-    for (int p = panel0; p < panel1; p++) {
-        const slice s = slice_of(conv, block->out, p);
+    const int rows = row1 - row0, residual = fm_has_residual(block);
+    if (rows == 0) return;
+    for (int p = 0; p < conv->panels; p++) {
+        const slice s = slice_of(conv, block->out, p, from, to);
         const size_t at = (size_t)(row0 * block->out + s.start);
-        const int residual = fm_has_residual(block);
-        pointwise(r, fm_project_layer(b), s, a, row1 - row0, block->expand, out + at, block->out, residual ? FM_RESIDUAL : FM_LINEAR,
-                  residual ? in + at : NULL, b >= FIRST_STREAMED);
-        tap(r, fm_output_endpoint(b), row0, row1 - row0, s, out + at, block->out);
-        tap(r, fm_output_endpoint(b) + 1, row0, row1 - row0, s, out + at, block->out);
+        if (s.width == 0) continue;
+        pointwise(r, fm_project_layer(b), s, a, rows, block->expand, out + at, block->out,
+                  residual ? FM_RESIDUAL : FM_LINEAR, residual ? in + at : NULL, b >= FIRST_STREAMED);
+        tap(r, fm_output_endpoint(b), row0, rows, s, out + at, block->out);
+        tap(r, fm_output_endpoint(b) + 1, row0, rows, s, out + at, block->out);
     }
 }
 
-/* in [images][size][size][in] -> out [images][size/stride][size/stride][out]. Threads share out slices, or
- * rows where the slices don't go round. */
-static void run_block(const run *r, int b, int images, const float *in, float *out) {
+/* A block of large maps; in [size][size][in] -> out [size/stride][size/stride][out]. Threads share out its
+ * rows: each computes a few expanded rows that its neighbour does too, but need not wait for it in between. */
+static void run_block_by_rows(const run *r, int b, const float *in, float *out) {
     const fm_block *block = &fm_blocks[b];
     const fm_conv *expand = &r->model->conv[fm_expand_layer(b)];
-    const fm_team team = r->team, next = fm_next(team);
     const int out_size = block->size / block->stride, panels = b == 0 ? 1 : expand->panels;
-    if (panels % team.size == 0 || panels >= 4 * team.size || images > 1) {
-        for (int p = fm_share(team, panels); p < fm_share(next, panels); p++) {
-            const slice s = b == 0 ? (slice){0, 0, block->expand} : slice_of(expand, block->expand, p);
-            block_slice(r, b, images, in, s, 0, out_size);
-        }
-    } else {
-        for (int p = 0; p < panels; p++) {
-            const slice s = b == 0 ? (slice){0, 0, block->expand} : slice_of(expand, block->expand, p);
-            block_slice(r, b, 1, in, s, fm_share(team, out_size), fm_share(next, out_size));
-        }
+    const int y0 = fm_share(r->team, out_size), y1 = fm_share(fm_next(r->team), out_size);
+    for (int p = 0; p < panels && y0 < y1; p++) {
+        const slice whole = {0, block->expand, 0, block->expand};
+        const slice s = b == 0 ? whole : slice_of(expand, block->expand, p, 0, block->expand);
+        block_slice(r, b, 1, in, s, y0, y1);
+    }
+    project(r, b, y0 * out_size, y1 * out_size, 0, block->out, in, out);
+    fm_wait(r->team);
+}
+
+/* A block of small maps; in [images][size][size][in] -> out [images][size/stride][size/stride][out]. Threads
+ * share out its channels, then pixels where there is more than a tile for each, else channels again. */
+static void run_block_by_channels(const run *r, int b, int images, const float *in, float *out) {
+    const fm_block *block = &fm_blocks[b];
+    const fm_conv *expand = &r->model->conv[fm_expand_layer(b)], *last = &r->model->conv[fm_project_layer(b)];
+    const fm_team team = r->team, next = fm_next(team);
+    const int out_size = block->size / block->stride, pixels = images * out_size * out_size;
+    const int from = share_channels(expand, block->expand, team), to = share_channels(expand, block->expand, next);
+    for (int p = 0; p < expand->panels; p++) {
+        const slice s = slice_of(expand, block->expand, p, from, to);
+        if (s.width > 0) block_slice(r, b, images, in, s, 0, out_size);
     }
     fm_wait(team);
-    project(r, b, images * out_size * out_size, in, out);
+    if (pixels >= 2 * PIXEL_TILE * team.size) {
+        const int tiles = pixels / PIXEL_TILE;
+        const int row0 = PIXEL_TILE * fm_share(team, tiles), row1 = PIXEL_TILE * fm_share(next, tiles);
+        project(r, b, row0, row1, 0, block->out, in, out);
+    } else {
+        const int first = share_channels(last, block->out, team), end = share_channels(last, block->out, next);
+        project(r, b, 0, pixels, first, end, in, out);
+    }
     fm_wait(team);
 }
 
@@ -233,9 +256,12 @@ static void run_block(const run *r, int b, int images, const float *in, float *o
 static void head(const run *r, int images, const float *in) {
     const fm_conv *conv = &r->model->conv[FM_HEAD];
     const int pixels = HEAD_SIZE * HEAD_SIZE, depth = fm_blocks[FM_BLOCKS - 1].out;
-    for (int p = fm_share(r->team, conv->panels); p < fm_share(fm_next(r->team), conv->panels); p++) {
-        const slice s = slice_of(conv, FM_FEATURES, p);
+    const int from = share_channels(conv, FM_FEATURES, r->team);
+    const int to = share_channels(conv, FM_FEATURES, fm_next(r->team));
+    for (int p = 0; p < conv->panels; p++) {
+        const slice s = slice_of(conv, FM_FEATURES, p, from, to);
         float *map = r->own->ring;
+        if (s.width == 0) continue;
         pointwise(r, FM_HEAD, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
         tap(r, FM_HEAD_ENDPOINT, 0, images * pixels, s, map, s.width);
         for (int i = 0; i < images; i++) {
@@ -248,8 +274,8 @@ static void head(const run *r, int images, const float *in) {
 
 /* ---- forward ---------------------------------------------------------------------------------------- */
 
-/* The early blocks work image by image, which keeps their large maps in the cache; the late ones on the
- * whole group, so that each of their many weights is fetched once for all of its images. */
+/* The blocks of larger maps work image by image, which keeps them in the cache; the last ones on the whole
+ * group, so that each of their many weights is fetched once for all of its images. */
 static void forward_group(const run *r, int images) {
     for (int i = 0; i < images; i++) {
         run one = *r;
@@ -258,35 +284,40 @@ static void forward_group(const run *r, int images) {
         for (int b = 0; b < FIRST_GROUPED; b++) {
             const int last = b == FIRST_GROUPED - 1;
             float *out = last ? r->shared->early + i * FM_EARLY_FLOATS : r->shared->map[b % 2];
-            run_block(&one, b, 1, in, out);
+            if (b < FIRST_STREAMED) run_block_by_rows(&one, b, in, out);
+            else run_block_by_channels(&one, b, 1, in, out);
             in = out;
         }
     }
     const float *in = r->shared->early;
     for (int b = FIRST_GROUPED; b < FM_BLOCKS; b++) {
         float *out = r->shared->map[b % 2];
-        run_block(r, b, images, in, out);
+        run_block_by_channels(r, b, images, in, out);
         in = out;
     }
     head(r, images, in);
     fm_wait(r->team); /* before the next group overwrites what the others still read */
 }
 
-/* At least as many images as threads: each thread takes whole groups, and no barrier is needed. */
+/* How many images a thread takes next: a group, and fewer towards the end, so that all end together. */
+static size_t next_images(size_t left, int threads) {
+    const size_t fair = left / (2 * (size_t)threads);
+    return fair >= FM_GROUP || threads == 1 ? (left < FM_GROUP ? left : FM_GROUP) : fair > 0 ? fair : 1;
+}
+
+/* At least as many images as threads: each thread takes whole images, and no barrier is needed. */
 static int forward_apart(const fm_model *model, const fm_request *request, int threads, fm_arena **arenas) {
     int outside = 0;
-    const size_t n = request->n, each = (n + (size_t)threads - 1) / (size_t)threads;
-    const size_t size = each < FM_GROUP ? each : FM_GROUP;
-    const long long groups = (long long)((n + size - 1) / size);
-    (void)threads;
+    atomic_size_t taken = 0;
     FM_PRAGMA(omp parallel num_threads(threads) if (threads > 1) reduction(| : outside)) {
         const fm_fpenv saved = fm_fpenv_enter();
         fm_arena *arena = arenas[fm_rank()];
-        FM_PRAGMA(omp for schedule(dynamic))
-        for (long long g = 0; g < groups; g++) {
-            const size_t first = (size_t)g * size, left = n - first;
-            const run r = {model, request, first, {0, 1}, arena, arena, &outside};
-            forward_group(&r, (int)(left < size ? left : size));
+        for (size_t first = atomic_load(&taken); first < request->n;) {
+            const size_t images = next_images(request->n - first, threads);
+            if (!atomic_compare_exchange_weak(&taken, &first, first + images)) continue;
+            const run r = {model, request, first, {0, 1, NULL}, arena, arena, &outside};
+            forward_group(&r, (int)images);
+            first = atomic_load(&taken);
         }
         fm_fpenv_leave(saved);
     }
@@ -296,13 +327,14 @@ static int forward_apart(const fm_model *model, const fm_request *request, int t
 /* Fewer images than threads: all threads work on the same group. */
 static int forward_together(const fm_model *model, const fm_request *request, int threads, fm_arena **arenas) {
     int outside = 0;
+    fm_barrier barrier = {0};
     (void)threads;
     FM_PRAGMA(omp parallel num_threads(threads) reduction(| : outside)) {
         const fm_fpenv saved = fm_fpenv_enter();
+        const fm_team team = {fm_rank(), fm_team_size(), &barrier};
         for (size_t first = 0; first < request->n; first += FM_GROUP) {
             const size_t left = request->n - first;
-            const run r = {model, request, first, {fm_rank(), fm_team_size()}, arenas[0], arenas[fm_rank()],
-                           &outside};
+            const run r = {model, request, first, team, arenas[0], arenas[fm_rank()], &outside};
             forward_group(&r, (int)(left < FM_GROUP ? left : FM_GROUP));
         }
         fm_fpenv_leave(saved);
@@ -339,7 +371,7 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
-            const slice s = slice_of(conv, FM_PADDED_CLASSES, p);
+            const slice s = slice_of(conv, FM_PADDED_CLASSES, p, 0, FM_PADDED_CLASSES);
             pointwise(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
                       FM_LINEAR, NULL, 1);
         }

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 SIZE = 96
 FEATURES = 1280
 
+_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
+_IMAGE = (SIZE, SIZE, 3)
 _EXPECTED = f"[n, {SIZE}, {SIZE}, 3] or [{SIZE}, {SIZE}, 3], RGB, float32 in [0, 1] or uint8"
 
 
@@ -17,9 +19,16 @@ def as_images(images: Any) -> tuple[NDArray[Any], bool]:
     No copy is made of an array that already is one. Raises TypeError (not an array, wrong dtype) or
     ValueError (wrong shape), naming what was expected and what came.
     """
-    array = images if type(images) is np.ndarray else _as_array(images)
+    if type(images) is np.ndarray:
+        # The usual case first: these checks are most of what a call costs besides its computation.
+        dtype = images.dtype
+        if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == _IMAGE:
+            return images, False
+        array = images
+    else:
+        array = _as_array(images)
     shape = array.shape
-    if len(shape) not in (3, 4) or shape[-3:] != (SIZE, SIZE, 3):
+    if len(shape) not in (3, 4) or shape[-3:] != _IMAGE:
         hint = ""
         if shape[-3:] == (3, SIZE, SIZE):
             hint = "; channels come last here: use images.transpose(..., 1, 2, 0)"
@@ -57,6 +66,10 @@ def _as_array(images: Any) -> NDArray[Any]:
 
 def check_out(out: Any, shape: tuple[int, ...], images: NDArray[Any]) -> NDArray[np.float32]:
     """``out`` if it can take the result as it is, else TypeError or ValueError saying why not."""
+    usual = type(out) is np.ndarray and out.dtype is _FLOAT32 and out.shape == shape and out.flags.carray
+    # Two arrays that own their memory and are not the same one have none in common.
+    if usual and out.base is None and images.base is None and out is not images:
+        return out  # type: ignore[no-any-return]
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
     if out.dtype != np.float32 or not out.dtype.isnative:

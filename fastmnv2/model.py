@@ -205,7 +205,7 @@ class Model:
         taps: dict[int, NDArray[np.float32]] | None = None,
     ) -> None:
         count = _threads.resolve(self._threads if threads is None else threads)
-        uint8 = images.dtype == np.uint8
+        uint8 = images.dtype.itemsize == 1
         if self._engine.forward(images, uint8, images.shape[0], features, count, taps) and not self._warned:
             self._warned = True
             warnings.warn(

@@ -76,6 +76,8 @@ def resolve(threads: Any) -> int:
     """The number to run with: ``threads`` if given (TypeError, ValueError if not a positive int)."""
     if threads is None:
         count = available()
+    elif type(threads) is int and threads >= 1:
+        count = threads
     else:
         try:
             count = operator.index(threads)

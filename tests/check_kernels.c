@@ -83,13 +83,20 @@ static void run_pointwise(const fm_kernels *kernels, fm_pointwise_args args, con
     const int panels = fm_panel_count(n, kernels->lanes, kernels->panel);
     for (int p = 0; p < panels; p++) {
         const int start = fm_panel_start(n, kernels->lanes, panels, p);
-        args.vecs = (fm_panel_start(n, kernels->lanes, panels, p + 1) - start) / kernels->lanes;
-        args.panel = packed + (size_t)start * (size_t)(args.k + 1);
-        args.ahead = args.panel;
-        args.ahead_bytes = p % 2 ? args.k * args.vecs * kernels->lanes * 4 : 0;
-        args.c = c + start;
-        args.residual = residual + start;
-        kernels->pointwise(&args);
+        args.ldb = fm_panel_start(n, kernels->lanes, panels, p + 1) - start;
+        args.ahead_bytes = p % 2 ? args.k * args.ldb * 4 : 0;
+        /* Whole, or in two parts. */
+        const int vecs = args.ldb / kernels->lanes, cut = rand() % vecs;
+        for (int part = 0; part < 2; part++) {
+            const int first = part ? cut : 0, column = start + first * kernels->lanes;
+            args.vecs = part ? vecs - cut : cut;
+            if (args.vecs == 0) continue;
+            args.panel = packed + (size_t)start * (size_t)(args.k + 1) + first * kernels->lanes;
+            args.ahead = args.panel;
+            args.c = c + column;
+            args.residual = residual + column;
+            kernels->pointwise(&args);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ FM_INLINE vec vec_relu6(vec a) {
 /* A value that stays in its register from here on: one load a cycle is all there is, and the compiler would
  * rather load again for each use. */
 FM_INLINE vec vec_keep(vec a) {
-#if defined(__GNUC__)
+#if defined(__GNUC__) && defined(__AVX512F__) /* and not when emulated */
     __asm__("" : "+v"(a));
 #endif
     return a;
