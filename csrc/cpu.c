@@ -1,4 +1,9 @@
+#define _GNU_SOURCE /* sched_getaffinity */
 #include "cpu.h"
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #ifdef FM_X86
 #include <stdint.h>
@@ -56,3 +61,11 @@ int fm_cpu_has_avx512(void) {
 int fm_cpu_has_avx2(void) { return 0; }
 int fm_cpu_has_avx512(void) { return 0; }
 #endif
+
+int fm_affinity_cpus(void) {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return 0;
+}

@@ -9,4 +9,6 @@
 int fm_cpu_has_avx2(void);   /* AVX2 and FMA */
 int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and desktop part since 2017 */
 
+int fm_affinity_cpus(void); /* processors that the calling thread may run on; 0 where that can't be known */
+
 #endif

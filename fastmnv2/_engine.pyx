@@ -7,10 +7,15 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from time import perf_counter
 
 
 cdef extern from "crc32c.h" nogil:
     uint32_t fm_crc32c(uint32_t crc, const void *data, size_t size)
+
+
+cdef extern from "cpu.h" nogil:
+    int fm_affinity_cpus()
 
 
 cdef extern from "fastmnv2.h" nogil:
@@ -111,6 +116,11 @@ def max_threads():
     return fm_max_threads()
 
 
+def affinity_cpus():
+    """Processors that the calling thread may run on; 0 where that can't be known."""
+    return fm_affinity_cpus()
+
+
 def crc32c(data, value=0):
     """CRC-32C of a bytes-like object, continuing from ``value``."""
     cdef Py_buffer view
@@ -175,6 +185,7 @@ cdef class Engine:
     """Packed weights for one instruction set. Immutable: any thread may call it at any time."""
 
     cdef fm_model *model
+    cdef Py_ssize_t first_part
 
     def __cinit__(self, str isa, list kernels, list biases):
         """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
@@ -184,6 +195,7 @@ cdef class Engine:
         cdef Views views = Views()
         cdef fm_status status
         cdef size_t items
+        self.first_part = 1 if isa == "scalar" else 16  # images a thread: tens of milliseconds either way
         memset(&weights, 0, sizeof(weights))
         for i in range(FM_LAYERS):
             if kernels[i] is None or biases[i] is None:
@@ -221,8 +233,9 @@ cdef class Engine:
         cdef Views views = Views()
         cdef fm_status status = FM_OK
         cdef int out_of_range = 0
-        # Python's signal handlers run between parts: about 16 ms of work on one AVX2 core.
-        cdef Py_ssize_t first = 0, most = 16 * (threads if threads > 0 else 1)
+        # Python's signal handlers run between parts: the first of them short, the others of about 40 ms.
+        cdef Py_ssize_t first = 0, most = self.first_part * (threads if threads > 0 else 1)
+        cdef double start = perf_counter() if n > most else 0.0, passed
         cdef size_t pixels = FM_SIZE * FM_SIZE * 3, item = 1 if uint8 else sizeof(float)
         memset(&request, 0, sizeof(request))
         request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
@@ -253,6 +266,8 @@ cdef class Engine:
             first += part.n
             if first < n:
                 PyErr_CheckSignals()
+                passed = perf_counter() - start
+                most = <Py_ssize_t>(<double>first * 0.04 / passed) + 1 if passed > 0 else 1
         return bool(out_of_range)
 
     def logits(self, features, Py_ssize_t n, logits):

@@ -64,10 +64,7 @@ def available() -> int:
     The least of: CPUs in the process's affinity mask, CPUs of its control group's quota, and OpenMP's limit
     (``OMP_NUM_THREADS`` when the process started, ``threadpoolctl`` since).
     """
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # macOS and Windows have no such call
-        cpus = os.cpu_count() or 1
+    cpus = _engine.affinity_cpus() or os.cpu_count() or 1
     quota = cgroup_cpus()
     return max(1, min(cpus, quota if quota is not None else cpus, _engine.max_threads()))
 
