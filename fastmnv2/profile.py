@@ -1,10 +1,11 @@
-"""Where the time goes, layer by layer, as the engine itself counts it."""
+"""How long calls take and where the time goes, against what the processor could do at most."""
 
 import math
 import time
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmnv2 import _engine, arrays, network
 from fastmnv2.model import Model
@@ -26,6 +27,16 @@ class LayerTime(NamedTuple):
         return self.macs / self.seconds / self.peak
 
 
+class CallTime(NamedTuple):
+    """What calls with ``n`` images on ``threads`` threads took."""
+
+    n: int
+    threads: int
+    median: float  # seconds a call
+    p99: float
+    share: float  # of the multiply-add peak of that many cores
+
+
 def macs(layer: network.Layer) -> int:
     """Multiply-adds of a layer for one image, taps in the padding counted."""
     return layer.out_size**2 * math.prod(layer.weights_shape)
@@ -35,27 +46,52 @@ NETWORK_MACS = sum(macs(layer) for layer in network.LAYERS[:-1])
 """Multiply-adds of the network without logits for one image: 38,165,472."""
 
 
+def peak(isa: str, amount: float = 1.2e8) -> float:
+    """Multiply-adds a second that one core does now at most, from ``amount`` of them (about 2 ms)."""
+    _engine.peak_macs(isa, amount / 10)  # the clock has to settle first
+    start = time.perf_counter()
+    return _engine.peak_macs(isa, amount) / (time.perf_counter() - start)
+
+
+def _images(n: int) -> NDArray[np.float32]:
+    return np.random.RandomState(0).rand(n, 96, 96, 3).astype(np.float32)
+
+
+def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
+    """Time ``model.embed`` for about ``seconds``, at least 5 calls."""
+    images, out = _images(n), np.empty((n, arrays.FEATURES), np.float32)
+    times: list[float] = []
+    peaks = [peak(model.isa)]
+    model.embed(images, out=out, threads=threads)
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        if len(times) % 100 == 99:
+            peaks.append(peak(model.isa))
+        start = time.perf_counter()
+        model.embed(images, out=out, threads=threads)
+        times.append(time.perf_counter() - start)
+    median, p99 = (float(value) for value in np.quantile(times, (0.5, 0.99)))
+    return CallTime(n, threads, median, p99, n * NETWORK_MACS / (median * threads * float(np.median(peaks))))
+
+
 def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     """Time of each layer for ``n`` images, on one thread: medians of ``calls`` calls.
 
     Reading the clock around each kernel costs the whole about 2 %. A layer's time includes waiting for its
     inputs to come from wherever the layer before left them. The pool is not counted.
     """
-    rng = np.random.RandomState(0)
-    images = rng.rand(n, 96, 96, 3).astype(np.float32)
-    features = np.empty((n, arrays.FEATURES), np.float32)
+    images, features = _images(n), np.empty((n, arrays.FEATURES), np.float32)
     ticks = np.zeros((calls, len(network.LAYERS)), np.uint64)
     peaks = []
     forward = model._engine.forward
     clock, begin = _engine.ticks(), time.perf_counter()
     for call in range(calls):
         if call % 25 == 0:
-            start = time.perf_counter()
-            peaks.append(_engine.peak_macs(model.isa, 6e7) / (time.perf_counter() - start))
+            peaks.append(peak(model.isa))
             forward(images, False, n, features, 1)
         forward(images, False, n, features, 1, None, ticks[call])
     rate = (_engine.ticks() - clock) / (time.perf_counter() - begin)
-    peak = sorted(peaks)[len(peaks) // 2]
+    usual_peak = float(np.median(peaks))
     seconds = np.median(ticks, axis=0) / rate
     return [
         LayerTime(
@@ -64,7 +100,7 @@ def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
             n * macs(layer),
             4 * (math.prod(layer.weights_shape) + layer.out_channels + n * _maps(layer)),
             float(seconds[index]),
-            peak,
+            usual_peak,
         )
         for index, layer in enumerate(network.LAYERS[:-1])
     ]
