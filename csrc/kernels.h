@@ -52,8 +52,9 @@ typedef struct fm_kernels {
     void (*depthwise)(const fm_depthwise_args *args);
 
     /* One output row of the 3x3 stride-2 first convolution with ReLU6.
-     * rows[i] [96][3] in [-1,1], or NULL outside the image; out [48][24]. */
-    void (*stem)(const float *const rows[3], const float *packed, float *out);
+     * rows[i] [96][3] in [-1,1], or NULL outside the image; out [48][24]. While it computes it prefetches
+     * two image rows from `ahead`, image rows that will be wanted next. */
+    void (*stem)(const float *const rows[3], const float *packed, float *out, const char *ahead);
 
     /* One image row, [96][3], to [-1,1]: 2 x - 1, x being float32 or uint8 * float32(1/255).
      * scale_f32 returns whether any |2 x - 1| is above 1.5. */

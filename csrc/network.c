@@ -125,7 +125,8 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(row, scaled);
         else *r->out_of_range |= conv->kernels->scale_f32(row, scaled);
     }
-    conv->kernels->stem(rows, conv->packed, out);
+    /* The rows of the call after the next: a batch lies in the outer caches. */
+    conv->kernels->stem(rows, conv->packed, out, pixels + (size_t)(2 * y + 5) * row_bytes);
     tock(r, 0, start);
 }
 

@@ -161,7 +161,7 @@ static void check_stem(const fm_kernels *kernels, int bottom, int odd) {
     for (int t = 0; t < 2; t++) {
         const float *const inside[3] = {rows[0], rows[1], bottom ? NULL : rows[2]};
         results[t] = fill(out_floats);
-        tables[t]->stem(inside, packed_for(&layer, tables[t], kernel, bias), results[t]);
+        tables[t]->stem(inside, packed_for(&layer, tables[t], kernel, bias), results[t], (const char *)rows[0]);
     }
     expect_same("stem", kernels, results[0], results[1], out_floats);
     release();

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -443,3 +444,26 @@ def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, sign
         assert process.wait(30) == code
         assert b"Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_times_calls_and_layers(run):
+    lines = run("bench", "-n", 1, "--threads", 1).stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[1].split()[:2] == ["1", "1"]
+    layers = run("bench", "--layers").stdout
+    assert "expanded_conv_16/project" in layers
+    assert layers.splitlines()[-1].startswith("all layers")
+    assert "38.165" in layers.splitlines()[-1]
+    assert "one thread" in run("bench", "--layers", "--threads", 2, code=2).stderr
+
+
+def test_the_layer_times_fit_into_the_call(model):
+    from fastmnv2 import profile
+
+    start = time.perf_counter()
+    rows = profile.layers(model, calls=20)
+    spent = time.perf_counter() - start
+    assert len(rows) == 52
+    assert sum(row.macs for row in rows) == profile.NETWORK_MACS == 38_165_472
+    assert all(row.seconds > 0 for row in rows)
+    assert sum(row.seconds for row in rows) * 20 < spent
