@@ -2,7 +2,8 @@
  * outside the arrays. Every array ends at an unreadable page, and in a second round begins after one.
  *
  *   check_kernels          the instruction sets that this machine can run
- *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated) */
+ *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated)
+ *   check_kernels --mutant [front]   a wrong kernel, which must be caught */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
@@ -11,14 +12,19 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "cpu.h"
 #include "network.h"
 #include "pack.h"
 
-enum { FENCED = 16 };
+#ifdef FM_X86
+#include <xmmintrin.h>
+#endif
+
+enum { FENCED = 16, CANARY = 0x5a };
 
 static struct {
-    char *base;
-    size_t bytes;
+    char *base, *array;
+    size_t body, bytes;
 } fences[FENCED];
 static int fence_count, fence_front, failures, checks;
 
@@ -28,16 +34,29 @@ static void *fenced(size_t bytes) {
     if (fence_count == FENCED) abort();
     char *base = mmap(NULL, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED || mprotect(base + page, body, PROT_READ | PROT_WRITE)) abort();
+    memset(base + page, CANARY, body); /* what lies around the array must still be this afterwards */
+    char *array = base + page + (fence_front ? 0 : body - bytes);
     fences[fence_count].base = base;
-    fences[fence_count++].bytes = body + 2 * page;
-    memset(base + page, 0x5a, body); /* what lies around the array must still be this afterwards */
-    return base + page + (fence_front ? 0 : body - bytes);
+    fences[fence_count].array = array;
+    fences[fence_count].body = body;
+    fences[fence_count++].bytes = bytes;
+    return array;
 }
 
+/* Unmaps every array, after a look at the canaries on the side where there is no guard page. */
 static void release(void) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     while (fence_count > 0) {
         fence_count--;
-        munmap(fences[fence_count].base, fences[fence_count].bytes);
+        char *body = fences[fence_count].base + page, *array = fences[fence_count].array;
+        for (char *p = body; p < body + fences[fence_count].body; p++) {
+            if ((p < array || p >= array + fences[fence_count].bytes) && *p != CANARY) {
+                printf("FAIL a byte %td from an array of %zu was written\n", p - array, fences[fence_count].bytes);
+                failures++;
+                break;
+            }
+        }
+        munmap(fences[fence_count].base, fences[fence_count].body + 2 * page);
     }
 }
 
@@ -57,6 +76,15 @@ static float *fill(size_t floats) {
 
 static void poison(float *array, size_t floats) {
     for (size_t i = 0; i < floats; i += 97) array[i] = i % 2 ? NAN : (i % 3 ? INFINITY : -INFINITY);
+}
+
+/* Rounding and flush-to-zero, which kernels leave alone. */
+static unsigned fp_mode(void) {
+#ifdef FM_X86
+    return _mm_getcsr() & ~0x3fu; /* without the exception flags */
+#else
+    return 0;
+#endif
 }
 
 /* Equal bit for bit; any NaN equals any other. */
@@ -194,7 +222,17 @@ static void check_pool(const fm_kernels *kernels, int odd) {
     release();
 }
 
+/* Every kernel that a table lists, so that none is added without being checked here. */
+struct checked {
+    const char *name;
+    int lanes, panel;
+    void (*pointwise)(void), (*depthwise)(void), (*stem)(void), (*scale_f32)(void), (*scale_u8)(void), (*pool)(void);
+    void (*peak)(void); /* computes nothing that anyone uses */
+};
+_Static_assert(sizeof(struct checked) == sizeof(fm_kernels), "a kernel was added: check it below");
+
 static void check_table(const fm_kernels *kernels) {
+    const unsigned mode = fp_mode();
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 18, 24, 27, 36, 48};
     for (int round = 0; round < 4; round++) {
         const int odd = round & 1;
@@ -220,9 +258,26 @@ static void check_table(const fm_kernels *kernels) {
         }
         check_pool(kernels, odd);
     }
+    if (fp_mode() != mode) {
+        printf("FAIL %s: the floating-point mode was %#x before and is %#x\n", kernels->name, mode, fp_mode());
+        failures++;
+    }
+}
+
+/* Writes one float too many: what these checks are there to catch. */
+static void overrunning_pool(const float *map, int n, float *out) {
+    fm_kernels_scalar.pool(map, n, out);
+    out[n] = 0.0f;
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--mutant") == 0) {
+        fm_kernels mutant = fm_kernels_scalar;
+        mutant.pool = overrunning_pool;
+        fence_front = argc > 2; /* at a guard page it must fault, at a canary be found */
+        check_pool(&mutant, 0);
+        return failures != 0;
+    }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0;
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);

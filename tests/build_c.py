@@ -1,0 +1,47 @@
+"""Compiles the C core with one of the C test programs, each instruction set with its own flags."""
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
+X86 = platform.machine() in ("x86_64", "AMD64")
+
+
+def find_compiler(*names):
+    """The first of ``names`` that is installed; the test is skipped where there is none, or no sources."""
+    if platform.system() != "Linux":
+        pytest.skip("the C test programs use Linux' mmap flags")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if not found or not (ROOT / "csrc").is_dir():
+        pytest.skip(f"no {' or '.join(names)}, or no sources beside the tests")
+    return found
+
+
+def build(folder, program, *extra, compiler=None, avx512=AVX512, libraries=()):
+    """``program`` of this folder, linked with the whole core; returns its path."""
+    compiler = compiler or find_compiler("gcc", "clang", "cc")
+    flags = {"scalar": [], "avx2": AVX2, "avx512": avx512, "avx512vl": avx512} if X86 else {"scalar": []}
+    sources = [(path, []) for path in sorted((ROOT / "csrc").glob("*.c"))]
+    sources += [(ROOT / "csrc" / "isa" / f"{name}.c", own) for name, own in flags.items()]
+    sources.append((ROOT / "tests" / program, []))
+
+    def compile_one(source, own):
+        target = folder / f"{source.parent.name}_{source.stem}.o"
+        include = ["-I", str(ROOT / "csrc")]
+        subprocess.run([compiler, *FLAGS, *own, *extra, *include, "-c", str(source), "-o", str(target)], check=True)
+        return str(target)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compile_one, *zip(*sources, strict=True)))
+    binary = folder / Path(program).stem
+    subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread", *libraries], check=True)
+    return binary

@@ -1,0 +1,277 @@
+/* The whole core without Python: bits, failing allocations, concurrency, endurance. Built with and without
+ * sanitizers, under several compilers and optimisation levels (test_core.py), and for other processors.
+ *
+ *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST
+ *   check_core threads     one model from many threads, and many threads in one call: the same bits
+ *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=aligned_alloc
+ *   check_core overrun     writes past an array, which must end the program in a build with sanitizers
+ *   check_core soak N      N calls: resident memory at the start and at the end */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fastmnv2.h"
+
+/* Of the features of IMAGES images, float32 and uint8. Only a change of the promised bits changes it. */
+#define DIGEST 0x03c7ddafcda949b7u
+
+enum { IMAGES = 5, PIXELS = FM_SIZE * FM_SIZE * 3 };
+
+/* ---- input that is the same everywhere: integers times powers of two ---- */
+
+static uint32_t state = 1;
+
+static uint32_t next(void) { /* Marsaglia's xorshift32 */
+    state ^= state << 13;
+    state ^= state >> 17;
+    return state ^= state << 5;
+}
+
+static float between(float scale) { return ((float)(next() >> 9) / (float)(1 << 22) - 1.0f) * scale; }
+
+/* A power of two near sqrt(6 / inputs): activations neither die nor explode. */
+static float weight_scale(int inputs) {
+    float scale = 1.0f;
+    while (scale * scale * (float)inputs > 8.0f) scale /= 2.0f;
+    return scale;
+}
+
+static void *need(void *block) {
+    if (!block) abort();
+    return block;
+}
+
+static fm_weights make_weights(void) {
+    fm_weights weights;
+    state = 1;
+    for (int i = 0; i < FM_LAYERS; i++) {
+        const fm_layer layer = fm_layer_info(i);
+        const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);
+        const size_t count = (size_t)inputs * (size_t)layer.out_channels;
+        float *kernel = need(malloc(count * sizeof(float)));
+        float *bias = need(malloc((size_t)layer.out_channels * sizeof(float)));
+        for (size_t k = 0; k < count; k++) kernel[k] = between(weight_scale(inputs));
+        for (int k = 0; k < layer.out_channels; k++) bias[k] = between(0.5f) + (layer.relu6 ? 0.5f : 0.0f);
+        weights.kernel[i] = kernel;
+        weights.bias[i] = bias;
+    }
+    return weights;
+}
+
+static void free_weights(fm_weights *weights) {
+    for (int i = 0; i < FM_LAYERS; i++) {
+        free((void *)(uintptr_t)weights->kernel[i]);
+        free((void *)(uintptr_t)weights->bias[i]);
+    }
+}
+
+static float float_images[IMAGES * PIXELS];
+static uint8_t byte_images[IMAGES * PIXELS];
+
+static void make_images(void) {
+    state = 2;
+    for (int i = 0; i < IMAGES * PIXELS; i++) {
+        byte_images[i] = (uint8_t)(next() >> 24);
+        float_images[i] = (between(0.5f) + 0.5f);
+    }
+}
+
+/* ---- checks ---- */
+
+static int failures;
+
+static void expect(int good, const char *what) {
+    if (good) return;
+    printf("FAIL %s\n", what);
+    failures++;
+}
+
+static fm_model *make_model(const fm_isa *isa, const fm_weights *weights) {
+    fm_model *model = NULL;
+    if (fm_model_new(isa, weights, &model) != FM_OK) abort();
+    return model;
+}
+
+static void run(const fm_model *model, fm_dtype dtype, size_t first, size_t n, int threads, float *features) {
+    const void *images = dtype == FM_UINT8 ? (const void *)(byte_images + first * PIXELS)
+                                           : (const void *)(float_images + first * PIXELS);
+    const fm_request request = {.images = images, .dtype = dtype, .n = n, .features = features, .threads = threads};
+    int outside = 0;
+    if (fm_forward(model, &request, &outside) != FM_OK) abort();
+}
+
+static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes) {
+    const unsigned char *p = data;
+    for (size_t i = 0; i < bytes; i++) hash = (hash ^ p[i]) * 0x100000001b3u;
+    return hash;
+}
+
+static void check_digest(const fm_weights *weights) {
+    static float features[IMAGES * FM_FEATURES], logits[FM_CLASSES];
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *isa = fm_isa_at(i);
+        if (!fm_isa_supported(isa)) continue;
+        fm_model *model = make_model(isa, weights);
+        uint64_t hash = 0xcbf29ce484222325u;
+        for (int dtype = FM_FLOAT32; dtype <= FM_UINT8; dtype++) {
+            run(model, (fm_dtype)dtype, 0, IMAGES, 1, features);
+            hash = fnv1a(hash, features, sizeof features);
+            if (fm_logits(model, features, 1, logits) != FM_OK) abort();
+            hash = fnv1a(hash, logits, sizeof logits);
+        }
+        printf("%s 0x%016llx\n", fm_isa_name(isa), (unsigned long long)hash);
+        expect(hash == DIGEST, fm_isa_name(isa));
+        fm_model_free(model);
+    }
+}
+
+typedef struct job {
+    const fm_model *model;
+    const float *want;
+    int seed, wrong;
+} job;
+
+static void *work(void *argument) {
+    job *mine = argument;
+    static _Thread_local float features[IMAGES * FM_FEATURES];
+    for (int i = 0; i < 8; i++) {
+        const size_t first = (size_t)(mine->seed + i) % IMAGES, n = IMAGES - first;
+        run(mine->model, FM_FLOAT32, first, n, 1, features);
+        mine->wrong |= memcmp(features, mine->want + first * FM_FEATURES, n * FM_FEATURES * sizeof(float)) != 0;
+    }
+    return NULL;
+}
+
+static void check_threads(const fm_weights *weights) {
+    enum { WORKERS = 6 };
+    static float want[IMAGES * FM_FEATURES], got[IMAGES * FM_FEATURES];
+    fm_model *model = make_model(fm_isa_at(fm_isa_count() - 1), weights);
+    for (int i = fm_isa_count() - 1; !fm_isa_supported(fm_isa_at(i)); i--) {
+        fm_model_free(model);
+        model = make_model(fm_isa_at(i - 1), weights);
+    }
+    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+    for (int threads = 2; threads <= 9; threads++) {
+        for (size_t n = 1; n <= IMAGES; n++) {
+            memset(got, 0xff, sizeof got);
+            run(model, FM_FLOAT32, 0, n, threads, got);
+            expect(memcmp(got, want, n * FM_FEATURES * sizeof(float)) == 0, "many threads in one call");
+        }
+    }
+    pthread_t workers[WORKERS];
+    job jobs[WORKERS];
+    for (int i = 0; i < WORKERS; i++) {
+        jobs[i] = (job){model, want, i, 0};
+        if (pthread_create(&workers[i], NULL, work, &jobs[i])) abort();
+    }
+    for (int i = 0; i < WORKERS; i++) {
+        pthread_join(workers[i], NULL);
+        expect(!jobs[i].wrong, "one model from many threads");
+    }
+    fm_model_free(model);
+}
+
+/* ---- failing allocations: the linker sends the core's allocations here ---- */
+
+static long allowed = -1, asked; /* -1: all succeed */
+
+#ifdef CHECK_MEMORY
+void *__real_calloc(size_t count, size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes) {
+    return allowed < 0 || asked++ < allowed ? __real_calloc(count, bytes) : NULL;
+}
+void *__real_aligned_alloc(size_t align, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes);
+void *__wrap_aligned_alloc(size_t align, size_t bytes) {
+    return allowed < 0 || asked++ < allowed ? __real_aligned_alloc(align, bytes) : NULL;
+}
+#endif
+
+static void check_memory(const fm_weights *weights) {
+    static float want[IMAGES * FM_FEATURES], got[IMAGES * FM_FEATURES];
+    const fm_isa *isa = fm_isa_at(0);
+    fm_model *model = make_model(isa, weights), *other = NULL;
+    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+    fm_model_free(model);
+
+    long tried = 0;
+    for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
+        allowed = tried;
+        asked = 0;
+        status = fm_model_new(isa, weights, &other);
+        expect(status == FM_OK || status == FM_NO_MEMORY, "status of fm_model_new");
+    }
+    expect(tried >= 3, "fm_model_new's two allocations can fail");
+
+    const fm_request request = {.images = float_images, .n = IMAGES, .features = got, .threads = 3};
+    int outside = 0;
+    tried = 0;
+    for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
+        allowed = tried;
+        asked = 0;
+        memset(got, 0x5a, sizeof got);
+        status = fm_forward(other, &request, &outside);
+        for (size_t i = 0; status != FM_OK && i < sizeof got; i++) expect(((char *)got)[i] == 0x5a, "nothing written");
+    }
+    allowed = -1;
+    expect(tried >= 2, "fm_forward's allocations can fail");
+    expect(memcmp(want, got, sizeof got) == 0, "the model is still usable");
+    fm_model_free(other);
+}
+
+static long resident_pages(void) {
+    long size = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (file) {
+        if (fscanf(file, "%ld %ld", &size, &resident) != 2) resident = 0;
+        fclose(file);
+    }
+    return resident;
+}
+
+static void check_soak(const fm_weights *weights, long calls) {
+    static float features[IMAGES * FM_FEATURES];
+    fm_model *model = NULL;
+    long start = 0;
+    for (long i = 0; i < calls; i++) {
+        if (i % 1000 == 0) { /* load and unload, too */
+            fm_model_free(model);
+            model = make_model(fm_isa_at(fm_isa_supported(fm_isa_at(fm_isa_count() - 1)) ? fm_isa_count() - 1 : 0),
+                               weights);
+        }
+        run(model, FM_FLOAT32, 0, 1, 1 + (int)(i & 1), features);
+        if (i == calls / 10) start = resident_pages();
+    }
+    const long grown = resident_pages() - start;
+    fm_model_free(model);
+    printf("%ld calls: %ld pages more than after a tenth of them\n", calls, grown);
+    expect(grown < 256, "resident memory stays");
+}
+
+/* An array one float too short, which a sanitizer must see. */
+static void check_overrun(const fm_weights *weights) {
+    fm_model *model = make_model(fm_isa_at(0), weights);
+    float *features = need(malloc((FM_FEATURES - 1) * sizeof(float)));
+    run(model, FM_FLOAT32, 0, 1, 1, features);
+    free(features);
+    fm_model_free(model);
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "digest";
+    fm_weights weights = make_weights();
+    make_images();
+    if (strcmp(what, "digest") == 0) check_digest(&weights);
+    else if (strcmp(what, "threads") == 0) check_threads(&weights);
+    else if (strcmp(what, "memory") == 0) check_memory(&weights);
+    else if (strcmp(what, "soak") == 0) check_soak(&weights, argc > 2 ? atol(argv[2]) : 1000);
+    else if (strcmp(what, "overrun") == 0) check_overrun(&weights);
+    else expect(0, "expected digest, threads, memory or soak N");
+    free_weights(&weights);
+    printf("%s: %d failures\n", what, failures);
+    return failures != 0;
+}

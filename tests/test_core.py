@@ -1,0 +1,74 @@
+"""Compiles and runs check_core.c: the core alone, under several compilers, sanitizers and failing allocations."""
+
+import os
+import subprocess
+
+import pytest
+from build_c import build, find_compiler
+
+WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=aligned_alloc"]
+
+
+def run(program, *arguments, code=0):
+    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("names", "level"),
+    [
+        (["gcc", "cc"], "-O1"),
+        (["gcc", "cc"], "-O3"),
+        (["clang"], "-O2"),
+        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.long),
+        pytest.param(["clang"], "-O1", marks=pytest.mark.long),
+        pytest.param(["clang"], "-O3", marks=pytest.mark.long),
+    ],
+)
+def test_the_same_bits_from_any_compiler(tmp_path, names, level):
+    program = build(tmp_path, "check_core.c", level, compiler=find_compiler(*names))
+    assert "scalar 0x" in run(program, "digest")
+
+
+def test_the_digest_sees_a_rounding_more(tmp_path):
+    """Multiply-adds that round twice on the scalar table: a difference in the last place."""
+    wrong = tmp_path / "wrong.h"
+    wrong.write_text("#include <math.h>\n#define fmaf(a, b, c) ((a) * (b) + (c))\n")
+    program = build(tmp_path, "check_core.c", "-include", str(wrong))
+    assert "FAIL scalar" in run(program, "digest", code=1)
+
+
+def test_address_and_undefined_behaviour_sanitizers(tmp_path):
+    sanitize = ["-O1", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    program = build(tmp_path, "check_core.c", *sanitize, *WRAPPED)
+    for what in ("digest", "threads", "memory"):
+        run(program, what)
+    caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
+    assert "heap-buffer-overflow" in caught.stderr
+
+
+def test_thread_sanitizer(tmp_path):
+    # Without OpenMP, whose runtime is not instrumented and would be reported: many threads over one model.
+    run(build(tmp_path, "check_core.c", "-fsanitize=thread"), "threads")
+
+
+def test_failing_allocations_and_many_calls(tmp_path):
+    program = build(tmp_path, "check_core.c", "-fopenmp", *WRAPPED)
+    run(program, "memory")
+    run(program, "threads")
+    run(program, "soak", "3000")
+
+
+@pytest.mark.long
+def test_a_million_calls(tmp_path):
+    print(run(build(tmp_path, "check_core.c", "-O3", "-fopenmp"), "soak", "1000000"))
+
+
+@pytest.mark.long
+def test_valgrind(tmp_path):
+    valgrind = find_compiler("valgrind")
+    # valgrind knows no AVX-512: what it runs is the best that it says it can.
+    program = build(tmp_path, "check_core.c")
+    command = [valgrind, "--error-exitcode=9", "--leak-check=full", "-q", str(program), "threads"]
+    subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "2"})
