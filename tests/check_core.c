@@ -174,6 +174,14 @@ static void check_threads(const fm_weights *weights) {
     fm_model_free(model);
 }
 
+#ifdef CHECK_MUTANT
+float __wrap_fmaf(float a, float b, float c);
+float __wrap_fmaf(float a, float b, float c) {
+    const float product = a * b;
+    return product + c;
+}
+#endif
+
 /* ---- failing allocations: the linker sends the core's allocations here ---- */
 
 static long allowed = -1, asked; /* -1: all succeed */
