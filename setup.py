@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 MSVC = sys.platform == "win32" and "MINGW" not in os.environ.get("MSYSTEM", "")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+ARM64 = platform.machine().lower() in ("aarch64", "arm64")
 
 CORE = sorted(str(path) for path in Path("csrc").glob("*.c"))
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
@@ -25,6 +26,8 @@ if X86:
         "csrc/isa/avx512.c": ["/arch:AVX512"] if MSVC else AVX512,
         "csrc/isa/avx512vl.c": ["/arch:AVX512"] if MSVC else AVX512,
     }
+if ARM64:
+    ISA_FLAGS["csrc/isa/neon.c"] = []
 
 if MSVC:
     C_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]

@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define FM_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define FM_ARM64 1
 #endif
 
 int fm_cpu_has_avx2(void);   /* AVX2 and FMA */

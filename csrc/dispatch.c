@@ -13,6 +13,9 @@ static const struct fm_isa isas[] = {
     {"avx2", fm_cpu_has_avx2, {&fm_kernels_avx2}},
     {"avx512", fm_cpu_has_avx512, {&fm_kernels_avx512, &fm_kernels_avx512vl}},
 #endif
+#ifdef FM_ARM64
+    {"neon", always, {&fm_kernels_neon}},
+#endif
 };
 
 int fm_isa_count(void) { return (int)(sizeof isas / sizeof isas[0]); }

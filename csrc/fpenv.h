@@ -14,6 +14,16 @@ static inline fm_fpenv fm_fpenv_enter(void) {
     return saved;
 }
 static inline void fm_fpenv_leave(fm_fpenv saved) { _mm_setcsr(saved); }
+#elif defined(FM_ARM64) && defined(__GNUC__)
+#include <stdint.h>
+typedef uint64_t fm_fpenv;
+static inline fm_fpenv fm_fpenv_enter(void) {
+    fm_fpenv saved;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(saved));
+    if (saved != 0) __asm__ volatile("msr fpcr, %0" : : "r"((fm_fpenv)0));
+    return saved;
+}
+static inline void fm_fpenv_leave(fm_fpenv saved) { __asm__ volatile("msr fpcr, %0" : : "r"(saved)); }
 #else
 typedef int fm_fpenv;
 static inline fm_fpenv fm_fpenv_enter(void) { return 0; }

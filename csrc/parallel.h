@@ -9,7 +9,7 @@
 #if defined(FM_X86)
 #include <emmintrin.h>
 static inline void fm_pause(void) { _mm_pause(); }
-#elif defined(__aarch64__)
+#elif defined(FM_ARM64) && defined(__GNUC__)
 static inline void fm_pause(void) { __asm__ volatile("yield"); }
 #else
 static inline void fm_pause(void) {}

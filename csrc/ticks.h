@@ -13,7 +13,7 @@
 #include <x86intrin.h>
 #endif
 static inline uint64_t fm_read_ticks(void) { return __rdtsc(); }
-#elif defined(__aarch64__)
+#elif defined(FM_ARM64) && defined(__GNUC__)
 static inline uint64_t fm_read_ticks(void) {
     uint64_t ticks;
     __asm__ volatile("mrs %0, cntvct_el0" : "=r"(ticks));

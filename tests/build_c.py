@@ -14,6 +14,9 @@ FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpe
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
 X86 = platform.machine() in ("x86_64", "AMD64")
+ISAS = {"scalar": [], "avx2": AVX2, "avx512": AVX512, "avx512vl": AVX512} if X86 else {"scalar": []}
+if platform.machine() in ("aarch64", "arm64"):
+    ISAS["neon"] = []
 
 
 def find_compiler(*names):
@@ -26,12 +29,14 @@ def find_compiler(*names):
     return found
 
 
-def build(folder, program, *extra, compiler=None, avx512=AVX512, libraries=()):
-    """``program`` of this folder, linked with the whole core; returns its path."""
+def build(folder, program, *extra, compiler=None, isas=ISAS):
+    """``program`` of this folder, linked with the whole core; returns its path.
+
+    ``isas`` are the files of csrc/isa and each one's own flags, ``extra`` everyone's.
+    """
     compiler = compiler or find_compiler("gcc", "clang", "cc")
-    flags = {"scalar": [], "avx2": AVX2, "avx512": avx512, "avx512vl": avx512} if X86 else {"scalar": []}
     sources = [(path, []) for path in sorted((ROOT / "csrc").glob("*.c"))]
-    sources += [(ROOT / "csrc" / "isa" / f"{name}.c", own) for name, own in flags.items()]
+    sources += [(ROOT / "csrc" / "isa" / f"{name}.c", own) for name, own in isas.items()]
     sources.append((ROOT / "tests" / program, []))
 
     def compile_one(source, own):
@@ -43,5 +48,5 @@ def build(folder, program, *extra, compiler=None, avx512=AVX512, libraries=()):
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, *zip(*sources, strict=True)))
     binary = folder / Path(program).stem
-    subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread", *libraries], check=True)
+    subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
     return binary

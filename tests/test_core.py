@@ -58,6 +58,12 @@ def test_failing_allocations_and_many_calls(tmp_path):
     run(program, "soak", "3000")
 
 
+def test_the_same_bits_on_arm_emulated(tmp_path):
+    emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
+    program = build(tmp_path, "check_core.c", "-static", compiler=compiler, isas={"scalar": [], "neon": []})
+    assert "neon 0x" in run(emulator, program, "digest")
+
+
 @pytest.mark.long
 def test_a_million_calls(tmp_path):
     print(run(build(tmp_path, "check_core.c", "-O3", "-fopenmp"), "soak", "1000000"))

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from build_c import AVX2, ROOT, X86, build, find_compiler
+from build_c import AVX2, ISAS, ROOT, X86, build, find_compiler
 
 
 def _run(program, *arguments):
@@ -33,7 +33,16 @@ def test_avx512_kernels_emulated(tmp_path):
     )
     if probe.returncode != 0:
         pytest.skip("the SIMDe headers are not installed")
-    checked = _run(build(tmp_path, "check_kernels.c", avx512=emulated), "--all")
+    checked = _run(build(tmp_path, "check_kernels.c", isas=ISAS | {"avx512": emulated, "avx512vl": emulated}), "--all")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   avx512\n" in checked.stdout
     assert "ok   avx512vl\n" in checked.stdout
+
+
+@pytest.mark.long
+def test_neon_kernels_emulated(tmp_path):
+    emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
+    program = build(tmp_path, "check_kernels.c", "-static", compiler=compiler, isas={"scalar": [], "neon": []})
+    checked = _run(emulator, program)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   neon\n" in checked.stdout
