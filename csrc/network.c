@@ -94,7 +94,7 @@ static void tock(const run *r, int layer, uint64_t start) {
 }
 
 /* One slice of a pointwise layer: a [rows][k] -> c, `ldc` floats from row to row. */
-static void pointwise(const run *r, int layer, slice s, const float *a, int rows, int k, float *c, int ldc,
+static void pointwise_slice(const run *r, int layer, slice s, const float *a, int rows, int k, float *c, int ldc,
                       fm_epilogue epilogue, const float *residual, int ahead) {
     const fm_conv *conv = &r->model->conv[layer];
     const uint64_t start = tick(r);
@@ -143,7 +143,7 @@ static void expand_rows(const run *r, int b, const float *in, slice s, int oldes
             stem_row(r, row, row == oldest, out);
         } else {
             count = to - row < ring_rows - slot ? to - row : ring_rows - slot;
-            pointwise(r, fm_expand_layer(b), s, in + (size_t)(row * size * block->in), count * size, block->in, out,
+            pointwise_slice(r, fm_expand_layer(b), s, in + (size_t)(row * size * block->in), count * size, block->in, out,
                       s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
         }
         tap(r, fm_expand_endpoint(b), row * size, count * size, s, out, s.width);
@@ -206,7 +206,7 @@ static void project(const run *r, int b, int row0, int row1, int from, int to, c
         const slice s = slice_of(conv, block->out, p, from, to);
         const size_t at = (size_t)(row0 * block->out + s.start);
         if (s.width == 0) continue;
-        pointwise(r, fm_project_layer(b), s, a, rows, block->expand, out + at, block->out,
+        pointwise_slice(r, fm_project_layer(b), s, a, rows, block->expand, out + at, block->out,
                   residual ? FM_RESIDUAL : FM_LINEAR, residual ? in + at : NULL, b >= FIRST_STREAMED);
         tap(r, fm_output_endpoint(b), row0, rows, s, out + at, block->out);
         tap(r, fm_output_endpoint(b) + 1, row0, rows, s, out + at, block->out);
@@ -263,7 +263,7 @@ static void head(const run *r, int images, const float *in) {
         const slice s = slice_of(conv, FM_FEATURES, p, from, to);
         float *map = r->own->ring;
         if (s.width == 0) continue;
-        pointwise(r, FM_HEAD, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
+        pointwise_slice(r, FM_HEAD, s, in, images * pixels, depth, map, s.width, FM_RELU6, NULL, 1);
         tap(r, FM_HEAD_ENDPOINT, 0, images * pixels, s, map, s.width);
         for (int i = 0; i < images; i++) {
             float *features = r->request->features + (r->image0 + (size_t)i) * FM_FEATURES + s.start;
@@ -373,7 +373,7 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
             const slice s = slice_of(conv, FM_PADDED_CLASSES, p, 0, FM_PADDED_CLASSES);
-            pointwise(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
+            pointwise_slice(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
                       FM_LINEAR, NULL, 1);
         }
         memcpy(logits + i * FM_CLASSES, padded, sizeof(float) * FM_CLASSES);

@@ -1,5 +1,8 @@
 """The same image gives the same bits: in any batch, at any position, on any threads and instruction set."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -61,3 +64,10 @@ def test_flush_to_zero_in_the_calling_thread_changes_nothing(model, images, alon
     finally:
         libm.fesetround(before)
     assert (got == alone[:3]).all()
+
+
+def test_the_digest_that_every_wheel_must_have():
+    """Of features and logits from untrained weights: the same on any processor, compiler and numpy."""
+    check_wheel = pytest.importorskip("check_wheel")
+    done = subprocess.run([sys.executable, "-c", check_wheel.DIGEST_CODE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == check_wheel.DIGEST

@@ -1,0 +1,129 @@
+"""Check a built wheel: python wheels/check_wheel.py WHEEL [--weights] [--glibc 2.28]
+
+Tags, contents, size, licence; on Linux the libraries, glibc floor, run path and symbols of the module; then, where
+this Python can install it, a fresh environment without a compiler: import, embed, digest, the demo. Ends with
+status 1 and a line for each thing that is wrong.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+MEGABYTE = 1 << 20
+# Of the features of the images below with load("untrained"), float32 and uint8: the bits promise.
+DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
+DIGEST_CODE = """
+import hashlib, numpy, fastmnv2
+images = numpy.random.RandomState(0).randint(0, 256, (5, 96, 96, 3)).astype(numpy.uint8)
+model = fastmnv2.load("untrained")
+parts = model.embed(images), model.embed(images * numpy.float32(1 / 255)), model.logits(images)
+print(hashlib.sha256(b"".join(part.astype("<f4").tobytes() for part in parts)).hexdigest())
+"""
+# What a manylinux machine has anyway; libgomp comes along in the wheel, renamed, when it has been repaired.
+LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
+
+problems: list[str] = []
+
+
+def expect(good: object, what: str) -> None:
+    if not good:
+        problems.append(what)
+
+
+def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
+    name, version, *tags = wheel.stem.split("-")
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"{info}/WHEEL").decode()
+    expanded = {f"{a}-{b}-{c}" for a in tags[0].split(".") for b in tags[1].split(".") for c in tags[2].split(".")}
+    expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
+    folders = {entry.split("/")[0] for entry in names}
+    expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
+    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", f"{info}/licenses/LICENSE"):
+        expect(needed in names, f"{needed} is missing")
+    strange = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
+    expect(not strange, f"sources or rubbish: {strange}")
+    embedded = "fastmnv2/data/imagenet.safetensors" in names
+    expect(embedded == weights, f"weights {'are' if embedded else 'are not'} in it")
+    limit = 7.0 if weights else 1.5
+    size = wheel.stat().st_size / MEGABYTE
+    expect(size <= limit, f"{size:.2f} MB, expected at most {limit}")
+
+
+def check_module(module: Path, glibc: str, repaired: bool) -> None:
+    def tool(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    if not shutil.which("readelf") or module.read_bytes()[:4] != b"\x7fELF":
+        print("module: not looked into (no readelf, or not ELF)")
+        return
+    dynamic = tool("readelf", "-dW", str(module))
+    needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
+    expect(all(re.fullmatch(LIBRARIES, library) for library in needed), f"libraries: {needed}")
+    paths = re.findall(r"R(?:UN)?PATH.*\[(.*)\]", dynamic)
+    # Some Pythons link everything with a run path of their own; a wheel to be published must not have it.
+    expect(not repaired or all(path == "$ORIGIN/../fastmnv2.libs" for path in paths), f"run path: {paths}")
+    symbols = tool("readelf", "--dyn-syms", "-W", str(module))
+    versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([\d.]+)", symbols)}
+    floor = tuple(map(int, glibc.split(".")))
+    expect(max(versions, default=(0,)) <= floor, f"needs glibc {max(versions, default=())}, expected at most {glibc}")
+    ours = [line.split()[-1] for line in symbols.splitlines() if " GLOBAL DEFAULT " in line and " UND " not in line]
+    extra = [symbol for symbol in ours if symbol != "PyInit__engine" and not symbol.startswith("__pyx")]
+    expect(not extra, f"exports {extra}")
+
+
+def check_installed(wheel: Path, scratch: Path) -> None:
+    venv.create(scratch / "env", with_pip=True)
+    python = scratch / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    # No compiler: nothing may be built on the way.
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FASTMNV2", "PYTHON"))}
+    environment = clean | {"CC": "false", "CXX": "false", "FASTMNV2_CACHE_DIR": str(scratch / "cache")}
+
+    def run(*arguments: str) -> str:
+        command = [str(python), *arguments]
+        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
+        expect(done.returncode == 0, f"{' '.join(arguments)[:60]}: {done.stderr[-1000:]}")
+        return done.stdout
+
+    run("-m", "pip", "install", "-q", "--only-binary", ":all:", str(wheel))
+    for isa in run("-c", "import fastmnv2; print(*fastmnv2.available_isas())").split():
+        environment["FASTMNV2_ISA"] = isa
+        found = run("-c", DIGEST_CODE).strip()
+        expect(found == DIGEST, f"digest on {isa}: {found}, expected {DIGEST}")
+    del environment["FASTMNV2_ISA"]
+    run("-m", "pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[cli]")
+    print(run("-m", "fastmnv2", "demo"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheel", type=Path)
+    meant = os.environ.get("FASTMNV2_WHEEL_WEIGHTS") == "1"
+    parser.add_argument("--weights", action="store_true", default=meant, help="it is meant to have weights in it")
+    parser.add_argument("--glibc", default="2.28", help="the oldest that it may need")
+    parser.add_argument("--no-install", action="store_true", help="for another platform's wheel")
+    options = parser.parse_args()
+    wheel = options.wheel.resolve()
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        check_contents(wheel, names, options.weights)
+        for module in (name for name in names if re.fullmatch(r"fastmnv2/_engine\..*(so|pyd)", name)):
+            repaired = not wheel.stem.split("-")[-1].startswith("linux_")
+            check_module(Path(archive.extract(module, scratch)), options.glibc, repaired)
+        if not options.no_install:
+            check_installed(wheel, Path(scratch))
+    for problem in problems:
+        print(f"WRONG {problem}")
+    print(f"{wheel.name}: {len(problems)} problems, {wheel.stat().st_size / MEGABYTE:.2f} MB")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

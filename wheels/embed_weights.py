@@ -1,0 +1,48 @@
+"""Put weights into the package before a wheel is built, so that its ``embed`` needs no network.
+
+    python wheels/embed_weights.py            # the official file, downloaded and checked
+    python wheels/embed_weights.py SOURCE     # any form that fastmnv2.load takes
+    python wheels/embed_weights.py --remove
+
+Writes fastmnv2/data/imagenet.safetensors (not in git), folded, without the logits layer, which would double the
+wheel. Run it with an installed fastmnv2.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+TARGET = Path(__file__).resolve().parents[1] / "fastmnv2" / "data" / "imagenet.safetensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", help="a path, or the official file if left out")
+    parser.add_argument("--remove", action="store_true")
+    parser.add_argument("--target", type=Path, default=TARGET, help="the file to write")
+    options = parser.parse_args()
+    if options.remove:
+        options.target.unlink(missing_ok=True)
+        return
+
+    from fastmnv2.network import LOGITS
+    from fastmnv2.weights import download, names, native
+
+    if options.source:
+        folded = names.resolve(options.source)
+    else:
+        fetched, failures = download.fetch()
+        if fetched is None:
+            sys.exit("the weights could not be downloaded: " + "; ".join(failures))
+        folded = fetched
+    features = {name: value for name, value in folded.tensors.items() if not name.startswith(LOGITS.scope)}
+    options.target.parent.mkdir(exist_ok=True)
+    native.write(options.target, dataclasses.replace(folded, tensors=features))
+    print(
+        f"{options.target}: {options.target.stat().st_size:,} bytes from {folded.form} {folded.origin}, sha256 {folded.sha256}"
+    )
+
+
+if __name__ == "__main__":
+    main()
