@@ -10,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from fuzz_readers import fuzz
 
 import fastmnv2
 from fastmnv2.errors import WeightsError
@@ -26,14 +27,12 @@ def refused(path, says="."):
     return caught.value
 
 
-@pytest.fixture(scope="module")
-def forms(tmp_path_factory):
+def make_forms(folder):
     """One good file or folder of every form."""
     from keras_model import keras_model
     from make_module import make_checkpoint, make_module
     from test_forms import archive, converted, legacy_h5
 
-    folder = tmp_path_factory.mktemp("forms")
     variables = untrained().tensors
     module = make_module(folder / "module", variables)
     network = keras_model(variables)
@@ -41,18 +40,22 @@ def forms(tmp_path_factory):
     network.save(folder / "k.keras")
     native.write(folder / "n.safetensors", fold(untrained()))
     (folder / "f.tflite").write_bytes(converted(network))
+    (folder / "ckpt").mkdir()
     return {
         "module": module,
         "archive": archive(module, folder / "m.tar.gz"),
-        "checkpoint": make_checkpoint(folder / "ckpt" / "model", variables)
-        if (folder / "ckpt").mkdir() is None
-        else None,
+        "checkpoint": make_checkpoint(folder / "ckpt" / "model", variables),
         "h5": legacy_h5(folder / "k.h5", network),
         "weights.h5": folder / "k.weights.h5",
         "keras": folder / "k.keras",
         "tflite": folder / "f.tflite",
         "native": folder / "n.safetensors",
     }
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory):
+    return make_forms(tmp_path_factory.mktemp("forms"))
 
 
 FILES = ["archive", "h5", "weights.h5", "keras", "tflite", "native"]
@@ -354,3 +357,11 @@ def test_a_file_that_was_refused_takes_little_memory(tmp_path):
     command = [sys.executable, "-c", script, str(tmp_path / "d.tar.gz"), str(tmp_path / "b.keras")]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert int(output) < 200, output
+
+
+@pytest.mark.parametrize("form", ["module", "checkpoint", *FILES])
+def test_mutated_files(forms, form):
+    """A short run of fuzz_readers.py, always the same one."""
+    answers = fuzz(form, forms[form], 100, seed=0)
+    assert answers.total() == 100
+    assert len(answers) > 1

@@ -1,5 +1,11 @@
 """Choosing an instruction set, and what info() says of it."""
 
+import platform
+import re
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 import fastmnv2
@@ -36,3 +42,45 @@ def test_info_is_what_a_bug_report_needs(untrained_native):
 
 def test_info_without_weights_says_so_and_downloads_nothing():
     assert "FASTMNV2_WEIGHTS" in fastmnv2.info()["weights"]["error"]
+
+
+# What csrc/tpl makes; everything else in the module is code for any processor.
+KERNELS = re.compile(r"(pointwise(_\dx\d)?|depthwise|stem|scale_f32|scale_u8|pool|peak)(\.\w+)*")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64")
+def test_no_instruction_above_the_baseline_outside_the_kernels():
+    from fastmnv2 import _engine
+
+    if not shutil.which("objdump"):
+        pytest.skip("no objdump")
+    command = ["objdump", "-d", "--no-show-raw-insn", _engine.__file__]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    users, function = set(), ""
+    for line in text.splitlines():
+        if head := re.match(r"[0-9a-f]+ <(.*)>:", line):
+            function = head[1]
+        elif re.search(r"\tv[a-z0-9]+ .*%[xyz]mm", line):
+            users.add(function)
+    if ".text" in users:
+        pytest.skip("the module was stripped")
+    assert any(KERNELS.fullmatch(name) for name in users)  # the search finds what there is
+    assert not [name for name in users if not KERNELS.fullmatch(name)]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="an older x86-64 is emulated")
+def test_an_old_processor_runs_the_scalar_kernels(model, untrained_native, images, tmp_path):
+    emulator = shutil.which("qemu-x86_64")
+    if not emulator:
+        pytest.skip("no qemu-x86_64")
+    code = "import sys, numpy, fastmnv2; m = fastmnv2.load(sys.argv[1]); print(m.isa); "
+    code += "numpy.save(sys.argv[2], m.embed(numpy.load(sys.argv[3]), threads=1))"
+    import numpy as np
+
+    np.save(tmp_path / "images.npy", images[:1])
+    paths = [untrained_native, tmp_path / "features.npy", tmp_path / "images.npy"]
+    command = [emulator, "-cpu", "Nehalem", sys.executable, "-c", code, *map(str, paths)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "scalar\n"
+    assert (np.load(tmp_path / "features.npy") == model.embed(images[:1])).all()

@@ -39,9 +39,8 @@ def main() -> None:
     features = {name: value for name, value in folded.tensors.items() if not name.startswith(LOGITS.scope)}
     options.target.parent.mkdir(exist_ok=True)
     native.write(options.target, dataclasses.replace(folded, tensors=features))
-    print(
-        f"{options.target}: {options.target.stat().st_size:,} bytes from {folded.form} {folded.origin}, sha256 {folded.sha256}"
-    )
+    size = options.target.stat().st_size
+    print(f"{options.target}: {size:,} bytes from {folded.form} {folded.origin}, sha256 {folded.sha256}")
 
 
 if __name__ == "__main__":
