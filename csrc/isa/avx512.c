@@ -6,4 +6,5 @@
 #define TABLE fm_kernels_avx512
 #define TILE_ROWS 9
 #define TILE_VECS 3
+#define DEPTHWISE_PIXELS 4
 #include "tpl/table.inc"

@@ -7,4 +7,5 @@
 #define TABLE fm_kernels_neon
 #define TILE_ROWS 9
 #define TILE_VECS 2
+#define DEPTHWISE_PIXELS 4
 #include "tpl/table.inc"

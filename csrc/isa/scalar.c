@@ -5,4 +5,5 @@
 #define TABLE fm_kernels_scalar
 #define TILE_ROWS 4
 #define TILE_VECS 3
+#define DEPTHWISE_PIXELS 2
 #include "tpl/table.inc"
