@@ -95,7 +95,7 @@ static void tock(const run *r, int layer, uint64_t start) {
 
 /* One slice of a pointwise layer: a [rows][k] -> c, `ldc` floats from row to row. */
 static void pointwise_slice(const run *r, int layer, slice s, const float *a, int rows, int k, float *c, int ldc,
-                      fm_epilogue epilogue, const float *residual, int ahead) {
+                            fm_epilogue epilogue, const float *residual, int ahead) {
     const fm_conv *conv = &r->model->conv[layer];
     const uint64_t start = tick(r);
     const int floats = s.panel_width * (k + 1);
@@ -143,8 +143,8 @@ static void expand_rows(const run *r, int b, const float *in, slice s, int oldes
             stem_row(r, row, row == oldest, out);
         } else {
             count = to - row < ring_rows - slot ? to - row : ring_rows - slot;
-            pointwise_slice(r, fm_expand_layer(b), s, in + (size_t)(row * size * block->in), count * size, block->in, out,
-                      s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
+            pointwise_slice(r, fm_expand_layer(b), s, in + (size_t)(row * size * block->in), count * size,
+                            block->in, out, s.width, FM_RELU6, NULL, b >= FIRST_STREAMED);
         }
         tap(r, fm_expand_endpoint(b), row * size, count * size, s, out, s.width);
     }
@@ -207,7 +207,7 @@ static void project(const run *r, int b, int row0, int row1, int from, int to, c
         const size_t at = (size_t)(row0 * block->out + s.start);
         if (s.width == 0) continue;
         pointwise_slice(r, fm_project_layer(b), s, a, rows, block->expand, out + at, block->out,
-                  residual ? FM_RESIDUAL : FM_LINEAR, residual ? in + at : NULL, b >= FIRST_STREAMED);
+                        residual ? FM_RESIDUAL : FM_LINEAR, residual ? in + at : NULL, b >= FIRST_STREAMED);
         tap(r, fm_output_endpoint(b), row0, rows, s, out + at, block->out);
         tap(r, fm_output_endpoint(b) + 1, row0, rows, s, out + at, block->out);
     }
@@ -373,8 +373,8 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
             const slice s = slice_of(conv, FM_PADDED_CLASSES, p, 0, FM_PADDED_CLASSES);
-            pointwise_slice(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start, FM_PADDED_CLASSES,
-                      FM_LINEAR, NULL, 1);
+            pointwise_slice(&r, FM_LOGITS, s, features + i * FM_FEATURES, 1, FM_FEATURES, padded + s.start,
+                            FM_PADDED_CLASSES, FM_LINEAR, NULL, 1);
         }
         memcpy(logits + i * FM_CLASSES, padded, sizeof(float) * FM_CLASSES);
     }
