@@ -6,8 +6,9 @@ name (tensorflow/core/protobuf/tensor_bundle.proto). The data files are raw litt
 """
 
 import hashlib
+import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,14 @@ from fastmnv2.errors import WeightsError
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
-_INDEX_LIMIT = 16 << 20
-_TENSOR_LIMIT = 64 << 20
+# What a malformed file may make us do. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
+# characters; the network's own variables have 11 MB, twice that where an export lists them twice.
+_INDEX_LIMIT = 2 << 20
+_RECORDS_LIMIT = 20_000
+_NAME_LIMIT = 1000
+_DIMS_LIMIT = 8
+_TENSORS_LIMIT = 64 << 20
+_STRING_LIMIT = 4 << 20
 _SHARDS_LIMIT = 1000
 _DT_FLOAT, _DT_STRING = 1, 7
 
@@ -108,6 +115,8 @@ def _records(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, at = _varint(block, at)
         if shared > len(key) or at + unshared + length > end:
             raise ValueError("a record runs past its block")
+        if shared + unshared > _NAME_LIMIT:
+            raise ValueError(f"a name has {shared + unshared} bytes, expected at most {_NAME_LIMIT}")
         key = key[:shared] + block[at : at + unshared]
         at += unshared
         yield key, block[at : at + length]
@@ -127,6 +136,8 @@ def _entry(message: bytes) -> Entry:
         if number == 2 and isinstance(value, bytes):
             for inner, dim in fields(value):
                 if inner == 2 and isinstance(dim, bytes):
+                    if len(shape) == _DIMS_LIMIT:
+                        raise ValueError(f"a tensor has more than {_DIMS_LIMIT} dimensions")
                     shape.append(next((int(n) for f, n in fields(dim) if f == 1 and isinstance(n, int)), 0))
         elif number == 7:
             raise ValueError("a tensor is stored in slices, expected whole ones")
@@ -144,92 +155,110 @@ def _entry(message: bytes) -> Entry:
     return Entry(dtype, tuple(shape), shard, offset, size, crc)
 
 
-def read_index(path: Path) -> tuple[dict[str, Entry], int]:
-    """All entries of an ``.index`` file by tensor name, and the number of shards. Raises ValueError."""
-    if path.stat().st_size > _INDEX_LIMIT:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes, expected at most {_INDEX_LIMIT}")
-    table = path.read_bytes()
+class Bundle:
+    """An opened bundle. Raises ValueError where the index or what is asked of the data is malformed.
+
+    Attributes:
+        entries: where each tensor lies, by name.
+        shards: the number of data files.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self._prefix = prefix
+        self.entries: dict[str, Entry] = {}
+        self.shards = 0
+        path = prefix.with_name(prefix.name + ".index")
+        if not path.is_file():
+            raise WeightsError(f"{prefix}: expected a tensor bundle, but there is no {path.name}")
+        if path.stat().st_size > _INDEX_LIMIT:
+            raise ValueError(f"{path.name} has {path.stat().st_size} bytes, expected at most {_INDEX_LIMIT}")
+        for key, value in _table(path.read_bytes(), path.name):
+            if key:
+                self.entries[key.decode()] = _entry(value)
+            else:
+                self._read_header(value)
+        if not 1 <= self.shards <= _SHARDS_LIMIT:
+            raise ValueError(f"the bundle has {self.shards} shards, expected 1 to {_SHARDS_LIMIT}")
+
+    def _read_header(self, message: bytes) -> None:
+        for number, value in fields(message):
+            if number == 1 and isinstance(value, int):
+                self.shards = value
+            if number == 2 and value:
+                raise ValueError("the bundle is big-endian, expected little-endian")
+
+    def _shard(self, number: int) -> Path:
+        return self._prefix.with_name(f"{self._prefix.name}.data-{number:05d}-of-{self.shards:05d}")
+
+    def _read_bytes(self, name: str, entry: Entry) -> bytes:
+        path = self._shard(entry.shard)
+        available = path.stat().st_size
+        if entry.offset + entry.size > available:
+            raise ValueError(
+                f"{name}: bytes {entry.offset} to {entry.offset + entry.size} lie outside {path.name} "
+                f"({available} bytes)"
+            )
+        with path.open("rb") as file:
+            file.seek(entry.offset)
+            data = file.read(entry.size)
+        if len(data) != entry.size:
+            raise ValueError(f"{name}: {path.name} ended early")
+        if entry.dtype != _DT_STRING and _engine.crc32c(data) != _unmasked(entry.crc):
+            raise ValueError(f"{name}: the bytes in {path.name} do not match their checksum")
+        return data
+
+    def tensors(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """The float32 tensors of those names."""
+        tensors = {}
+        total = 0
+        for name in names:
+            entry = self.entries[name]
+            if entry.dtype != _DT_FLOAT:
+                raise ValueError(f"{name}: expected float32 (dtype 1), got dtype {entry.dtype}")
+            count = math.prod(entry.shape)
+            if count * 4 != entry.size:
+                raise ValueError(f"{name}: shape {list(entry.shape)} needs {count * 4} bytes, got {entry.size}")
+            total += entry.size
+            if total > _TENSORS_LIMIT:  # tensors may overlap, so the size of the files is no limit
+                raise ValueError(f"{name}: the network's tensors have more than {_TENSORS_LIMIT} bytes")
+            tensors[name] = np.frombuffer(self._read_bytes(name, entry), "<f4").reshape(entry.shape)
+        return tensors
+
+    def string(self, name: str) -> bytes:
+        """A scalar string tensor: its length as a varint, a checksum, its bytes."""
+        entry = self.entries[name]
+        if entry.size > _STRING_LIMIT:
+            raise ValueError(f"{name}: {entry.size} bytes, expected at most {_STRING_LIMIT}")
+        data = self._read_bytes(name, entry)
+        length, at = _varint(data, 0)
+        if at + 4 + length != len(data):
+            raise ValueError(f"{name}: expected one string of {length} bytes, got {len(data)} bytes")
+        return data[at + 4 :]
+
+    def sha256(self) -> str:
+        """Of the data files, in order."""
+        digest = hashlib.sha256()
+        for shard in range(self.shards):
+            with self._shard(shard).open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def _table(table: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a LevelDB table."""
     if len(table) < _FOOTER or struct.unpack_from("<Q", table, len(table) - 8)[0] != _MAGIC:
-        raise ValueError(f"{path.name} is not a tensor bundle's index (no table magic at its end)")
+        raise ValueError(f"{name} is not a tensor bundle's index (no table magic at its end)")
     footer = table[-_FOOTER:]
     _, at = _varint(footer, _varint(footer, 0)[1])  # the meta index is not used
-    index = _block(table, *_handle(footer[at:]))
-    entries: dict[str, Entry] = {}
-    shards = 0
-    for _, handle in _records(index):
-        for key, value in _records(_block(table, *_handle(handle))):
-            if key:
-                entries[key.decode()] = _entry(value)
-                continue
-            for number, number_value in fields(value):
-                if number == 1 and isinstance(number_value, int):
-                    shards = number_value
-                if number == 2 and number_value:
-                    raise ValueError("the bundle is big-endian, expected little-endian")
-    if not 1 <= shards <= _SHARDS_LIMIT:
-        raise ValueError(f"the bundle has {shards} shards, expected 1 to {_SHARDS_LIMIT}")
-    return entries, shards
-
-
-def _read_bytes(prefix: Path, shards: int, name: str, entry: Entry) -> bytes:
-    path = prefix.with_name(f"{prefix.name}.data-{entry.shard:05d}-of-{shards:05d}")
-    available = path.stat().st_size
-    if entry.size > _TENSOR_LIMIT or entry.offset + entry.size > available:
-        raise ValueError(
-            f"{name}: bytes {entry.offset} to {entry.offset + entry.size} lie outside {path.name} ({available} bytes)"
-        )
-    with path.open("rb") as file:
-        file.seek(entry.offset)
-        data = file.read(entry.size)
-    if len(data) != entry.size:
-        raise ValueError(f"{name}: {path.name} ended early")
-    if entry.dtype != _DT_STRING and _engine.crc32c(data) != _unmasked(entry.crc):
-        raise ValueError(f"{name}: the bytes in {path.name} do not match their checksum")
-    return data
-
-
-def read_tensors(prefix: Path, wanted: Callable[[str], bool]) -> dict[str, NDArray[np.float32]]:
-    """The float32 tensors whose names are ``wanted``; others are not read. Raises ValueError."""
-    entries, shards = read_index(prefix.with_name(prefix.name + ".index"))
-    tensors = {}
-    for name, entry in entries.items():
-        if not wanted(name):
-            continue
-        if entry.dtype != _DT_FLOAT:
-            raise ValueError(f"{name}: expected float32 (dtype 1), got dtype {entry.dtype}")
-        count = 1
-        for dim in entry.shape:
-            count *= dim
-        if count * 4 != entry.size:
-            raise ValueError(f"{name}: shape {list(entry.shape)} needs {count * 4} bytes, got {entry.size}")
-        tensors[name] = np.frombuffer(_read_bytes(prefix, shards, name, entry), "<f4").reshape(entry.shape)
-    return tensors
-
-
-def read_string(prefix: Path, name: str) -> bytes | None:
-    """A scalar string tensor (its length as a varint, a checksum, its bytes), None where there is none."""
-    entries, shards = read_index(prefix.with_name(prefix.name + ".index"))
-    if name not in entries:
-        return None
-    data = _read_bytes(prefix, shards, name, entries[name])
-    length, at = _varint(data, 0)
-    if at + 4 + length != len(data):
-        raise ValueError(f"{name}: expected one string of {length} bytes, got {len(data)} bytes")
-    return data[at + 4 :]
-
-
-def sha256(prefix: Path) -> str:
-    """Of the data files, in order."""
-    _, shards = read_index(prefix.with_name(prefix.name + ".index"))
-    digest = hashlib.sha256()
-    for shard in range(shards):
-        with prefix.with_name(f"{prefix.name}.data-{shard:05d}-of-{shards:05d}").open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def check_prefix(prefix: Path) -> None:
-    """Raises WeightsError unless the index of ``prefix`` is there."""
-    if not prefix.with_name(prefix.name + ".index").is_file():
-        raise WeightsError(f"{prefix}: expected a tensor bundle, but there is no {prefix.name}.index")
+    left, records = len(table), 0
+    for _, handle in _records(_block(table, *_handle(footer[at:]))):
+        offset, size = _handle(handle)
+        left -= size
+        if left < 0:
+            raise ValueError(f"the blocks of {name} overlap")
+        for record in _records(_block(table, offset, size)):
+            records += 1
+            if records > _RECORDS_LIMIT:
+                raise ValueError(f"{name} has more than {_RECORDS_LIMIT} records")
+            yield record

@@ -3,9 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastmnv2.network import BATCH_NORM, LAYERS
 from fastmnv2.weights import bundle
 from fastmnv2.weights.source import Source
@@ -39,31 +36,34 @@ def prefix_of(path: Path) -> Path | None:
     return prefix if prefix.with_name(name + ".index").is_file() else None
 
 
-def read(prefix: Path, *, form: str = "checkpoint", origin: str | None = None) -> Source:
+def read(prefix: Path) -> Source:
     """Variables under their slim names, moving averages before raw values.
 
     TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
     """
-    bundle.check_prefix(prefix)
-    entries, _ = bundle.read_index(prefix.with_name(prefix.name + ".index"))
+    return read_bundle(bundle.Bundle(prefix), "checkpoint", str(prefix))
+
+
+def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
+    """The same of a bundle that is open."""
     chosen: dict[str, str] = {}  # slim name: name in the file
-    for name in entries:
+    for name in opened.entries:
         plain = slim_name(name)
         if plain is not None and (plain not in chosen or name.endswith(EMA)):
             chosen[plain] = name
     wanted = set(chosen.values())
-    read_as: dict[str, NDArray[np.float32]] = bundle.read_tensors(prefix, wanted.__contains__)
+    read_as = opened.tensors(wanted)
     averaged = sum(name.endswith(EMA) for name in wanted)
     notes = []
     if averaged:
         notes.append(f"{averaged} variables are exponential moving averages")
-    ignored = len(entries) - len(wanted)
+    ignored = len(opened.entries) - len(wanted)
     if ignored:
         notes.append(f"{ignored} other tensors of the bundle (raw values, optimiser slots, …) are ignored")
     return Source(
         form,
-        origin or str(prefix),
-        bundle.sha256(prefix),
+        origin,
+        opened.sha256(),
         {plain: read_as[name] for plain, name in chosen.items()},
         tuple(notes),
     )

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -20,6 +21,10 @@ HANDLE = "https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _ARCHIVE_LIMIT = 96 << 20  # what an archive may unpack to; the module itself has 6 MB
+# Of that, for headers, some 25 of them: tarfile limits neither their number nor their size, and on Pythons
+# without the fix of CVE-2024-6232 takes time with the square of it, here 3 s.
+_HEADERS_LIMIT = 40 << 10
+_VARIABLES_LIMIT = 20_000
 _WANTED = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
 
 
@@ -29,36 +34,38 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
     for part in (folder / "saved_model.pb", prefix.with_suffix(".index")):
         if not part.is_file():
             raise WeightsError(f"{origin or folder}: expected a SavedModel, but there is no {part.name} in it")
-    entries, _ = bundle.read_index(prefix.with_name(prefix.name + ".index"))
-    if _OBJECT_GRAPH in entries:
-        return _read_tf2(prefix, origin or str(folder))
-    return checkpoint.read(prefix, form="hub", origin=origin or str(folder))
+    opened = bundle.Bundle(prefix)
+    if _OBJECT_GRAPH in opened.entries:
+        return _read_tf2(opened, origin or str(folder))
+    return checkpoint.read_bundle(opened, "hub", origin or str(folder))
 
 
 def read_archive(path: Path) -> Source:
     """The same folder as ``.tar.gz``. Only the files that are needed leave it, for a private folder."""
     import tarfile
 
-    with (
-        tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch,
-        path.open("rb") as raw,
-        tarfile.open(fileobj=_Bounded(_unzipped(raw)), mode="r|") as archive,  # type: ignore[call-overload]
-    ):
-        _unpack(archive, Path(scratch), path)
+    with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, path.open("rb") as raw:
+        stream = _Bounded(_unzipped(raw))
+        with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+            _unpack(archive, stream, Path(scratch), path)
         source = read(Path(scratch), origin=str(path))
     return dataclasses.replace(source, sha256=file_sha256(path))
 
 
-def _unpack(archive: "TarFile", folder: Path, path: Path) -> None:
+def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) -> None:
     (folder / "variables").mkdir()
     for member in archive:
         name = str(PurePosixPath(member.name))  # "./variables/…" and "variables/…" are the same
+        if member.issparse():
+            raise WeightsError(f"{path}: {name} is a sparse file, expected whole ones")
+        stream.expect(member.size)
         if not member.isreg() or not _WANTED.fullmatch(name):
             continue
         file = archive.extractfile(member)
         if file is None or (folder / name).exists():
             raise WeightsError(f"{path}: {name} is in the archive twice")
-        (folder / name).write_bytes(file.read())
+        with (folder / name).open("wb") as target:
+            shutil.copyfileobj(file, target, 1 << 20)
 
 
 def _unzipped(raw: IO[bytes]) -> IO[bytes]:
@@ -70,17 +77,25 @@ def _unzipped(raw: IO[bytes]) -> IO[bytes]:
 
 
 class _Bounded:
-    """A stream that refuses to give more than ``_ARCHIVE_LIMIT`` bytes, or to be asked for more at once."""
+    """A stream that refuses to give more than was expected, and more than ``_ARCHIVE_LIMIT`` bytes in all."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
         self._left = _ARCHIVE_LIMIT
+        self._expected = _HEADERS_LIMIT
+
+    def expect(self, size: int) -> None:
+        """Expect that many bytes beyond what the archive's headers may have in all."""
+        self._expected += size
 
     def read(self, size: int) -> bytes:
-        if size > self._left:
-            raise ValueError(f"the archive unpacks to more than {_ARCHIVE_LIMIT} bytes")
         data = self._stream.read(size)
         self._left -= len(data)
+        self._expected -= len(data)
+        if self._left < 0:
+            raise ValueError(f"the archive unpacks to more than {_ARCHIVE_LIMIT} bytes")
+        if self._expected < 0:
+            raise ValueError(f"the archive's headers have more than {_HEADERS_LIMIT} bytes")
         return data
 
 
@@ -103,24 +118,24 @@ def find_cached(handle: str) -> Path | None:
 # ---- TF2: tensors have keys by object path; the object graph knows the variables' names ----------------
 
 
-def _read_tf2(prefix: Path, origin: str) -> Source:
+def _read_tf2(opened: bundle.Bundle, origin: str) -> Source:
     from fastmnv2.weights import keras
 
-    graph = bundle.read_string(prefix, _OBJECT_GRAPH)
-    names = _variable_names(graph or b"")  # key in the bundle: the variable's own name
+    names = _variable_names(opened.string(_OBJECT_GRAPH))  # key in the bundle: the variable's own name
+    names = {key: name for key, name in names.items() if key in opened.entries}
     slim = {key: plain for key, name in names.items() if (plain := checkpoint.slim_name(name))}
     notes: list[str] = []
     if slim:
-        tensors = {slim[key]: array for key, array in bundle.read_tensors(prefix, slim.__contains__).items()}
+        tensors = {slim[key]: array for key, array in opened.tensors(slim).items()}
     else:
-        arrays = bundle.read_tensors(prefix, lambda key: keras.is_variable(names.get(key, "")))
+        arrays = opened.tensors(key for key, name in names.items() if keras.is_variable(name))
         tensors, notes = keras.from_variables(((names[key], array) for key, array in arrays.items()), origin)
-    return Source("hub", origin, bundle.sha256(prefix), tensors, ("a TF2 SavedModel", *notes))
+    return Source("hub", origin, opened.sha256(), tensors, ("a TF2 SavedModel", *notes))
 
 
 def _variable_names(graph: bytes) -> dict[str, str]:
     """Checkpoint key to variable name: TrackableObjectGraph.nodes[].attributes[] (trackable_object_graph.proto)."""
-    names = {}
+    names: dict[str, str] = {}
     for number, node in bundle.fields(graph):
         if number != 1 or not isinstance(node, bytes):
             continue
@@ -128,6 +143,8 @@ def _variable_names(graph: bytes) -> dict[str, str]:
             if part != 2 or not isinstance(attribute, bytes):
                 continue
             found = {field: value for field, value in bundle.fields(attribute) if isinstance(value, bytes)}
+            if len(names) == _VARIABLES_LIMIT:
+                raise ValueError(f"the object graph has more than {_VARIABLES_LIMIT} variables")
             if 2 in found and 3 in found:
                 names[found[3].decode()] = found[2].decode()
     return names

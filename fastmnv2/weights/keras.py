@@ -5,12 +5,12 @@ layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latt
 two generations, that of the official files of 2018 (``mobl3_conv_3_expand``) and today's (``block_3_expand``).
 """
 
-import io
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,15 @@ from fastmnv2.weights.source import Source, file_sha256
 if TYPE_CHECKING:
     import h5py
 
+# What a malformed file may make us do: HDF5's links can lead to the same data again and again, and names can be
+# long. The network has 262 variables, 11 MB, and a configuration of 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
+_DIRECTORY_LIMIT = 64 << 10
+_CONFIG_LIMIT = 2 << 20
 _OBJECT_LIMIT = 20_000
 _DEPTH_LIMIT = 16
+_NAME_LIMIT = 1000
+_VARIABLES_LIMIT = 1000
 _NO_BACKGROUND = np.float32(-1e30)
 
 _PATTERNS = (
@@ -117,23 +123,43 @@ def read(path: Path) -> Source:
 
 def read_archive(path: Path) -> Source:
     """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``."""
+    import tempfile
     import zipfile
 
-    with zipfile.ZipFile(path) as archive:
-        parts = {}
+    _check_directory(path)
+    with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as weights:
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
-            with archive.open(name) as member:
-                parts[name] = member.read(_ARCHIVE_LIMIT + 1)
-            if len(parts[name]) > _ARCHIVE_LIMIT:
-                raise WeightsError(f"{path}: {name} unpacks to more than {_ARCHIVE_LIMIT} bytes")
-    notes = _check_config(parts["config.json"], str(path))
-    tensors, more = _read_hdf5(io.BytesIO(parts["model.weights.h5"]), str(path))
+        with archive.open("config.json") as member:
+            config = member.read(_CONFIG_LIMIT + 1)
+        notes = _check_config(config, str(path))
+        with archive.open("model.weights.h5") as member:
+            while chunk := member.read(1 << 20):
+                weights.write(chunk)
+                if weights.tell() > _ARCHIVE_LIMIT:
+                    raise WeightsError(f"{path}: model.weights.h5 unpacks to more than {_ARCHIVE_LIMIT} bytes")
+        tensors, more = _read_hdf5(weights, str(path))
     return Source("keras", str(path), file_sha256(path), tensors, (*notes, *more))
 
 
-def _read_hdf5(file: BinaryIO, origin: str) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+def _check_directory(path: Path) -> None:
+    """Refuse a zip with more entries than a .keras file has: zipfile would make an object of each of millions."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - (1 << 16) - 22))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")  # the end of central directory record; its field at 12 is the directory's size
+    if end < 0 or end + 22 > len(tail):
+        raise WeightsError(f"{path}: expected a .keras file, but the archive has no directory")
+    directory = int.from_bytes(tail[end + 12 : end + 16], "little")
+    if directory > _DIRECTORY_LIMIT or tail[max(0, end - 20) : end].startswith(b"PK\6\7"):
+        raise WeightsError(
+            f"{path}: the archive's directory has {directory} bytes, expected at most {_DIRECTORY_LIMIT}"
+        )
+
+
+def _read_hdf5(file: IO[bytes], origin: str) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
     try:
         import h5py
     except ImportError as error:
@@ -144,6 +170,9 @@ def _read_hdf5(file: BinaryIO, origin: str) -> tuple[dict[str, NDArray[np.float3
         notes = _check_config(config, origin) if isinstance(config, (str, bytes)) else []
         datasets = dict(_datasets(root, origin))
         paths = _variable_paths(datasets)
+        used = sum(map(is_variable, paths))
+        if used > _VARIABLES_LIMIT:
+            raise WeightsError(f"{origin}: {used} variables with names of this network, expected at most 262")
         others = {path.rpartition("/")[0] for path in paths if not is_variable(path)}
         tensors, top_notes = from_variables(
             ((path, _values(dataset, path, origin)) for path, dataset in paths.items() if is_variable(path)),
@@ -167,6 +196,8 @@ def _datasets(root: "h5py.File", origin: str) -> "Iterator[tuple[str, h5py.Datas
             seen += 1
             if seen > _OBJECT_LIMIT or depth > _DEPTH_LIMIT:
                 raise WeightsError(f"{origin}: more than {_OBJECT_LIMIT} objects, or nested deeper than {_DEPTH_LIMIT}")
+            if len(path) + len(name) > _NAME_LIMIT:
+                raise WeightsError(f"{origin}: an object's path has more than {_NAME_LIMIT} characters")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise WeightsError(f"{origin}: {path}/{name} is a link to elsewhere, which is not followed")
             child = group[name]
@@ -185,7 +216,7 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
             named[path] = dataset
             continue
         layer = dataset.parent.attrs.get("name") or _layer_by_order(parent.split("/")[-2] if "/" in parent else "")
-        layer = layer.decode() if isinstance(layer, bytes) else str(layer)
+        layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
         batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
         variables = BATCH_NORM if batch_norm else ("kernel", "bias")
         index = int(number)
@@ -220,7 +251,9 @@ def _values(dataset: "h5py.Dataset", path: str, origin: str) -> NDArray[Any]:
             f"{origin}: {path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
             "is this another depth multiplier than 0.75?"
         )
-    if dataset.size is None or dataset.size > LOGITS.in_channels * LOGITS.out_channels:
+    # A chunk is read whole, and may be larger than its dataset.
+    largest = LOGITS.in_channels * LOGITS.out_channels
+    if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
         raise WeightsError(f"{origin}: {path}: shape {dataset.shape} is too large for this network")
     if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
         raise WeightsError(f"{origin}: {path}: expected floats, got {dataset.dtype}")
@@ -232,6 +265,8 @@ def _values(dataset: "h5py.Dataset", path: str, origin: str) -> NDArray[Any]:
 
 def _check_config(text: str | bytes, origin: str) -> list[str]:
     """Batch norms must have the epsilon that is folded in; a rescaling in the model is only noted."""
+    if len(text) > _CONFIG_LIMIT:
+        raise WeightsError(f"{origin}: the model's configuration has more than {_CONFIG_LIMIT} bytes")
     try:
         pending: list[Any] = [json.loads(text)]
     except (ValueError, RecursionError) as error:

@@ -5,6 +5,7 @@ kinds, shapes, strides, padding, activations and residuals must be its own. Fiel
 tensorflow/lite/schema/schema.fbs.
 """
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,10 @@ from fastmnv2.weights.source import Source, file_sha256
 if TYPE_CHECKING:
     from flatbuffers.table import Table
 
-_LIMIT = 20_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
-_FILE_LIMIT = 256 << 20
+# What a malformed file may make us do: parts of a flatbuffer may overlap, so its size is no limit.
+_LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
+_FEW = 16  # inputs and outputs of an operator, dimensions; further ones are not looked at
+_FILE_LIMIT = 64 << 20
 
 # schema.fbs: BuiltinOperator, ActivationFunctionType, Padding, TensorType
 _OPERATORS = {
@@ -98,7 +101,7 @@ class _Graph:
         if not graphs:
             raise WeightsError(f"{origin}: expected a graph, found none")
         self.tensors = [self._tensor(table) for table in self._tables(graphs[0], 0)]
-        self.inputs = self._vector(graphs[0], 1, "<i4").tolist()
+        self.inputs = self._few(graphs[0], 1)
         self.operators = [self._operator(table, codes) for table in self._tables(graphs[0], 3)]
 
     def number(self, table: "Table", field: int, kind: str, default: int = 0) -> int:
@@ -110,6 +113,10 @@ class _Graph:
         if offset == 0:
             return np.zeros(0, dtype)
         return np.frombuffer(self.data, dtype, table.VectorLen(offset), table.Vector(offset))
+
+    def _few(self, table: "Table", field: int) -> list[int]:
+        found: list[int] = self._vector(table, field, "<i4")[:_FEW].tolist()
+        return found
 
     def _tables(self, table: "Table", field: int) -> "list[Table]":
         offset = table.Offset(4 + 2 * field)
@@ -129,7 +136,7 @@ class _Graph:
         name = bytes(self._vector(table, 3, "u1")[:200]).decode(errors="replace")
         none = np.zeros(0)
         return _Tensor(
-            tuple(int(size) for size in self._vector(table, 0, "<i4")),
+            tuple(self._few(table, 0)),
             self.number(table, 1, "Int8"),
             self.number(table, 2, "Uint32"),
             name,
@@ -142,8 +149,8 @@ class _Graph:
         code = codes[self.number(table, 0, "Uint32")]
         return _Operator(
             _OPERATORS.get(code, f"operator {code}"),
-            self._vector(table, 1, "<i4").tolist(),
-            self._vector(table, 2, "<i4").tolist(),
+            self._few(table, 1),
+            self._few(table, 2),
             self._sub(table, 4),
         )
 
@@ -154,10 +161,7 @@ class _Graph:
         if data.size == 0 or tensor.type not in _TYPES:
             return None
         dtype = np.dtype(_TYPES[tensor.type])
-        count = 1
-        for size in tensor.shape:
-            count *= size
-        if min(tensor.shape, default=1) < 0 or count * dtype.itemsize != data.size:
+        if min(tensor.shape, default=1) < 0 or math.prod(tensor.shape) * dtype.itemsize != data.size:
             raise WeightsError(
                 f"{self.origin}: {tensor.name}: {data.size} bytes do not make {dtype} of shape {list(tensor.shape)}"
             )
@@ -186,13 +190,19 @@ class _Graph:
         return ((values.astype(np.float64) - offset) * scale).astype(np.float32)
 
 
+def _stored_shape(layer: Layer) -> tuple[int, ...]:
+    """TFLite's [out, kh, kw, in], for depthwise [1, kh, kw, C], of what the network has as ``weights_shape``."""
+    height, width, inputs, outputs = layer.weights_shape
+    return outputs, height, width, inputs
+
+
 class _Walk:
     """Follows the operators and collects each layer's weights."""
 
     def __init__(self, graph: _Graph) -> None:
         self._graph = graph
         self._values = {index: _Value(-1) for index in graph.inputs}
-        self._constants: dict[int, NDArray[np.float32]] = {}
+        self._dequantised: dict[int, int] = {}  # an operator's output: the constant that it dequantises
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
@@ -205,9 +215,7 @@ class _Walk:
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
         elif operator.name == "DEQUANTIZE" and source is None:
-            values = self._graph.dequantised(operator.inputs[0])
-            if values is not None:
-                self._constants[operator.outputs[0]] = values
+            self._dequantised[operator.outputs[0]] = operator.inputs[0]
             return
         elif operator.name in ("ADD", "MUL", "SUB"):
             result = self._arithmetic(operator)
@@ -236,9 +244,12 @@ class _Walk:
     def _error(self, text: str) -> WeightsError:
         return WeightsError(f"{self._graph.origin}: {self._where}: {text}")
 
+    def _shape(self, index: int) -> tuple[int, ...]:
+        return self._graph.tensors[self._dequantised.get(index, index)].shape
+
     def _weights(self, index: int) -> NDArray[np.float32]:
-        found = self._constants.get(index)
-        found = self._graph.dequantised(index) if found is None else found
+        """A constant as float32. Callers have looked at its shape: that is what keeps it small."""
+        found = self._graph.dequantised(self._dequantised.get(index, index))
         if found is None:
             raise self._error(f"tensor {self._graph.tensors[index].name} is not constant")
         return found
@@ -256,16 +267,15 @@ class _Walk:
         if depthwise != (layer.kind == "depthwise") or (dense and layer != LOGITS):
             raise self._error(f"expected {layer.scope}, a {layer.kind} convolution")
 
-        stored = self._weights(operator.inputs[1])
-        kernel = self._kernel(layer, stored)
-        bias = self._weights(operator.inputs[2]).reshape(-1)
-        if layer == LOGITS and kernel is None:
-            self._notes.append(f"a last layer of shape {list(stored.shape)} is ignored: it is not ImageNet's")
+        shape, biases = self._shape(operator.inputs[1]), math.prod(self._shape(operator.inputs[2]))
+        stored_shape = _stored_shape(layer)
+        if layer == LOGITS and shape not in (stored_shape, stored_shape[::3]):
+            self._notes.append(f"a last layer of shape {list(shape)} is ignored: it is not ImageNet's")
             return replace(source, layer=len(LAYERS) - 1)
-        if kernel is None or bias.shape != (layer.out_channels,):
+        if (layer != LOGITS and shape != stored_shape) or biases != layer.out_channels:
             raise self._error(
-                f"{layer.scope}: expected a kernel for {list(layer.weights_shape)} and {layer.out_channels} biases, "
-                f"got {list(stored.shape)} and {bias.size}; is this another depth multiplier than 0.75?"
+                f"{layer.scope}: expected a kernel {list(stored_shape)} and {layer.out_channels} biases, "
+                f"got {list(shape)} and {biases}; is this another depth multiplier than 0.75?"
             )
         activation = graph.number(operator.options, 0 if dense else 4 if depthwise else 3, "Int8")
         if not dense:
@@ -274,10 +284,9 @@ class _Walk:
             raise self._error(
                 f"{layer.scope}: expected {'RELU6' if layer.relu6 else 'no activation'}, got {activation}"
             )
-        if layer == LOGITS and layer.out_channels != bias.size:
-            raise self._error(f"expected {layer.out_channels} classes, got {bias.size}")
+        kernel = self._weights(operator.inputs[1]).reshape(stored_shape).transpose(1, 2, 3, 0)
         self._tensors[layer.weights_name] = np.ascontiguousarray(kernel)
-        self._tensors[layer.biases_name] = np.ascontiguousarray(bias)
+        self._tensors[layer.biases_name] = self._weights(operator.inputs[2]).reshape(-1)
         self._next += 1
         return _Value(self._next - 1, relu6=activation == _RELU6 or (layer.relu6 and self._clamps(operator.outputs[0])))
 
@@ -288,17 +297,6 @@ class _Walk:
         if lowest is None or tensor.scale.size != 1 or tensor.zero_point.size != 1:
             return False
         return int(tensor.zero_point[0]) == lowest and float(tensor.scale[0]) * 255 <= 6.001
-
-    def _kernel(self, layer: Layer, stored: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """TFLite's [out][kh][kw][in] as [kh][kw][in][out], depthwise [1][kh][kw][C] as [kh][kw][C][1]."""
-        if layer == LOGITS and stored.ndim == 2:
-            stored = stored[:, np.newaxis, np.newaxis, :]
-        if layer == LOGITS and stored.shape[0] == LOGITS.out_channels - 1:
-            return None  # Keras' 1000 classes: see _convolution
-        if stored.ndim != 4:
-            return None
-        kernel = stored.transpose(1, 2, 3, 0)
-        return kernel if kernel.shape == layer.weights_shape else None
 
     def _check_input(self, layer: Layer, source: _Value) -> None:
         before = LAYERS[self._next - 1]
@@ -331,7 +329,7 @@ class _Walk:
 
     def _pad(self, operator: _Operator, source: _Value) -> _Value:
         amounts = self._graph.constant(operator.inputs[1])
-        if amounts is None or amounts.tolist() != [[0, 0], [0, 1], [0, 1], [0, 0]]:
+        if amounts is None or amounts.size != 8 or amounts.tolist() != [[0, 0], [0, 1], [0, 1], [0, 0]]:
             raise self._error("expected a padding of one row below and one column to the right")
         return replace(source, padded=True)
 
@@ -348,10 +346,9 @@ class _Walk:
                 raise self._error("this network has no such residual connection")
             return replace(later, added=True)
         value, constant = (values[0], operator.inputs[1]) if values[0] else (values[1], operator.inputs[0])
-        amount = self._weights(constant) if value else np.zeros(0)
-        if value is None or value.layer != -1 or amount.size != 1:
+        if value is None or value.layer != -1 or math.prod(self._shape(constant)) != 1:
             raise self._error("expected arithmetic on the input image or a residual connection only")
-        number = float(amount.reshape(-1)[0])
+        number = float(self._weights(constant).reshape(-1)[0])
         if operator.name == "MUL":
             return replace(value, scaled=value.scaled * number, shifted=value.shifted * number)
         if operator.name == "SUB" and values[0] is None:
