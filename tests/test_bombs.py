@@ -17,14 +17,17 @@ from fastmnv2.weights import bundle
 SECONDS, MEGABYTES = 5, 200
 READ = """
 import re, sys, time
-import h5py, hashlib, tarfile, tempfile, zipfile, flatbuffers, fastmnv2.weights.hub, fastmnv2.weights.keras
+import resource, subprocess, hashlib, tarfile, tempfile, zipfile, flatbuffers
+import fastmnv2.weights.hub, fastmnv2.weights.keras
 def peak(): return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) // 1024
 before = peak()
 start = time.process_time()
 try:
     fastmnv2.load(sys.argv[1])
 except fastmnv2.WeightsError as error:
-    print(time.process_time() - start, peak() - before, error)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.process_time() - start + children.ru_utime + children.ru_stime
+    print(seconds, max(peak() - before, children.ru_maxrss // 1024), error)
 """
 
 
@@ -114,7 +117,7 @@ def overlapping_tensors(folder):
 def object_graph(folder, graph):
     """A TF2 SavedModel with that object graph."""
     (folder / "saved_model.pb").write_bytes(b"")
-    (folder / "variables").mkdir()
+    (folder / "variables").mkdir(exist_ok=True)
     data = varint(len(graph)) + bytes(4) + graph
     stored = entry([], 0, len(data), bytes(4), dtype=7)
     (folder / "variables" / "variables.data-00000-of-00001").write_bytes(data)

@@ -6,11 +6,10 @@ two generations, that of the official files of 2018 (``mobl3_conv_3_expand``) an
 """
 
 import json
-import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,10 @@ from fastmnv2.errors import WeightsError
 from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS
 from fastmnv2.weights.source import Source, file_sha256
 
-if TYPE_CHECKING:
-    import h5py
-
-# What a malformed file may make us do: HDF5's links can lead to the same data again and again, and names can be
-# long. The network has 262 variables, 11 MB, and a configuration of 100 KB.
+# What a malformed file may make us do. The network's variables have 11 MB, its configuration 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
-_OBJECT_LIMIT = 20_000
-_DEPTH_LIMIT = 16
-_NAME_LIMIT = 1000
-_VARIABLES_LIMIT = 1000
 _NO_BACKGROUND = np.float32(-1e30)
 
 _PATTERNS = (
@@ -76,6 +67,12 @@ def _is_top(path: str) -> bool:
 def is_variable(path: str) -> bool:
     """Whether the network can use the Keras variable ``…/<layer>/<variable>``."""
     return _slim_name(path) is not None or _is_top(path)
+
+
+def expected_shape(path: str) -> tuple[int, ...] | None:
+    """Shape of such a variable, None for another layer's and for the classification layer's."""
+    name = _slim_name(path)
+    return _SHAPES.get(name) if name else None
 
 
 def from_variables(
@@ -139,6 +136,7 @@ def read_archive(path: Path) -> Source:
                 weights.write(chunk)
                 if weights.tell() > _ARCHIVE_LIMIT:
                     raise WeightsError(f"{path}: model.weights.h5 unpacks to more than {_ARCHIVE_LIMIT} bytes")
+        weights.seek(0)
         tensors, more = _read_hdf5(weights, str(path))
     return Source("keras", str(path), file_sha256(path), tensors, (*notes, *more))
 
@@ -160,107 +158,15 @@ def _check_directory(path: Path) -> None:
 
 
 def _read_hdf5(file: IO[bytes], origin: str) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'") from error
+    from fastmnv2.weights import hdf5
 
-    with h5py.File(file, "r") as root:
-        config = root.attrs.get("model_config")
-        notes = _check_config(config, origin) if isinstance(config, (str, bytes)) else []
-        datasets = dict(_datasets(root, origin))
-        paths = _variable_paths(datasets)
-        used = sum(map(is_variable, paths))
-        if used > _VARIABLES_LIMIT:
-            raise WeightsError(f"{origin}: {used} variables with names of this network, expected at most 262")
-        others = {path.rpartition("/")[0] for path in paths if not is_variable(path)}
-        tensors, top_notes = from_variables(
-            ((path, _values(dataset, path, origin)) for path, dataset in paths.items() if is_variable(path)),
-            origin,
-        )
+    config, variables, others = hdf5.read(file, origin)
+    notes = _check_config(config, origin) if config is not None else []
+    tensors, top_notes = from_variables(variables.items(), origin)
     if others:
-        shown = ", ".join(sorted(others)[:5]) + (", …" if len(others) > 5 else "")
+        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
         notes.append(f"{len(others)} other layers are ignored: {shown}")
     return tensors, notes + top_notes
-
-
-def _datasets(root: "h5py.File", origin: str) -> "Iterator[tuple[str, h5py.Dataset]]":
-    """Datasets by path; only hard links are followed, and only so far (they can be cyclic)."""
-    import h5py
-
-    pending: list[tuple[str, Any, int]] = [("", root, 0)]
-    seen = 0
-    while pending:
-        path, group, depth = pending.pop()
-        for name in group:
-            seen += 1
-            if seen > _OBJECT_LIMIT or depth > _DEPTH_LIMIT:
-                raise WeightsError(f"{origin}: more than {_OBJECT_LIMIT} objects, or nested deeper than {_DEPTH_LIMIT}")
-            if len(path) + len(name) > _NAME_LIMIT:
-                raise WeightsError(f"{origin}: an object's path has more than {_NAME_LIMIT} characters")
-            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise WeightsError(f"{origin}: {path}/{name} is a link to elsewhere, which is not followed")
-            child = group[name]
-            if isinstance(child, h5py.Dataset):
-                yield f"{path}/{name}".lstrip("/"), child
-            elif not name.startswith(("optimizer", "_optimizer")):
-                pending.append((f"{path}/{name}", child, depth + 1))
-
-
-def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
-    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside."""
-    named = {}
-    for path, dataset in datasets.items():
-        parent, _, number = path.rpartition("/")
-        if parent.rpartition("/")[2] != "vars" or not number.isdigit():
-            named[path] = dataset
-            continue
-        layer = dataset.parent.attrs.get("name") or _layer_by_order(parent.split("/")[-2] if "/" in parent else "")
-        layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
-        batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
-        variables = BATCH_NORM if batch_norm else ("kernel", "bias")
-        index = int(number)
-        named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
-    return named
-
-
-def _layer_by_order(group: str) -> str:
-    """Keras' name of the layer saved as ``conv2d_7``: early Keras 3 counted each class's layers from 0."""
-    found = re.fullmatch(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?", group)
-    if not found:
-        return group
-    depthwise, batch_norm = found[1] == "depthwise_conv2d", found[1] == "batch_normalization"
-    layers = [layer for layer in LAYERS[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
-    index = int(found[2] or 0)
-    if index >= len(layers):
-        return group
-    scope = layers[index].scope.removeprefix("MobilenetV2/")
-    if scope in ("Conv", "Conv_1"):
-        plain = {"Conv": "Conv1", "Conv_1": "Conv_1"}[scope]
-        return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}[plain] if batch_norm else plain
-    plain = re.sub(r"expanded_conv_(\d+)/", r"block_\1_", scope).replace("expanded_conv/", "expanded_conv_")
-    return f"{plain}_BN" if batch_norm else plain
-
-
-def _values(dataset: "h5py.Dataset", path: str, origin: str) -> NDArray[Any]:
-    """Read a dataset, once its shape shows that it is as small as it should be."""
-    name = _slim_name(path)
-    expected = _SHAPES.get(name) if name else None
-    if expected is not None and dataset.shape != expected:
-        raise WeightsError(
-            f"{origin}: {path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
-            "is this another depth multiplier than 0.75?"
-        )
-    # A chunk is read whole, and may be larger than its dataset.
-    largest = LOGITS.in_channels * LOGITS.out_channels
-    if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
-        raise WeightsError(f"{origin}: {path}: shape {dataset.shape} is too large for this network")
-    if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
-        raise WeightsError(f"{origin}: {path}: expected floats, got {dataset.dtype}")
-    if dataset.external or dataset.is_virtual:
-        raise WeightsError(f"{origin}: {path}: its data are in another file, which is not read")
-    values: NDArray[Any] = dataset[()]
-    return values
 
 
 def _check_config(text: str | bytes, origin: str) -> list[str]:
