@@ -75,7 +75,7 @@ def read(
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise ImportError("reading pictures needs Pillow: pip install 'fastmnv2[images]'") from error
+        raise ImportError("reading pictures needs Pillow: pip install 'fastmnv2[images]'", name="PIL") from error
     if not isinstance(file, (str, os.PathLike)):
         return _decode(file, str(getattr(file, "name", "<file>")), exif, max_pixels)
     path = Path(file)

@@ -63,7 +63,7 @@ def open_output(target: Path) -> Iterator[Writer]:
     with contextlib.ExitStack() as stack:
         files = []
         for path, temporary in pairs:
-            stack.callback(temporary.unlink, missing_ok=True)
+            stack.callback(_discard, temporary)
             try:
                 files.append(stack.enter_context(temporary.open("xb")))
             except OSError as error:
@@ -79,6 +79,11 @@ def open_output(target: Path) -> Iterator[Writer]:
             file.close()
         for path, temporary in pairs:
             os.replace(temporary, path)
+
+
+def _discard(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # such as a name too long, of which opening it tells
+        temporary.unlink()
 
 
 def check_paths(target: Path, paths: Sequence[str]) -> None:
@@ -178,7 +183,8 @@ class Parquet(Writer):
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            raise ImportError("writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'") from error
+            says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
+            raise ImportError(says, name="pyarrow") from error
         self._arrow: Any = pyarrow
         schema = [("path", pyarrow.string()), ("features", pyarrow.list_(pyarrow.float32(), FEATURES))]
         self._schema = pyarrow.schema(schema)

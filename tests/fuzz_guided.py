@@ -24,7 +24,7 @@ FORMS = ("native", "checkpoint", "graph", "archive", "h5", "keras", "tflite")
 LIMIT = 1 << 16  # bytes of a file
 
 
-class _Matches:
+class Matches:
     """A checksum that every checksum equals: a fuzzer would hardly find the right one."""
 
     def __eq__(self, other: object) -> bool:
@@ -58,7 +58,7 @@ def trust_checksums() -> None:
     """Let every checksum of a bundle pass, for this process."""
     from fastmnv2.weights import bundle
 
-    bundle._unmasked = lambda _: _Matches()
+    bundle._unmasked = lambda _: Matches()
 
 
 def main() -> None:

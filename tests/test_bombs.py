@@ -331,6 +331,8 @@ def test_bombs(tmp_path, bomb):
     files = [path] if path.is_file() else path.rglob("*")
     assert sum(file.stat().st_size for file in files if file.is_file()) < 20 << 20
     done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, check=False)
+    if "needs h5py" in done.stderr:
+        pytest.skip("h5py is not installed")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout, "it was not refused"
     seconds, megabytes, says = done.stdout.split(" ", 2)

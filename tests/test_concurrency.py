@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 
@@ -148,3 +149,29 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
     assert answer[1:] == ["True"]
     print(f"answered after {(float(answer[0]) - sent) * 1e3:.0f} ms")
     assert float(answer[0]) - sent < 3  # of the ten or more seconds that the batch takes
+
+
+WITHOUT_LOCK = """
+import concurrent.futures, sys, threading, numpy as np, fastmnv2
+images = np.random.RandomState(0).rand(4, 96, 96, 3).astype(np.float32)
+shared = fastmnv2.load(sys.argv[1], threads=1)
+want = shared.embed(images)
+barrier = threading.Barrier(16)
+def work(number):
+    barrier.wait()
+    for turn in range(20):
+        model = shared if turn % 4 else fastmnv2.load(sys.argv[1], threads=1 + number % 2)
+        n = 1 + (number + turn) % 4
+        if not (model.embed(images[:n]) == want[:n]).all() or model.isa != shared.isa:
+            return "wrong"
+    return "right"
+with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    print({*pool.map(work, range(16))}, sys._is_gil_enabled())
+"""
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has the interpreter lock")
+def test_free_threaded_python_stays_free_and_right(untrained_native):
+    command = [sys.executable, "-c", WITHOUT_LOCK, str(untrained_native)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "{'right'} False\n", done.stderr

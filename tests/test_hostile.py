@@ -6,8 +6,10 @@ import pickle
 import shutil
 import struct
 import tarfile
+import time
 import zipfile
 
+import fuzz_guided
 import numpy as np
 import pytest
 from fuzz_readers import fuzz
@@ -342,3 +344,15 @@ def test_mutated_files(forms, form):
     answers = fuzz(form, forms[form], 100, seed=0)
     assert answers.total() == 100
     assert len(answers) > 1
+
+
+@pytest.mark.parametrize("form", sorted(fuzz_guided.FORMS))
+def test_what_guided_fuzzing_found(monkeypatch, tmp_path, form):
+    """Seeds, files that reach far into a reader, and those that once broke one; checksums are taken for right."""
+    monkeypatch.setattr("fastmnv2.weights.bundle._unmasked", lambda _: fuzz_guided.Matches())
+    paths = sorted((fuzz_guided.CORPUS / form).iterdir())
+    assert paths
+    for path in paths:
+        start = time.monotonic()
+        fuzz_guided.check(fuzz_guided.place(form, path.read_bytes(), tmp_path))
+        assert time.monotonic() - start < 30, path  # libhdf5 is ended after 3 s of processor time

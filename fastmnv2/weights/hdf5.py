@@ -63,7 +63,8 @@ def read(file: IO[bytes], origin: str) -> Content:
     from importlib.util import find_spec
 
     if find_spec("h5py") is None:
-        raise ImportError(f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'")
+        says = f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'"
+        raise ImportError(says, name="h5py")
     if getattr(sys, "frozen", False) or not re.search(r"python[^/\\]*$", sys.executable or ""):
         try:
             return collect(file)

@@ -89,9 +89,8 @@ class _Graph:
             from flatbuffers import number_types
             from flatbuffers.table import Table
         except ImportError as error:
-            raise ImportError(
-                f"{origin}: reading TFLite files needs flatbuffers: pip install 'fastmnv2[tflite]'"
-            ) from error
+            says = f"{origin}: reading TFLite files needs flatbuffers: pip install 'fastmnv2[tflite]'"
+            raise ImportError(says, name="flatbuffers") from error
         self.data, self.origin = data, origin
         self._types, self._table = number_types, Table
         model = Table(data, int.from_bytes(data[:4], "little"))
