@@ -3,6 +3,7 @@
  *
  *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
+ *   check_core nested      calls from inside another parallel region: the same bits
  *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=aligned_alloc
  *   check_core overrun     writes past an array, which must end the program in a build with sanitizers
  *   check_core soak N      N calls: resident memory at the start and at the end */
@@ -174,6 +175,20 @@ static void check_threads(const fm_weights *weights) {
     fm_model_free(model);
 }
 
+/* Called from inside somebody else's parallel region, where OpenMP gives a call fewer threads than it asks for. */
+static void check_nested(const fm_weights *weights) {
+    enum { CALLERS = 4 };
+    static float want[IMAGES * FM_FEATURES], got[CALLERS][IMAGES * FM_FEATURES];
+    fm_model *model = make_model(fm_isa_at(0), weights);
+    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(CALLERS)
+#endif
+    for (int i = 0; i < CALLERS; i++) run(model, FM_FLOAT32, 0, IMAGES, 1 + i, got[i]);
+    for (int i = 0; i < CALLERS; i++) expect(memcmp(got[i], want, sizeof want) == 0, "inside a parallel region");
+    fm_model_free(model);
+}
+
 #ifdef CHECK_MUTANT
 float __wrap_fmaf(float a, float b, float c);
 float __wrap_fmaf(float a, float b, float c) {
@@ -246,7 +261,7 @@ static void check_soak(const fm_weights *weights, long calls) {
     fm_model *model = NULL;
     long start = 0;
     for (long i = 0; i < calls; i++) {
-        if (i % 1000 == 0) { /* load and unload, too */
+        if (i % 100 == 0) { /* load and unload, too */
             fm_model_free(model);
             model = make_model(fm_isa_at(fm_isa_supported(fm_isa_at(fm_isa_count() - 1)) ? fm_isa_count() - 1 : 0),
                                weights);
@@ -275,10 +290,11 @@ int main(int argc, char **argv) {
     make_images();
     if (strcmp(what, "digest") == 0) check_digest(&weights);
     else if (strcmp(what, "threads") == 0) check_threads(&weights);
+    else if (strcmp(what, "nested") == 0) check_nested(&weights);
     else if (strcmp(what, "memory") == 0) check_memory(&weights);
     else if (strcmp(what, "soak") == 0) check_soak(&weights, argc > 2 ? atol(argv[2]) : 1000);
     else if (strcmp(what, "overrun") == 0) check_overrun(&weights);
-    else expect(0, "expected digest, threads, memory or soak N");
+    else expect(0, "expected digest, threads, nested, memory or soak N");
     free_weights(&weights);
     printf("%s: %d failures\n", what, failures);
     return failures != 0;

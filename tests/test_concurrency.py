@@ -1,6 +1,7 @@
 """Many threads, many processes, other users of OpenMP, and Ctrl-C: right results, and nobody hangs."""
 
 import concurrent.futures
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -149,6 +150,47 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
     assert answer[1:] == ["True"]
     print(f"answered after {(float(answer[0]) - sent) * 1e3:.0f} ms")
     assert float(answer[0]) - sent < 3  # of the ten or more seconds that the batch takes
+
+
+# Each brings an OpenMP runtime of its own, whose threads are at work while ours are.
+BESIDE = {
+    "torch": "import torch; x = torch.ones(1500, 1500); torch.set_num_threads(2); other = lambda: x @ x",
+    "sklearn": (
+        "from sklearn.ensemble import HistGradientBoostingRegressor as R; x = numpy.random.rand(3000, 5); "
+        "other = lambda: R(max_iter=5).fit(x, x[:, 0])"
+    ),
+}
+BESIDE_US = """
+import sys, threading, numpy
+if {first}:
+    import fastmnv2; fastmnv2.load(sys.argv[1]).embed(numpy.zeros((3, 96, 96, 3), "u1"), threads=2)
+{code}
+import fastmnv2
+model = fastmnv2.load(sys.argv[1])
+images = numpy.random.RandomState(0).rand(7, 96, 96, 3).astype("f4")
+want = model.embed(images, threads=1)
+other()
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        other()
+thread = threading.Thread(target=work)
+thread.start()
+print(all((model.embed(images[:n], threads=2) == want[:n]).all() for n in (1, 2, 3, 7) * 10))
+stop.set()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("library", BESIDE)
+def test_beside_another_openmp_runtime(untrained_native, library, first):
+    if not importlib.util.find_spec(library):
+        pytest.skip(f"{library} is not installed")
+    code = BESIDE_US.format(first=first, code=BESIDE[library])
+    command = [sys.executable, "-c", code, str(untrained_native)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "True\n", done.stderr
 
 
 WITHOUT_LOCK = """

@@ -39,7 +39,7 @@ def test_the_digest_sees_a_rounding_more(tmp_path):
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     sanitize = ["-O1", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = build(tmp_path, "check_core.c", *sanitize, *WRAPPED)
-    for what in ("digest", "threads", "memory"):
+    for what in ("digest", "threads", "nested", "memory"):
         run(program, what)
     caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
     assert "heap-buffer-overflow" in caught.stderr
@@ -61,6 +61,12 @@ def test_the_same_bits_on_arm_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_core.c", "-static", compiler=compiler, isas={"scalar": [], "neon": []})
     assert "neon 0x" in run(emulator, program, "digest")
+
+
+@pytest.mark.parametrize("levels", ["1", "2"])
+def test_inside_another_parallel_region(tmp_path, monkeypatch, levels):
+    monkeypatch.setenv("OMP_MAX_ACTIVE_LEVELS", levels)
+    run(build(tmp_path, "check_core.c", "-O2", "-fopenmp"), "nested")
 
 
 @pytest.mark.long
