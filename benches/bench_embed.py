@@ -6,6 +6,10 @@
 compare.py is what figures are quoted from: it keeps the engines out of each other's way.
 """
 
+import concurrent.futures
+import statistics
+import time
+
 import measure
 import numpy as np
 import pytest
@@ -37,3 +41,33 @@ def bench_one_thread(benchmark, models, pool, dtype, n):
     out = np.empty((n, 1280), np.float32)
     benchmark.extra_info |= {"n": n, "peak_gmacs": round(max(measure.peak(1) for _ in range(5)) / 1e9, 1)}
     benchmark(run, images, out=out)
+
+
+def spent(callers, work):
+    """Seconds until ``callers`` Python threads have all done ``work``."""
+    with concurrent.futures.ThreadPoolExecutor(callers) as pool:
+        start = time.perf_counter()
+        list(pool.map(lambda _: work(), range(callers)))
+        return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("n", [1, 32])
+def bench_two_callers(benchmark, models, pool, n):
+    """Two Python threads with a call each on one thread: twice as much done, for the interpreter's lock is let go.
+
+    extra_info: the speedup over one caller, and that of the multiply-add peak, which is what the cores had to give.
+    """
+    benchmark.group = f"two callers, n={n}, 1 thread each"
+    run, images = PEERS["fastmnv2"].make(models, 1, n), np.resize(pool, (n, 96, 96, 3))
+
+    def work():
+        for _ in range(320 // n):
+            run(images)
+
+    speedups, peaks = [], []
+    for _ in range(15):
+        peaks.append(measure.peak(2) / measure.peak(1))
+        speedups.append(2 * spent(1, work) / spent(2, work))
+    benchmark.extra_info |= {"speedup": statistics.median(speedups), "peak_speedup": statistics.median(peaks)}
+    print(f"\ntwo callers, n={n}: {statistics.median(speedups):.2f}x, the peak {statistics.median(peaks):.2f}x")
+    benchmark(spent, 2, work)
