@@ -6,6 +6,7 @@ FASTMNV2_WERROR=1 turns compiler warnings in csrc/ into errors; FASTMNV2_OPENMP=
 import os
 import platform
 import sys
+import sysconfig
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,19 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 MSVC = sys.platform == "win32" and "MINGW" not in os.environ.get("MSYSTEM", "")
-X86 = platform.machine().lower() in ("x86_64", "amd64")
-ARM64 = platform.machine().lower() in ("aarch64", "arm64")
+
+
+def target() -> str:
+    """What is built for: in a cross build not ``platform.machine()``, the machine that builds."""
+    found = sysconfig.get_platform().lower()
+    if found.endswith("universal2"):  # macOS; one processor at a time, for each has files and flags of its own
+        return os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
+    return found
+
+
+TARGET = target()
+X86 = TARGET.endswith(("x86_64", "amd64"))
+ARM64 = TARGET.endswith(("aarch64", "arm64"))
 
 CORE = sorted(str(path) for path in Path("csrc").glob("*.c"))
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]

@@ -1,0 +1,55 @@
+#!/bin/sh
+# Build an aarch64 wheel on another Debian machine, check it, and run it under qemu-user:
+#
+#     wheels/cross_aarch64.sh FOLDER
+#
+# FOLDER gets the wheel, Debian's arm64 Python (nothing is installed on the machine) and numpy's own aarch64 wheel.
+# Needs gcc-aarch64-linux-gnu, qemu-user, and a `python` of the version that this Debian has, with the build
+# requirements and `build` installed. Ends with status 3, before anything is done, where that is not so.
+set -eu
+cd "$(dirname "$0")/.."
+folder=$(mkdir -p "$1" && cd "$1" && pwd)
+version=$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+lacking() { echo "cross_aarch64: $*"; exit 3; }
+for tool in apt-get dpkg aarch64-linux-gnu-gcc qemu-aarch64; do
+    command -v $tool >/dev/null || lacking "there is no $tool"
+done
+apt-cache show "libpython$version-dev" >/dev/null 2>&1 || lacking "this Debian has no Python $version"
+
+# ---- an arm64 system of a few packages, of the releases that this machine uses ----
+mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial" "$folder/debs" "$folder/root"
+apt() {
+    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root \
+        -o Dir::State::lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" "$@"
+}
+# A source that lists architectures of its own, or has none of arm64, fails; Debian's are enough.
+apt update >"$folder/apt.log" 2>&1 || true
+(cd "$folder/debs" && apt download libc6 libgcc-s1 libgomp1 libstdc++6 libexpat1 zlib1g libffi8 libssl3 libbz2-1.0 \
+    liblzma5 libuuid1 libcrypt1 "python$version-minimal" "libpython$version-minimal" "libpython$version-stdlib" \
+    "libpython$version-dev" >>"$folder/apt.log" 2>&1) || lacking "no arm64 packages: $(tail -1 "$folder/apt.log")"
+for package in "$folder"/debs/*.deb; do dpkg -x "$package" "$folder/root"; done
+
+# ---- the wheel: this Python told, as Python's own cross builds are, that it builds for another ----
+root=$folder/root/usr
+mkdir -p "$folder/config" "$folder/site"
+cp "$root/lib/python$version/_sysconfigdata__aarch64-linux-gnu.py" "$folder/config"
+PYTHONPATH=$folder/config _PYTHON_HOST_PLATFORM=linux-aarch64 \
+    _PYTHON_SYSCONFIGDATA_NAME=_sysconfigdata__aarch64-linux-gnu \
+    CC=aarch64-linux-gnu-gcc CFLAGS="-I$root/include/python$version -I$root/include" \
+    python -m build --wheel --no-isolation -o "$folder" . >"$folder/build.log" 2>&1 ||
+    { tail -30 "$folder/build.log"; exit 1; }
+wheel=$(ls "$folder"/fastmnv2-*-linux_aarch64.whl)
+python wheels/check_wheel.py --no-install --glibc 2.36 "$wheel"
+
+# ---- run it ----
+python -m pip install -q --target "$folder/site" --upgrade --only-binary :all: --python-version "$version" \
+    --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 --platform linux_aarch64 numpy "$wheel"
+want=$(python -c 'import sys; sys.path.insert(0, "wheels"); import check_wheel; print(check_wheel.DIGEST)')
+code=$(python -c 'import sys; sys.path.insert(0, "wheels"); import check_wheel; print(check_wheel.DIGEST_CODE)')
+for isa in scalar neon; do
+    got=$(cd "$folder" && FASTMNV2_ISA=$isa PYTHONPATH=$folder/site OMP_NUM_THREADS=2 \
+        qemu-aarch64 -L "$folder/root" "$root/bin/python$version" -c "$code")
+    [ "$got" = "$want" ] || { echo "digest on emulated $isa: $got, expected $want"; exit 1; }
+    echo "the module on emulated $isa: the digest is right"
+done
