@@ -29,7 +29,7 @@ def find_compiler(*names):
     return found
 
 
-def build(folder, program, *extra, compiler=None, isas=ISAS):
+def build(folder, program, *extra, compiler=None, isas=ISAS, name=None):
     """``program`` of this folder, linked with the whole core; returns its path.
 
     ``isas`` are the files of csrc/isa and each one's own flags, ``extra`` everyone's.
@@ -47,6 +47,6 @@ def build(folder, program, *extra, compiler=None, isas=ISAS):
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, *zip(*sources, strict=True)))
-    binary = folder / Path(program).stem
+    binary = folder / (name or Path(program).stem)
     subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
     return binary

@@ -2,6 +2,7 @@
  * outside the arrays. Every array ends at an unreadable page, and in a second round begins after one.
  *
  *   check_kernels          the instruction sets that this machine can run
+ *   check_kernels --bench  every kernel of every layer: GMAC/s, and the share of the multiply-add peak
  *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated)
  *   check_kernels --mutant [front]   a wrong kernel, which must be caught */
 #define _GNU_SOURCE
@@ -10,9 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cpu.h"
+#include "isa/vec_scalar.h"
 #include "network.h"
 #include "pack.h"
 
@@ -82,6 +85,10 @@ static void poison(float *array, size_t floats) {
 static unsigned fp_mode(void) {
 #ifdef FM_X86
     return _mm_getcsr() & ~0x3fu; /* without the exception flags */
+#elif defined __aarch64__
+    unsigned long long fpcr;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
+    return (unsigned)fpcr;
 #else
     return 0;
 #endif
@@ -264,6 +271,122 @@ static void check_table(const fm_kernels *kernels) {
     }
 }
 
+static float from_bits(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* The scalar multiply-add, which all others must equal, against this C library's, which is right (mingw-w64's is
+ * not, see vec_scalar.h): any bits, sums that cancel, and sums a hair from the middle between two floats. */
+static void check_multiply_add(void) {
+    enum { TRIES = 3000000 };
+    uint32_t state = 1, picks[3];
+    checks++;
+    for (int i = 0; i < TRIES; i++) {
+        for (int k = 0; k < 3; k++) {
+            state ^= state << 13; /* Marsaglia's xorshift32 */
+            state ^= state >> 17;
+            state ^= state << 5;
+            picks[k] = state;
+        }
+        float a = from_bits(picks[0]), b = from_bits(picks[1]), c = from_bits(picks[2]);
+        if (i % 3 == 1) c = -(a * b);
+        if (i % 3 == 2) { /* c in [1, 2), and a b = (1 - hair^2) / 2 of its last bit */
+            const float hair = (float)(picks[0] % 64) * 0x1p-23f;
+            a = 1.0f + hair;
+            b = (1.0f - hair) * (picks[1] & 64 ? 0x1p-24f : -0x1p-24f);
+            c = from_bits(0x3f800000u | picks[2] >> 9);
+        }
+        const float want = fmaf(a, b, c), got = vec_fma(a, b, c);
+        if (memcmp(&want, &got, sizeof want) == 0 || (isnan(want) && isnan(got))) continue;
+        printf("FAIL %a * %a + %a is %a, expected %a\n", (double)a, (double)b, (double)c, (double)got, (double)want);
+        failures++;
+        return;
+    }
+}
+
+/* ---- --bench ---- */
+
+typedef struct timed {
+    const fm_kernels *kernels;
+    fm_layer layer;
+    fm_pointwise_args pointwise;
+    fm_depthwise_args depthwise;
+    const float *packed, *stem_rows[3];
+    int columns;
+} timed;
+
+/* One row of the layer's map. Returns its multiply-adds. */
+static double run_once(const timed *t) {
+    const int width = t->layer.in_size / t->layer.stride;
+    if (t->layer.kind == FM_POINTWISE) {
+        run_pointwise(t->kernels, t->pointwise, t->packed, t->columns);
+        return (double)t->pointwise.rows * t->layer.in_channels * t->columns;
+    }
+    if (t->layer.kind == FM_DEPTHWISE) {
+        t->kernels->depthwise(&t->depthwise);
+        return 9.0 * width * t->layer.in_channels;
+    }
+    t->kernels->stem(t->stem_rows, t->packed, t->depthwise.out, (const char *)t->stem_rows[0]);
+    return 27.0 * width * t->layer.out_channels;
+}
+
+/* Numbers that take no longer than others: odd_value's denormals would. */
+static float *ordinary(size_t floats) {
+    float *array = fenced(floats * sizeof(float));
+    for (size_t i = 0; i < floats; i++) array[i] = (float)rand() / (float)RAND_MAX * 0.25f - 0.125f;
+    return array;
+}
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+/* Multiply-adds a nanosecond: the best of some bursts of a millisecond. `t` or, without it, the peak. */
+static double speed(const timed *t, const fm_kernels *kernels) {
+    double best = 0.0;
+    for (int burst = 0; burst < 20; burst++) {
+        double macs = 0.0, start = now(), spent = 0.0;
+        while ((spent = now() - start) < 1e-3) {
+            if (t) for (int i = 0; i < 20; i++) macs += run_once(t);
+            else if (kernels->peak(1000, 0.5f, 0.25f) < 1e9f) macs += 1000.0 * FM_PEAK_CHAINS * kernels->lanes;
+        }
+        if (macs / spent > best) best = macs / spent;
+    }
+    return best * 1e-9;
+}
+
+static void bench_table(const fm_kernels *kernels) {
+    const double peak = kernels->peak ? speed(NULL, kernels) : 0.0;
+    for (int i = 0; i < FM_LAYERS; i++) {
+        timed t = {.kernels = kernels, .layer = fm_layer_info(i)};
+        const int in = t.layer.in_channels, width = t.layer.in_size, out = t.layer.out_channels;
+        t.columns = i == FM_LOGITS ? FM_PADDED_CLASSES : out;
+        if (t.columns % kernels->lanes != 0 || (i == 0 && !kernels->stem)) continue;
+        const size_t taps = t.layer.kind == FM_POINTWISE ? 1 : 9, inputs = t.layer.kind == FM_DEPTHWISE ? 1 : (size_t)in;
+        float *kernel = ordinary(taps * inputs * (size_t)out), *bias = ordinary((size_t)out);
+        float *rows = ordinary((size_t)(3 * width * in)), *map = ordinary((size_t)(width * t.columns));
+        float *residual = ordinary((size_t)(width * t.columns));
+        const float *const three[3] = {rows, rows + width * in, rows + 2 * width * in};
+        memcpy(t.stem_rows, three, sizeof three);
+        t.packed = packed_for(&t.layer, kernels, kernel, bias);
+        t.pointwise = (fm_pointwise_args){.a = rows, .residual = residual, .c = map, .rows = width, .k = in,
+                                          .ldc = t.columns,
+                                          .epilogue = t.layer.relu6 ? FM_RELU6 : FM_LINEAR};
+        t.depthwise = (fm_depthwise_args){t.stem_rows, t.packed, map, in, width, in, 1, in, t.layer.stride};
+        const double gmacs = speed(&t, kernels);
+        printf("%-8s %-40s %7.2f GMAC/s", kernels->name, t.layer.scope, gmacs);
+        if (peak > 0.0) printf("  %3.0f%%", 100.0 * gmacs / peak);
+        printf("\n");
+        release();
+    }
+}
+
+/* ---- */
+
 /* Writes one float too many: what these checks are there to catch. */
 static void overrunning_pool(const float *map, int n, float *out) {
     fm_kernels_scalar.pool(map, n, out);
@@ -278,7 +401,8 @@ int main(int argc, char **argv) {
         check_pool(&mutant, 0);
         return failures != 0;
     }
-    const int all = argc > 1 && strcmp(argv[1], "--all") == 0;
+    const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    check_multiply_add();
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
         if (!all && !fm_isa_supported(isa)) {
@@ -289,6 +413,7 @@ int main(int argc, char **argv) {
             const int before = failures;
             check_table(isa->tables[t]);
             printf("%s %s\n", failures == before ? "ok  " : "FAIL", isa->tables[t]->name);
+            if (bench) bench_table(isa->tables[t]);
         }
     }
     printf("%d checks, %d failures\n", checks, failures);

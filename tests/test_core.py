@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from build_c import build, find_compiler
+from build_c import ISAS, build, find_compiler
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=aligned_alloc"]
 
@@ -32,7 +32,8 @@ def test_the_same_bits_from_any_compiler(tmp_path, names, level):
 
 def test_the_digest_sees_a_rounding_more(tmp_path):
     """Multiply-adds that round twice on the scalar table: a difference in the last place."""
-    program = build(tmp_path, "check_core.c", "-DCHECK_MUTANT", "-Wl,--wrap=fmaf")
+    mutant = ISAS | {"scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
+    program = build(tmp_path, "check_core.c", "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
     assert "FAIL scalar" in run(program, "digest", code=1)
 
 
@@ -67,6 +68,22 @@ def test_the_same_bits_on_arm_emulated(tmp_path):
 def test_inside_another_parallel_region(tmp_path, monkeypatch, levels):
     monkeypatch.setenv("OMP_MAX_ACTIVE_LEVELS", levels)
     run(build(tmp_path, "check_core.c", "-O2", "-fopenmp"), "nested")
+
+
+def test_the_same_bits_from_another_c_library(tmp_path):
+    program = build(tmp_path, "check_core.c", compiler=find_compiler("musl-gcc"))
+    assert "scalar 0x" in run(program, "digest")
+    run(program, "threads")
+
+
+def test_the_same_bits_on_windows(tmp_path, monkeypatch):
+    """mingw-w64's compiler, C library and OpenMP, under Wine."""
+    wine, compiler = find_compiler("wine64", "wine"), find_compiler("x86_64-w64-mingw32-gcc")
+    program = build(tmp_path, "check_core.c", "-static", "-fopenmp", compiler=compiler, name="check_core.exe")
+    monkeypatch.setenv("WINEPREFIX", str(tmp_path / "wine"))
+    monkeypatch.setenv("WINEDEBUG", "-all")
+    for what in ("digest", "threads", "nested"):
+        run(wine, program, what)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-/* Plain C for any processor. fmaf rounds once whatever the hardware, so this is the reference. */
+/* Plain C for any processor. Its multiply-add rounds once whatever the hardware, so this is the reference. */
 #include "isa/vec_scalar.h"
 
 #define VOCABULARY "scalar"
