@@ -1,9 +1,12 @@
 """Compiles and runs check_core.c: the core alone, under several compilers, sanitizers and failing allocations."""
 
+import os
+import shutil
 import subprocess
+import sys
 
 import pytest
-from build_c import ISAS, build, find_compiler
+from build_c import ISAS, ROOT, build, find_compiler
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=aligned_alloc"]
 
@@ -44,6 +47,40 @@ def test_address_and_undefined_behaviour_sanitizers(tmp_path):
         run(program, what)
     caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
     assert "heap-buffer-overflow" in caught.stderr
+
+
+def test_kernels_under_sanitizers(tmp_path):
+    sanitize = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    assert "0 failures" in run(build(tmp_path, "check_kernels.c", *sanitize))
+
+
+def test_the_python_api_under_sanitizers(tmp_path):
+    """The extension module built anew with sanitizers, and the tests of embed and of threads run with it."""
+    compiler = find_compiler("gcc")
+    pytest.importorskip("Cython")
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=undefined"
+    libraries = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so.6")
+    ]
+    package = shutil.copytree(
+        ROOT / "fastmnv2", tmp_path / "installed" / "fastmnv2", ignore=shutil.ignore_patterns("*.so")
+    )
+    environment = os.environ | {"CC": compiler, "CFLAGS": f"{flags} -O1", "LDFLAGS": flags}
+    setup = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(package.parent)]
+    sources = shutil.copytree(ROOT, tmp_path / "tree", ignore=shutil.ignore_patterns(".git", "build", "*.so", "corpus"))
+    built = subprocess.run(setup, cwd=sources, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "LD_PRELOAD": " ".join(libraries)}
+    # The interpreter itself leaks.
+    environment |= {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    tests = [str(sources / "tests" / name) for name in ("test_embed.py", "test_threads.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "not tensorflow", *tests]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Sanitizer" not in done.stderr
 
 
 def test_thread_sanitizer(tmp_path):
