@@ -1,67 +1,19 @@
 /* Every kernel of every instruction set against the scalar one: the same bits, nothing read or written
- * outside the arrays. Every array ends at an unreadable page, and in a second round begins after one.
+ * outside the arrays, nothing written to the inputs, no register or mode changed that is the caller's.
+ * Every array ends at an unreadable page, and in a second round begins after one.
  *
  *   check_kernels          the instruction sets that this machine can run
  *   check_kernels --bench  every kernel of every layer: GMAC/s, and the share of the multiply-add peak
  *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated)
- *   check_kernels --mutant [front]   a wrong kernel, which must be caught */
+ *   check_kernels --mutant NAME      a wrong kernel, which must be caught */
 #define _GNU_SOURCE
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "cpu.h"
+#include "checked_call.h"
+#include "fence.h"
 #include "isa/vec_scalar.h"
 #include "network.h"
 #include "pack.h"
-
-#ifdef FM_X86
-#include <xmmintrin.h>
-#endif
-
-enum { FENCED = 16, CANARY = 0x5a };
-
-static struct {
-    char *base, *array;
-    size_t body, bytes;
-} fences[FENCED];
-static int fence_count, fence_front, failures, checks;
-
-/* `bytes` bytes that end right before an unreadable page, or begin right after one. */
-static void *fenced(size_t bytes) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), body = (bytes + page - 1) / page * page;
-    if (fence_count == FENCED) abort();
-    char *base = mmap(NULL, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED || mprotect(base + page, body, PROT_READ | PROT_WRITE)) abort();
-    memset(base + page, CANARY, body); /* what lies around the array must still be this afterwards */
-    char *array = base + page + (fence_front ? 0 : body - bytes);
-    fences[fence_count].base = base;
-    fences[fence_count].array = array;
-    fences[fence_count].body = body;
-    fences[fence_count++].bytes = bytes;
-    return array;
-}
-
-/* Unmaps every array, after a look at the canaries on the side where there is no guard page. */
-static void release(void) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    while (fence_count > 0) {
-        fence_count--;
-        char *body = fences[fence_count].base + page, *array = fences[fence_count].array;
-        for (char *p = body; p < body + fences[fence_count].body; p++) {
-            if ((p < array || p >= array + fences[fence_count].bytes) && *p != CANARY) {
-                printf("FAIL a byte %td from an array of %zu was written\n", p - array, fences[fence_count].bytes);
-                failures++;
-                break;
-            }
-        }
-        munmap(fences[fence_count].base, fences[fence_count].body + 2 * page);
-    }
-}
 
 /* Some ordinary numbers, and all that are not. */
 static float odd_value(void) {
@@ -81,17 +33,12 @@ static void poison(float *array, size_t floats) {
     for (size_t i = 0; i < floats; i += 97) array[i] = i % 2 ? NAN : (i % 3 ? INFINITY : -INFINITY);
 }
 
-/* Rounding and flush-to-zero, which kernels leave alone. */
-static unsigned fp_mode(void) {
-#ifdef FM_X86
-    return _mm_getcsr() & ~0x3fu; /* without the exception flags */
-#elif defined __aarch64__
-    unsigned long long fpcr;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-    return (unsigned)fpcr;
-#else
-    return 0;
-#endif
+/* Weights and bias that hand one input of each sum on as it is, so that outputs meet the odd values exactly. */
+static void pick_one(float *kernel, const fm_layer *layer, float *bias) {
+    const int columns = layer->out_channels, taps = layer->kernel * layer->kernel;
+    const int depth = layer->kind == FM_DEPTHWISE ? taps : taps * layer->in_channels;
+    for (int i = 0; i < depth * columns; i++) kernel[i] = i / columns == depth / 2 ? 1.0f : 0.0f;
+    for (int i = 0; i < columns; i++) bias[i] = i % 2 ? -0.0f : 0.0f;
 }
 
 /* Equal bit for bit; any NaN equals any other. */
@@ -111,8 +58,25 @@ static float *packed_for(const fm_layer *layer, const fm_kernels *kernels, const
     return packed;
 }
 
+/* A kernel's call, and a look at what it left behind. */
+static long call(const fm_kernels *kernels, any_function kernel, const void *a, const void *b, const void *c,
+                 const void *d) {
+    const char *wrong = NULL;
+    const long result = checked_call(kernel, a, b, c, d, &wrong);
+    if (wrong) {
+        printf("FAIL %s: %s changed\n", kernels->name, wrong);
+        failures++;
+    }
+    return result;
+}
+
+static void call_pointwise(const fm_kernels *kernels, const fm_pointwise_args *args) {
+    call(kernels, (any_function)kernels->pointwise, args, NULL, NULL, NULL);
+}
+
 /* Every panel of a layer, each table's own panels, into one map. */
-static void run_pointwise(const fm_kernels *kernels, fm_pointwise_args args, const float *packed, int n) {
+static void run_pointwise(const fm_kernels *kernels, fm_pointwise_args args, const float *packed, int n,
+                          void (*run)(const fm_kernels *, const fm_pointwise_args *)) {
     float *c = args.c;
     const float *residual = args.residual;
     const int panels = fm_panel_count(n, kernels->lanes, kernels->panel);
@@ -130,102 +94,124 @@ static void run_pointwise(const fm_kernels *kernels, fm_pointwise_args args, con
             args.ahead = args.panel;
             args.c = c + column;
             args.residual = residual + column;
-            kernels->pointwise(&args);
+            run(kernels, &args);
         }
     }
 }
 
-static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue, int odd) {
+/* What the numbers are: ordinary ones and odd ones, NaN and infinities too, or odd ones handed on by pick_one. */
+typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
+
+static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue,
+                            numbers which) {
     const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels, k = layer->in_channels;
     const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
     float *a = fill((size_t)(rows * k)), *residual = fill((size_t)(rows * n)), *results[2];
-    const float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
-    if (odd) poison(a, (size_t)(rows * k));
+    float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
+    if (which == POISONED) poison(a, (size_t)(rows * k));
+    if (which == HANDED_ON) pick_one(kernel, layer, bias);
+    const float *packed[2] = {packed_for(layer, tables[0], kernel, bias), packed_for(layer, tables[1], kernel, bias)};
+    seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill((size_t)(rows * n));
         const fm_pointwise_args args = {.a = a, .residual = residual, .c = results[t], .rows = rows, .k = k, .ldc = n,
                                         .epilogue = epilogue};
-        run_pointwise(tables[t], args, packed_for(layer, tables[t], kernel, bias), n);
+        run_pointwise(tables[t], args, packed[t], n, call_pointwise);
     }
     expect_same(layer->scope, kernels, results[0], results[1], (size_t)(rows * n));
     release();
 }
 
 /* The first rows of a map, the middle or the last ones: `border` is -1, 0 or 1. */
-static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, int border, int odd) {
+static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, int border, numbers which) {
     enum { MOST = 4 };
     const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
     const int out_rows = 1 + rand() % MOST, in_rows = (out_rows - 1) * layer->stride + 3;
     const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
-    const float *kernel = fill((size_t)(9 * channels)), *bias = fill((size_t)channels);
+    float *kernel = fill((size_t)(9 * channels)), *bias = fill((size_t)channels);
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
     float *results[2];
     const int cut = rand() % (channels / kernels->lanes + 1) * kernels->lanes;
+    if (which == HANDED_ON) pick_one(kernel, layer, bias);
     for (int i = 0; i < in_rows; i++) {
         float *row = fill((size_t)(width * channels));
-        if (odd) poison(row, (size_t)(width * channels));
+        if (which == POISONED) poison(row, (size_t)(width * channels));
         const int outside = (border < 0 && i == 0) || (border > 0 && i == in_rows - 1);
         rows[i] = outside ? NULL : row;
         cut_rows[i] = outside ? NULL : row + cut;
     }
+    const float *packed[2] = {packed_for(layer, tables[0], kernel, bias), packed_for(layer, tables[1], kernel, bias)};
+    seal();
     for (int t = 0; t < 2; t++) {
+        const any_function depthwise = (any_function)tables[t]->depthwise;
         results[t] = fill((size_t)(out_rows * out * channels));
-        fm_depthwise_args args = {rows, packed_for(layer, tables[t], kernel, bias), results[t], cut, width, channels,
-                                  out_rows, channels, layer->stride};
-        tables[t]->depthwise(&args);
+        fm_depthwise_args args = {rows, packed[t], results[t], cut, width, channels, out_rows, channels, layer->stride};
+        call(tables[t], depthwise, &args, NULL, NULL, NULL);
         args.rows = cut_rows;
         args.packed += cut * 10;
         args.out += cut;
         args.channels = channels - cut;
-        tables[t]->depthwise(&args);
+        call(tables[t], depthwise, &args, NULL, NULL, NULL);
     }
     expect_same(layer->scope, kernels, results[0], results[1], (size_t)(out_rows * out * channels));
     release();
 }
 
-static void check_stem(const fm_kernels *kernels, int bottom, int odd) {
+static void check_stem(const fm_kernels *kernels, int bottom, numbers which) {
     const fm_layer layer = fm_layer_info(0);
     const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
     const size_t row_floats = FM_SIZE * 3, out_floats = FM_SIZE / 2 * 24;
-    const float *kernel = fill(27 * 24), *bias = fill(24);
-    float *rows[3], *results[2];
+    float *kernel = fill(27 * 24), *bias = fill(24), *rows[3], *results[2];
     for (int i = 0; i < 3; i++) {
         rows[i] = fill(row_floats);
-        if (odd) poison(rows[i], row_floats);
+        if (which == POISONED) poison(rows[i], row_floats);
     }
+    if (which == HANDED_ON) pick_one(kernel, &layer, bias);
+    const float *packed[2] = {packed_for(&layer, tables[0], kernel, bias), packed_for(&layer, tables[1], kernel, bias)};
+    seal();
     for (int t = 0; t < 2; t++) {
         const float *const inside[3] = {rows[0], rows[1], bottom ? NULL : rows[2]};
         results[t] = fill(out_floats);
-        tables[t]->stem(inside, packed_for(&layer, tables[t], kernel, bias), results[t], (const char *)rows[0]);
+        call(tables[t], (any_function)tables[t]->stem, inside, packed[t], results[t], rows[0]);
     }
     expect_same("stem", kernels, results[0], results[1], out_floats);
     release();
 }
 
-static void check_scale(const fm_kernels *kernels, int odd) {
+static void check_scale(const fm_kernels *kernels, numbers which) {
+    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
     const size_t floats = FM_SIZE * 3;
-    float *row = fill(floats), *want = fill(floats), *got = fill(floats);
+    float *row = fill(floats), *scaled[2], *scaled_u8[2];
     uint8_t *bytes = fenced(floats);
+    int outside[2];
     for (size_t i = 0; i < floats; i++) bytes[i] = (uint8_t)i;
-    if (odd) poison(row, floats);
-    const int outside = fm_kernels_scalar.scale_f32(row, want);
-    if (kernels->scale_f32(row, got) != outside) {
+    if (which == POISONED) poison(row, floats);
+    seal();
+    for (int t = 0; t < 2; t++) {
+        scaled[t] = fill(floats);
+        scaled_u8[t] = fill(floats);
+        outside[t] = (int)call(tables[t], (any_function)tables[t]->scale_f32, row, scaled[t], NULL, NULL);
+        call(tables[t], (any_function)tables[t]->scale_u8, bytes, scaled_u8[t], NULL, NULL);
+    }
+    if (outside[0] != outside[1]) {
         printf("FAIL %s: scale_f32 disagrees on the range\n", kernels->name);
         failures++;
     }
-    expect_same("scale_f32", kernels, want, got, floats);
-    fm_kernels_scalar.scale_u8(bytes, want);
-    kernels->scale_u8(bytes, got);
-    expect_same("scale_u8", kernels, want, got, floats);
+    expect_same("scale_f32", kernels, scaled[0], scaled[1], floats);
+    expect_same("scale_u8", kernels, scaled_u8[0], scaled_u8[1], floats);
     release();
 }
 
-static void check_pool(const fm_kernels *kernels, int odd) {
-    float *map = fill(9 * FM_FEATURES), *want = fill(FM_FEATURES), *got = fill(FM_FEATURES);
-    if (odd) poison(map, 9 * FM_FEATURES);
-    fm_kernels_scalar.pool(map, FM_FEATURES, want);
-    kernels->pool(map, FM_FEATURES, got);
-    expect_same("pool", kernels, want, got, FM_FEATURES);
+static void check_pool(const fm_kernels *kernels, int n, numbers which) {
+    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    float *map = fill(9 * (size_t)n), *results[2];
+    if (which == POISONED) poison(map, 9 * (size_t)n);
+    seal();
+    for (int t = 0; t < 2; t++) {
+        results[t] = fill((size_t)n);
+        call(tables[t], (any_function)tables[t]->pool, map, (const void *)(intptr_t)n, results[t], NULL);
+    }
+    expect_same("pool", kernels, results[0], results[1], (size_t)n);
     release();
 }
 
@@ -238,36 +224,62 @@ struct checked {
 };
 _Static_assert(sizeof(struct checked) == sizeof(fm_kernels), "a kernel was added: check it below");
 
-static void check_table(const fm_kernels *kernels) {
-    const unsigned mode = fp_mode();
+/* The network's own shapes. */
+static void check_network(const fm_kernels *kernels, numbers which) {
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 18, 24, 27, 36, 48};
-    for (int round = 0; round < 4; round++) {
-        const int odd = round & 1;
-        fence_front = round >> 1;
-        for (int i = 0; i < FM_LAYERS; i++) {
-            const fm_layer layer = fm_layer_info(i);
-            const int columns = i == FM_LOGITS ? FM_PADDED_CLASSES : layer.out_channels;
-            if (columns % kernels->lanes != 0) continue;
-            for (size_t r = 0; layer.kind == FM_POINTWISE && r < sizeof row_counts / sizeof row_counts[0]; r++) {
-                /* A few heights are enough for the many layers of the same shape. */
-                if (r > 2 && (int)r % 5 != i % 5) continue;
-                check_pointwise(kernels, &layer, row_counts[r], (fm_epilogue)((int)r % 3), odd);
-            }
-            for (int border = -1; layer.kind == FM_DEPTHWISE && border <= 1; border++) {
-                if (border < 0 && layer.stride == 2) continue; /* stride 2 has no padding above */
-                check_depthwise(kernels, &layer, border, odd);
-            }
+    for (int i = 0; i < FM_LAYERS; i++) {
+        const fm_layer layer = fm_layer_info(i);
+        const int columns = i == FM_LOGITS ? FM_PADDED_CLASSES : layer.out_channels;
+        if (columns % kernels->lanes != 0) continue;
+        for (size_t r = 0; layer.kind == FM_POINTWISE && r < sizeof row_counts / sizeof row_counts[0]; r++) {
+            /* A few heights are enough for the many layers of the same shape. */
+            if (r > 2 && (int)r % 5 != i % 5) continue;
+            check_pointwise(kernels, &layer, row_counts[r], (fm_epilogue)((int)r % 3), which);
         }
-        if (kernels->stem) {
-            check_stem(kernels, 0, odd);
-            check_stem(kernels, 1, odd);
-            check_scale(kernels, odd);
+        for (int border = -1; layer.kind == FM_DEPTHWISE && border <= 1; border++) {
+            if (border < 0 && layer.stride == 2) continue; /* stride 2 has no padding above */
+            check_depthwise(kernels, &layer, border, which);
         }
-        check_pool(kernels, odd);
     }
-    if (fp_mode() != mode) {
-        printf("FAIL %s: the floating-point mode was %#x before and is %#x\n", kernels->name, mode, fp_mode());
-        failures++;
+    if (kernels->stem) {
+        check_stem(kernels, 0, which);
+        check_stem(kernels, 1, which);
+        check_scale(kernels, which);
+    }
+    check_pool(kernels, FM_FEATURES, which);
+}
+
+/* Shapes that no layer has: all that the contract in kernels.h allows. */
+static void check_awkward(const fm_kernels *kernels, numbers which) {
+    static const int depths[] = {1, 2, 3, 4, 5, 7, 9, 13, 31}, vectors[] = {1, 2, 3, 4, 5, 7, 11};
+    enum { DEPTHS = sizeof depths / sizeof depths[0], VECTORS = sizeof vectors / sizeof vectors[0] };
+    for (int i = 0; i < DEPTHS * VECTORS; i++) {
+        const fm_layer layer = {.scope = "an awkward pointwise", .kind = FM_POINTWISE, .kernel = 1, .stride = 1,
+                                .in_channels = depths[i / VECTORS],
+                                .out_channels = vectors[i % VECTORS] * kernels->lanes};
+        for (int epilogue = FM_LINEAR; epilogue <= FM_RESIDUAL; epilogue++) {
+            check_pointwise(kernels, &layer, 1 + rand() % 29, (fm_epilogue)epilogue, which);
+        }
+    }
+    for (int width = 2; width <= 17; width++) {
+        for (int stride = 1; stride <= 2; stride++) {
+            const int channels = vectors[width % VECTORS] * kernels->lanes;
+            const fm_layer layer = {.scope = "an awkward depthwise", .kind = FM_DEPTHWISE, .kernel = 3,
+                                    .stride = stride, .in_size = width, .in_channels = channels,
+                                    .out_channels = channels};
+            if (width % stride) continue;
+            for (int border = stride - 2; border <= 1; border++) check_depthwise(kernels, &layer, border, which);
+        }
+    }
+    for (int i = 0; i < VECTORS; i++) check_pool(kernels, vectors[i] * kernels->lanes, which);
+}
+
+static void check_table(const fm_kernels *kernels) {
+    for (fence_front = 0; fence_front < 2; fence_front++) {
+        for (int which = ORDINARY; which < NUMBERS; which++) {
+            if (which != HANDED_ON) check_network(kernels, (numbers)which);
+            check_awkward(kernels, (numbers)which);
+        }
     }
 }
 
@@ -306,99 +318,67 @@ static void check_multiply_add(void) {
     }
 }
 
-/* ---- --bench ---- */
+#include "bench_kernels.h"
 
-typedef struct timed {
-    const fm_kernels *kernels;
-    fm_layer layer;
-    fm_pointwise_args pointwise;
-    fm_depthwise_args depthwise;
-    const float *packed, *stem_rows[3];
-    int columns;
-} timed;
+/* ---- mutants: what these checks are there to catch ---- */
 
-/* One row of the layer's map. Returns its multiply-adds. */
-static double run_once(const timed *t) {
-    const int width = t->layer.in_size / t->layer.stride;
-    if (t->layer.kind == FM_POINTWISE) {
-        run_pointwise(t->kernels, t->pointwise, t->packed, t->columns);
-        return (double)t->pointwise.rows * t->layer.in_channels * t->columns;
-    }
-    if (t->layer.kind == FM_DEPTHWISE) {
-        t->kernels->depthwise(&t->depthwise);
-        return 9.0 * width * t->layer.in_channels;
-    }
-    t->kernels->stem(t->stem_rows, t->packed, t->depthwise.out, (const char *)t->stem_rows[0]);
-    return 27.0 * width * t->layer.out_channels;
-}
-
-/* Numbers that take no longer than others: odd_value's denormals would. */
-static float *ordinary(size_t floats) {
-    float *array = fenced(floats * sizeof(float));
-    for (size_t i = 0; i < floats; i++) array[i] = (float)rand() / (float)RAND_MAX * 0.25f - 0.125f;
-    return array;
-}
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
-/* Multiply-adds a nanosecond: the best of some bursts of a millisecond. `t` or, without it, the peak. */
-static double speed(const timed *t, const fm_kernels *kernels) {
-    double best = 0.0;
-    for (int burst = 0; burst < 20; burst++) {
-        double macs = 0.0, start = now(), spent = 0.0;
-        while ((spent = now() - start) < 1e-3) {
-            if (t) for (int i = 0; i < 20; i++) macs += run_once(t);
-            else if (kernels->peak(1000, 0.5f, 0.25f) < 1e9f) macs += 1000.0 * FM_PEAK_CHAINS * kernels->lanes;
-        }
-        if (macs / spent > best) best = macs / spent;
-    }
-    return best * 1e-9;
-}
-
-static void bench_table(const fm_kernels *kernels) {
-    const double peak = kernels->peak ? speed(NULL, kernels) : 0.0;
-    for (int i = 0; i < FM_LAYERS; i++) {
-        timed t = {.kernels = kernels, .layer = fm_layer_info(i)};
-        const int in = t.layer.in_channels, width = t.layer.in_size, out = t.layer.out_channels;
-        t.columns = i == FM_LOGITS ? FM_PADDED_CLASSES : out;
-        if (t.columns % kernels->lanes != 0 || (i == 0 && !kernels->stem)) continue;
-        const size_t taps = t.layer.kind == FM_POINTWISE ? 1 : 9, inputs = t.layer.kind == FM_DEPTHWISE ? 1 : (size_t)in;
-        float *kernel = ordinary(taps * inputs * (size_t)out), *bias = ordinary((size_t)out);
-        float *rows = ordinary((size_t)(3 * width * in)), *map = ordinary((size_t)(width * t.columns));
-        float *residual = ordinary((size_t)(width * t.columns));
-        const float *const three[3] = {rows, rows + width * in, rows + 2 * width * in};
-        memcpy(t.stem_rows, three, sizeof three);
-        t.packed = packed_for(&t.layer, kernels, kernel, bias);
-        t.pointwise = (fm_pointwise_args){.a = rows, .residual = residual, .c = map, .rows = width, .k = in,
-                                          .ldc = t.columns,
-                                          .epilogue = t.layer.relu6 ? FM_RELU6 : FM_LINEAR};
-        t.depthwise = (fm_depthwise_args){t.stem_rows, t.packed, map, in, width, in, 1, in, t.layer.stride};
-        const double gmacs = speed(&t, kernels);
-        printf("%-8s %-40s %7.2f GMAC/s", kernels->name, t.layer.scope, gmacs);
-        if (peak > 0.0) printf("  %3.0f%%", 100.0 * gmacs / peak);
-        printf("\n");
-        release();
-    }
-}
-
-/* ---- */
-
-/* Writes one float too many: what these checks are there to catch. */
 static void overrunning_pool(const float *map, int n, float *out) {
     fm_kernels_scalar.pool(map, n, out);
     out[n] = 0.0f;
 }
 
-int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--mutant") == 0) {
+static void scribbling_pool(const float *map, int n, float *out) {
+    fm_kernels_scalar.pool(map, n, out);
+    ((float *)(uintptr_t)map)[0] = 0.0f;
+}
+
+static void flushing_pool(const float *map, int n, float *out) {
+    fm_kernels_scalar.pool(map, n, out);
+#ifdef FM_X86
+    _mm_setcsr(_mm_getcsr() | 0x8040u);
+#elif defined(FM_ARM64)
+    __asm__ volatile("msr fpcr, %0" : : "r"(1ul << 24));
+#endif
+}
+
+/* As handwritten assembly may by mistake: take a register of the caller's, leave the upper halves in use. */
+void keeping_pool(const float *map, int n, float *out);
+void untidy_pool(const float *map, int n, float *out);
+#ifdef FM_X86
+__asm__(".text\n.globl keeping_pool\nkeeping_pool: inc %r13\nret\n");
+__asm__(".text\n.globl untidy_pool\nuntidy_pool: vmovups (%rdi), %ymm3\nret\n");
+#else
+__asm__(".text\n.globl keeping_pool\nkeeping_pool: fmov d9, xzr\nret\n");
+__asm__(".text\n.globl untidy_pool\nuntidy_pool: ret\n");
+#endif
+
+/* The end of the array, where a guard page is, and the front, where a canary is; the others at either. */
+static const struct mutant {
+    const char *name;
+    void (*pool)(const float *map, int n, float *out);
+    int front;
+} mutants[] = {
+    {"end", overrunning_pool, 0},  {"front", overrunning_pool, 1}, {"input", scribbling_pool, 0},
+    {"control", flushing_pool, 0}, {"register", keeping_pool, 0},  {"upper", untidy_pool, 0},
+};
+
+static void check_mutant(const char *name) {
+    for (size_t i = 0; i < sizeof mutants / sizeof mutants[0]; i++) {
+        if (strcmp(mutants[i].name, name) != 0) continue;
+        if (mutants[i].pool == untidy_pool && !upper_halves_told()) {
+            printf("upper halves: not told here\n");
+            continue;
+        }
         fm_kernels mutant = fm_kernels_scalar;
-        mutant.pool = overrunning_pool;
-        fence_front = argc > 2; /* at a guard page it must fault, at a canary be found */
-        check_pool(&mutant, 0);
+        mutant.pool = mutants[i].pool;
+        fence_front = mutants[i].front;
+        check_pool(&mutant, FM_FEATURES, ORDINARY);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc > 2 && strcmp(argv[1], "--mutant") == 0) {
+        check_mutant(argv[2]);
         return failures != 0;
     }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;

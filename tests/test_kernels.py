@@ -15,11 +15,15 @@ def test_every_kernel_equals_the_scalar_one(tmp_path):
     checked = _run(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # A kernel that writes one float too many faults at the guard page, and is found at the canary.
-    assert _run(program, "--mutant").returncode < 0
-    found = _run(program, "--mutant", "front")
-    assert found.returncode == 1
-    assert "was written" in found.stdout
+    # What must be caught: a float too many, at the guard page and at the canary; a write to an input; and what
+    # belongs to the caller changed.
+    assert _run(program, "--mutant", "end").returncode < 0
+    assert _run(program, "--mutant", "input").returncode < 0
+    mutants = {"front": "was written", "control": "control word changed", "register": "a register", "upper": "upper"}
+    for mutant, says in mutants.items():
+        found = _run(program, "--mutant", mutant)
+        assert says in found.stdout
+        assert found.returncode == 1 or "not told here" in found.stdout
 
 
 @pytest.mark.skipif(not X86, reason="AVX-512 is emulated on x86 only")
