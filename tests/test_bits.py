@@ -15,12 +15,28 @@ def alone(model, images):
     return np.stack([model.embed(image, threads=1) for image in images])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 4, 5, 8, 64, 1000])
-def test_any_batch_position_and_thread_count(model, images, alone, threads):
-    rng = np.random.RandomState(threads)
-    for n in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 16, 31, 70]:
-        order = rng.randint(len(images), size=n)
-        assert (model.embed(images[order], threads=threads) == alone[order]).all(), n
+FASTEST = fastmnv2.available_isas()[-1]
+
+
+@pytest.mark.parametrize(
+    "isa", [FASTEST, *(pytest.param(isa, marks=pytest.mark.long) for isa in fastmnv2.available_isas()[:-1])]
+)
+def test_every_batch_size_position_and_thread_count(untrained_native, images, alone, isa, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_ISA", isa)
+    model = fastmnv2.load(untrained_native)
+    in_bytes = (images * 255).astype(np.uint8)
+    want_of_bytes = np.stack([model.embed(image, threads=1) for image in in_bytes])
+    for n in range(1, 71) if isa != "scalar" else (*range(1, 10), 16, 31, 70):  # 65 ms an image without FMA
+        for threads in range(1, 9):
+            order = (np.arange(n) + n + threads) % len(images)  # each position gets another image each time
+            assert (model.embed(images[order], threads=threads) == alone[order]).all(), (n, threads)
+            assert (model.embed(in_bytes[order], threads=threads) == want_of_bytes[order]).all(), (n, threads)
+
+
+@pytest.mark.parametrize("threads", [64, 1000])
+def test_many_more_threads_than_images_or_processors(model, images, alone, threads):
+    for n in (1, 2, 9):
+        assert (model.embed(images[:n], threads=threads) == alone[:n]).all(), n
 
 
 @pytest.mark.parametrize("isa", fastmnv2.available_isas())

@@ -84,7 +84,7 @@ def test_one_model_from_many_threads(model, images):
             if not (model.embed(images[order], threads=1 + seed % 3) == want[order]).all():
                 wrong.append(seed)
 
-    workers = [threading.Thread(target=work, args=[seed]) for seed in range(8)]
+    workers = [threading.Thread(target=work, args=[seed]) for seed in range(16)]
     for worker in workers:
         worker.start()
     for worker in workers:
