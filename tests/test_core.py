@@ -70,7 +70,9 @@ def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
     pytest.importorskip("Cython")
     flags = f"-fsanitize={sanitizers} -fno-sanitize-recover=all -g"
     libraries = [
-        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
         for name in SANITIZERS[sanitizers]
     ]
     binaries = shutil.ignore_patterns(".git", "build", "*.so", "corpus")

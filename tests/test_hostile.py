@@ -2,16 +2,22 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
+import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import zipfile
+from pathlib import Path
 
 import fuzz_guided
 import numpy as np
 import pytest
+import test_bombs
 from fuzz_readers import fuzz
 
 import fastmnv2
@@ -128,6 +134,112 @@ def test_a_pickle_is_never_loaded(tmp_path):
     for name in ("w.npy", "w.h5", "w.safetensors", "w.tflite"):
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
         refused(tmp_path / name)
+
+
+# ---- what is no regular file, and what is no path --------------------------------------------------------
+
+NO_FILES = {
+    "pipe": lambda path: os.mkfifo(path),  # noqa: PLW0108 - Windows has none
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(path.name),
+    "zeros without end": lambda path: path.symlink_to("/dev/zero"),
+    "always full": lambda path: path.symlink_to("/dev/full"),
+    "of the kernel": lambda path: path.symlink_to("/proc/self/pagemap"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files that are none")
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+def test_what_is_no_regular_file_keeps_nobody_waiting(tmp_path, make):
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    header = test_bombs.record(b"", test_bombs.field(1, 2))
+    empty = test_bombs.record(b"MobilenetV2/Conv/weights", test_bombs.entry([0], 0, 0, bytes(4)))
+    os.chdir(bundle)  # a socket's path must be short
+    make(bundle / "w.h5")
+    refused(bundle / "w.h5")
+    test_bombs.write_index(bundle / "m.index", [[header, empty]])
+    for number in (0, 1):  # the first is read for a tensor, the other for the digest only
+        shards = [bundle / f"m.data-{shard:05d}-of-00002" for shard in (number, 1 - number)]
+        make(shards[0])
+        shards[1].write_bytes(b"")
+        refused(bundle / "m.index")
+        for shard in shards:
+            shard.unlink()
+    make(bundle / "checkpoint")
+    refused(bundle)
+    (bundle / "m.index").unlink()
+    make(bundle / "m.index")
+    refused(bundle / "m.index")
+
+
+NO_PATHS = ["x" * 300, "n\0l", "\udcff\ud800", "nowhere/.index", "file/x", "loop", "loop/x", "a/" * 3000, ".index"]
+
+
+@pytest.mark.parametrize("name", NO_PATHS)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_what_is_no_path_is_not_found(tmp_path, name, kind):
+    os.chdir(tmp_path)
+    Path("file").touch()
+    os.symlink("loop", "loop")
+    with pytest.raises(FileNotFoundError, match="there are no weights at"):
+        fastmnv2.load(kind(name))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="another user is a child process")
+def test_what_may_not_be_read(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "w.h5").touch(mode=0)
+    os.chmod(tmp_path, 0o755)
+    code = "import os, sys, fastmnv2\nif os.getuid() == 0: os.setuid(65534)\n"
+    code += "try: fastmnv2.weights.read(sys.argv[1])\nexcept fastmnv2.WeightsError as error: print(error)"
+    for path in (tmp_path / "w.h5", tmp_path / "closed" / "w.h5"):
+        for parent in tmp_path.parents[:3]:
+            os.chmod(parent, 0o755)
+        command = [sys.executable, "-c", "import fastmnv2.weights\n" + code, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Permission denied" in done.stdout, done.stderr
+
+
+def test_a_file_cut_short_while_it_is_read(forms, tmp_path):
+    """A mapped file would end the process (SIGBUS)."""
+    path = tmp_path / "n.safetensors"
+    data = forms["native"].read_bytes()
+    code = "import sys, fastmnv2\nprint('go', flush=True)\nfor _ in range(150):\n"
+    code += "    try: fastmnv2.load(sys.argv[1])\n    except fastmnv2.WeightsError: pass"
+    path.write_bytes(data)
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        while child.poll() is None:
+            os.truncate(path, 5000)
+            path.write_bytes(data)
+    assert child.returncode == 0
+
+
+def test_messages_are_one_short_line(forms, tmp_path):
+    long = "\x1b[2J\n\ud800" + "x" * 100_000
+    graph = test_bombs.field(2, b"\x1b" + b"x" * 900_000 + b"/Conv1/kernel") + test_bombs.field(3, b"k")
+    module = test_bombs.object_graph(tmp_path, test_bombs.field(1, test_bombs.field(2, graph)))
+    cases = [module]
+    for number, change in enumerate(
+        [
+            lambda h: h.update({long[:40_000]: {}}),
+            lambda h: _entry(h, 0).update(shape=[1] * 9000),
+            lambda h: h["__metadata__"].update(format_version=long[:40_000]),
+        ]
+    ):
+        cases.append(spoil_header(forms["native"], tmp_path / f"{number}.safetensors", change))
+    for name, epsilon in (("Conv_1_bn", long), ("block_" + "1" * 90_000 + "_expand", long), ("Conv_1_bn", [long] * 9)):
+        config = {"class_name": "BatchNormalization", "config": {"name": name, "epsilon": epsilon}}
+        cases.append(tmp_path / f"{len(cases)}.keras")
+        with zipfile.ZipFile(cases[-1], "w") as archive:
+            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("model.weights.h5", b"")
+    sparse = member("\x1b\n" + "x" * 15_000, type=tarfile.GNUTYPE_SPARSE)
+    cases.append(tar_with(tmp_path / "s.tar.gz", (sparse, b"")))
+    for case in cases:
+        says = str(refused(case))
+        assert len(says) < 1100
+        assert says.isprintable()
 
 
 # ---- what is wrong with the tensors --------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """Weights files, one module a form. ``read`` knows the form by content."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.weights.source import Source
+from fastmnv2.weights.source import Source, exists, open_file
 
 __all__ = ["Source", "read"]
 
@@ -23,24 +25,21 @@ def read(path: str | os.PathLike[str]) -> Source:
         ImportError: the form needs an optional package; the message says which to install.
     """
     place = Path(path)
-    head = _head(place)
-    if not head and not place.exists() and not _is_prefix(place):
+    if not exists(place) and not _is_prefix(place):
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
+    with refusing(place):
+        return _read(place)
+
+
+@contextlib.contextmanager
+def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a reader or its library makes of a malformed file, as a WeightsError that names ``origin``."""
     try:
-        return _read(place, head)
+        yield
     except (WeightsError, ImportError, MemoryError):
         raise
-    except Exception as error:  # whatever a library makes of a malformed file
-        raise WeightsError(f"{place}: {error or type(error).__name__}") from error
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file; nothing of a folder, or where there is nothing."""
-    try:
-        with path.open("rb") as file:
-            return file.read(512)
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        return b""
+    except Exception as error:
+        raise WeightsError(f"{origin}: {error or type(error).__name__}") from error
 
 
 def _is_prefix(path: Path) -> bool:
@@ -49,7 +48,16 @@ def _is_prefix(path: Path) -> bool:
     return checkpoint.prefix_of(path) is not None
 
 
-def _read(path: Path, head: bytes) -> Source:
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; nothing of what is none."""
+    if not path.is_file():
+        return b""
+    with open_file(path) as file:
+        return file.read(min(512, os.fstat(file.fileno()).st_size))
+
+
+def _read(path: Path) -> Source:
+    head = _head(path)
     if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
         from fastmnv2.weights import native
 
@@ -63,6 +71,7 @@ def _read(path: Path, head: bytes) -> Source:
         return checkpoint.read(prefix)
     if path.is_dir():
         raise WeightsError(f"{path}: expected a folder with saved_model.pb or one checkpoint, found neither")
+    path.stat()  # says why, where it may not be looked at
     if not path.is_file():
         raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
 

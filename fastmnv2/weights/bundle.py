@@ -5,8 +5,8 @@ values are protocol buffers: BundleHeaderProto under the empty key, BundleEntryP
 name (tensorflow/core/protobuf/tensor_bundle.proto). The data files are raw little-endian arrays.
 """
 
-import hashlib
 import math
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 
 from fastmnv2 import _engine
 from fastmnv2.errors import WeightsError
+from fastmnv2.weights.source import exists, file_sha256, open_file, read_file
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
 # What a malformed file may make us do. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
 # characters; the network's own variables have 11 MB, twice that where an export lists them twice.
-_INDEX_LIMIT = 2 << 20
+_INDEX_LIMIT = 1 << 20
 _RECORDS_LIMIT = 20_000
 _NAME_LIMIT = 1000
 _DIMS_LIMIT = 8
 _TENSORS_LIMIT = 64 << 20
-_STRING_LIMIT = 4 << 20
+_STRING_LIMIT = 1 << 20
 _SHARDS_LIMIT = 1000
 _DT_FLOAT, _DT_STRING = 1, 7
 
@@ -168,11 +169,9 @@ class Bundle:
         self.entries: dict[str, Entry] = {}
         self.shards = 0
         path = prefix.with_name(prefix.name + ".index")
-        if not path.is_file():
+        if not exists(path):
             raise WeightsError(f"{prefix}: expected a tensor bundle, but there is no {path.name}")
-        if path.stat().st_size > _INDEX_LIMIT:
-            raise ValueError(f"{path.name} has {path.stat().st_size} bytes, expected at most {_INDEX_LIMIT}")
-        for key, value in _table(path.read_bytes(), path.name):
+        for key, value in _table(read_file(path, _INDEX_LIMIT), path.name):
             if key:
                 self.entries[key.decode()] = _entry(value)
             else:
@@ -192,13 +191,13 @@ class Bundle:
 
     def _read_bytes(self, name: str, entry: Entry) -> bytes:
         path = self._shard(entry.shard)
-        available = path.stat().st_size
-        if entry.offset + entry.size > available:
-            raise ValueError(
-                f"{name}: bytes {entry.offset} to {entry.offset + entry.size} lie outside {path.name} "
-                f"({available} bytes)"
-            )
-        with path.open("rb") as file:
+        with open_file(path) as file:
+            available = os.fstat(file.fileno()).st_size
+            if entry.offset + entry.size > available:
+                raise ValueError(
+                    f"{name}: bytes {entry.offset} to {entry.offset + entry.size} lie outside {path.name} "
+                    f"({available} bytes)"
+                )
             file.seek(entry.offset)
             data = file.read(entry.size)
         if len(data) != entry.size:
@@ -237,12 +236,7 @@ class Bundle:
 
     def sha256(self) -> str:
         """Of the data files, in order."""
-        digest = hashlib.sha256()
-        for shard in range(self.shards):
-            with self._shard(shard).open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return file_sha256(*map(self._shard, range(self.shards)))
 
 
 def _table(table: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:

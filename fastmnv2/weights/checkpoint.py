@@ -1,13 +1,16 @@
 """TF-Slim checkpoints: a tensor bundle with optimiser slots and moving averages beside the variables."""
 
+import itertools
+import os
 import re
 from pathlib import Path
 
 from fastmnv2.network import BATCH_NORM, LAYERS
 from fastmnv2.weights import bundle
-from fastmnv2.weights.source import Source
+from fastmnv2.weights.source import Source, exists, read_file
 
 EMA = "/ExponentialMovingAverage"
+_STATE_LIMIT = 1 << 20
 
 # Every variable that the network can use, without any prefix.
 VARIABLES = frozenset(
@@ -23,17 +26,21 @@ VARIABLES = frozenset(
 
 def prefix_of(path: Path) -> Path | None:
     """The bundle's prefix that ``path`` stands for: a prefix, one of its files, or a folder with one."""
-    if path.is_dir():
+    if os.path.isdir(path):
         state = path / "checkpoint"
-        if state.is_file() and state.stat().st_size < 1 << 20:
-            named = re.search(r'^model_checkpoint_path: "([^"]*)"', state.read_text(errors="replace"), re.MULTILINE)
-            if named and (path / (Path(named[1]).name + ".index")).is_file():
+        if state.is_file() and state.stat().st_size < _STATE_LIMIT:
+            text = read_file(state, _STATE_LIMIT).decode(errors="replace")
+            named = re.search(r'^model_checkpoint_path: "([^"\0]*)"', text, re.MULTILINE)
+            if named and exists(path / (Path(named[1]).name + ".index")):
                 return path / Path(named[1]).name
-        indices = sorted(path.glob("*.index"))
-        return indices[0].with_suffix("") if len(indices) == 1 else None
+        with os.scandir(path) as entries:  # of which there may be very many
+            indices = [*itertools.islice((entry.name for entry in entries if entry.name.endswith(".index")), 2)]
+        return path / indices[0].removesuffix(".index") if len(indices) == 1 else None
     name = re.sub(r"\.(index|data-\d{5}-of-\d{5}|meta)$", "", path.name)
+    if not name:
+        return None
     prefix = path.with_name(name)
-    return prefix if prefix.with_name(name + ".index").is_file() else None
+    return prefix if exists(prefix.with_name(name + ".index")) else None
 
 
 def read(prefix: Path) -> Source:

@@ -29,7 +29,7 @@ _DEPTH_LIMIT = 16
 _NAME_LIMIT = 1000
 _VARIABLES_LIMIT = 1000
 _VALUES_LIMIT = 16 << 20
-_SECONDS = 3  # of processor time; a good file takes 0.1 s
+_SECONDS = 2  # of processor time; a good file takes 0.1 s
 _MEMORY = 128 << 20  # beyond what the interpreter and h5py have taken; a good file takes 30 MB
 _PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
 
@@ -130,16 +130,21 @@ def _limit() -> None:
         return
     usage = resource.getrusage(resource.RUSAGE_SELF)
     seconds = math.ceil(usage.ru_utime + usage.ru_stime) + _SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def lower(limit: int, value: int) -> None:
+        allowed = [at for at in resource.getrlimit(limit) if at != resource.RLIM_INFINITY]  # -1: no number
+        least = min([value, *allowed])
+        resource.setrlimit(limit, (least, least))
+
+    lower(resource.RLIMIT_CPU, seconds)
+    lower(resource.RLIMIT_CORE, 0)
     try:
         with open("/proc/self/status") as status:
             taken = re.search(r"VmData:\s+(\d+) kB", status.read())
     except OSError:  # no /proc
         return
     if taken:
-        memory = int(taken[1]) * 1024 + _MEMORY
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+        lower(resource.RLIMIT_DATA, int(taken[1]) * 1024 + _MEMORY)
 
 
 # ---- with h5py -----------------------------------------------------------------------------------------

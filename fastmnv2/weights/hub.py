@@ -7,11 +7,11 @@ import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from fastmnv2.errors import WeightsError
 from fastmnv2.weights import bundle, checkpoint
-from fastmnv2.weights.source import Source, file_sha256
+from fastmnv2.weights.source import Source, file_sha256, open_file
 
 if TYPE_CHECKING:
     from tarfile import TarFile
@@ -44,7 +44,7 @@ def read_archive(path: Path) -> Source:
     """The same folder as ``.tar.gz``. Only the files that are needed leave it, for a private folder."""
     import tarfile
 
-    with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, path.open("rb") as raw:
+    with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, open_file(path) as raw:
         stream = _Bounded(_unzipped(raw))
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             _unpack(archive, stream, Path(scratch), path)
@@ -56,9 +56,10 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
     (folder / "variables").mkdir()
     for member in archive:
         name = str(PurePosixPath(member.name))  # "./variables/…" and "variables/…" are the same
-        if member.issparse():
-            raise WeightsError(f"{path}: {name} is a sparse file, expected whole ones")
-        stream.expect(member.size)
+        if member.issparse() or member.size < 0:
+            raise WeightsError(f"{path}: {name} is a sparse file or has a size below 0, expected whole ones")
+        if member.isreg():  # what stands behind other members counts as headers
+            stream.expect(member.size)
         if not member.isreg() or not _WANTED.fullmatch(name):
             continue
         file = archive.extractfile(member)
@@ -68,18 +69,40 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
             shutil.copyfileobj(file, target, 1 << 20)
 
 
-def _unzipped(raw: IO[bytes]) -> IO[bytes]:
-    import gzip
-
+def _unzipped(raw: IO[bytes]) -> "_Stream":
     zipped = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
-    return gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[return-value]
+    return _Gunzipped(raw) if zipped else raw
+
+
+class _Stream(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Gunzipped:
+    """What the first member of a gzip file unpacks to. Python's gzip goes through millions of empty ones, slowly."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        import zlib
+
+        self._raw = raw
+        self._unpack = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+
+    def read(self, size: int) -> bytes:
+        parts = []
+        while size > 0 and not self._unpack.eof:
+            packed = self._unpack.unconsumed_tail or self._raw.read(1 << 16)
+            if not packed:
+                raise ValueError("the archive is truncated")
+            parts.append(self._unpack.decompress(packed, size))
+            size -= len(parts[-1])
+        return b"".join(parts)
 
 
 class _Bounded:
     """A stream that refuses to give more than was expected, and more than ``_ARCHIVE_LIMIT`` bytes in all."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: _Stream) -> None:
         self._stream = stream
         self._left = _ARCHIVE_LIMIT
         self._expected = _HEADERS_LIMIT

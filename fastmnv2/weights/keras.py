@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS
-from fastmnv2.weights.source import Source, file_sha256
+from fastmnv2.weights.source import Source, file_sha256, open_file
 
 # What a malformed file may make us do. The network's variables have 11 MB, its configuration 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
+_NAME_LIMIT = 200
 _NO_BACKGROUND = np.float32(-1e30)
 
 _PATTERNS = (
@@ -113,7 +114,7 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
 
 def read(path: Path) -> Source:
     """An HDF5 file: legacy weights, a whole legacy model, or ``.weights.h5``."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         tensors, notes = _read_hdf5(file, str(path))
     return Source("keras", str(path), file_sha256(path), tensors, tuple(notes))
 
@@ -123,11 +124,15 @@ def read_archive(path: Path) -> Source:
     import tempfile
     import zipfile
 
-    _check_directory(path)
-    with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as weights:
+    with open_file(path) as file, tempfile.TemporaryFile() as weights:
+        _check_directory(file, path)
+        archive = zipfile.ZipFile(file)
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
+            # zipfile bounds what these two unpack to at once, and not what the others do.
+            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise WeightsError(f"{path}: {name} is compressed in another way than stored or deflated")
         with archive.open("config.json") as member:
             config = member.read(_CONFIG_LIMIT + 1)
         notes = _check_config(config, str(path))
@@ -141,12 +146,11 @@ def read_archive(path: Path) -> Source:
     return Source("keras", str(path), file_sha256(path), tensors, (*notes, *more))
 
 
-def _check_directory(path: Path) -> None:
+def _check_directory(file: IO[bytes], path: Path) -> None:
     """Refuse a zip with more entries than a .keras file has: zipfile would make an object of each of millions."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - (1 << 16) - 22))
-        tail = file.read()
+    size = file.seek(0, 2)
+    file.seek(max(0, size - (1 << 16) - 22 - 20))  # a comment, the record below, and before it zip64's locator
+    tail = file.read()
     end = tail.rfind(b"PK\5\6")  # the end of central directory record; its field at 12 is the directory's size
     if end < 0 or end + 22 > len(tail):
         raise WeightsError(f"{path}: expected a .keras file, but the archive has no directory")
@@ -186,12 +190,13 @@ def _check_config(text: str | bytes, origin: str) -> list[str]:
             continue
         pending += node.values()
         config = node.get("config")
-        if not isinstance(config, dict):
+        name = config.get("name") if isinstance(config, dict) else None
+        if not isinstance(config, dict) or not isinstance(name, str) or len(name) > _NAME_LIMIT:
             continue
-        epsilon, name = config.get("epsilon"), config.get("name")
+        epsilon = config.get("epsilon")
         if (
             node.get("class_name") == "BatchNormalization"
-            and _scope(str(name))
+            and _scope(name)
             and not (isinstance(epsilon, (int, float)) and abs(epsilon - EPSILON) <= 1e-9)
         ):
             raise WeightsError(f"{origin}: {name}: expected epsilon {EPSILON}, got {epsilon!r}")

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.fold import Folded, fold
-from fastmnv2.weights import read
+from fastmnv2.weights import read, refusing
+from fastmnv2.weights.source import exists
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 _EMBEDDED = Path(__file__).parent.parent / "data" / "imagenet.safetensors"
@@ -26,7 +27,7 @@ def resolve(weights: str | os.PathLike[str] | None) -> Folded:
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
-    if not isinstance(weights, str) or Path(name).exists():
+    if not isinstance(weights, str) or exists(Path(name)):
         return fold(read(name))
     if name == IMAGENET:
         return _imagenet()
@@ -44,23 +45,22 @@ def resolve(weights: str | os.PathLike[str] | None) -> Folded:
 
 
 def _is_prefix(name: str) -> bool:
-    return Path(name + ".index").exists()
+    return exists(Path(name + ".index"))
 
 
 def _imagenet() -> Folded:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
-        if configured == IMAGENET:
-            raise WeightsError("FASTMNV2_WEIGHTS: expected a path or 'untrained', got 'imagenet'")
+        if configured == IMAGENET or _is_handle(configured):  # which would lead back here
+            raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
         return resolve(configured)
     if _EMBEDDED.is_file():
         return fold(read(_EMBEDDED))
 
     from fastmnv2.weights import hub
 
-    module = hub.find_cached(hub.HANDLE)
-    if module is not None:
-        return fold(hub.read(module, origin=hub.HANDLE))
+    if module := hub.find_cached(hub.HANDLE):
+        return _cached_module(module, hub.HANDLE)
     cached = cache_folder() / _FILE
     if cached.is_file():
         try:
@@ -70,13 +70,25 @@ def _imagenet() -> Folded:
     return _download(cached)
 
 
+def _cached_module(folder: Path, handle: str) -> Folded:
+    from fastmnv2.weights import hub
+
+    with refusing(folder):
+        return fold(hub.read(folder, origin=handle))
+
+
+def _is_handle(url: str) -> bool:
+    from fastmnv2.weights import hub
+
+    return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
+
+
 def _from_url(url: str) -> Folded:
     from fastmnv2.weights import hub
 
-    module = hub.find_cached(url)
-    if module is not None:
-        return fold(hub.read(module, origin=url))
-    if url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE:
+    if module := hub.find_cached(url):
+        return _cached_module(module, url)
+    if _is_handle(url):
         return _imagenet()
     raise WeightsUnavailable(
         f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only {hub.HANDLE} "

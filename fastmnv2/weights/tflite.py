@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, LOGITS, Layer
-from fastmnv2.weights.source import Source, file_sha256
+from fastmnv2.weights.source import Source, file_sha256, read_file
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
@@ -71,9 +71,7 @@ class _Value:
 
 def read(path: Path) -> Source:
     """A ``.tflite`` file. Raises WeightsError naming the operator that is not the network's."""
-    if path.stat().st_size > _FILE_LIMIT:
-        raise WeightsError(f"{path}: expected at most {_FILE_LIMIT} bytes, got {path.stat().st_size}")
-    graph = _Graph(path.read_bytes(), str(path))
+    graph = _Graph(read_file(path, _FILE_LIMIT), str(path))
     walk = _Walk(graph)
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
