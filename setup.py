@@ -34,6 +34,7 @@ AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
 ISA_FLAGS = {"csrc/isa/scalar.c": []}
 if X86:
     ISA_FLAGS |= {
+        "csrc/isa/sse2.c": [],
         "csrc/isa/avx2.c": ["/arch:AVX2"] if MSVC else ["-mavx2", "-mfma"],
         "csrc/isa/avx512.c": ["/arch:AVX512"] if MSVC else AVX512,
         "csrc/isa/avx512vl.c": ["/arch:AVX512"] if MSVC else AVX512,

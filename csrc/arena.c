@@ -1,4 +1,4 @@
-#define _DEFAULT_SOURCE /* madvise */
+#define _DEFAULT_SOURCE /* madvise, posix_memalign */
 #include "arena.h"
 
 #include <stdlib.h>
@@ -15,9 +15,10 @@ void *fm_aligned_alloc(size_t bytes) {
     /* Large blocks go on huge pages where the system has them: fewer faults while loading, and no TLB
      * misses while megabytes of weights stream by. */
     const size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : FM_ALIGN;
-    void *block = aligned_alloc(align, (bytes + align - 1) / align * align);
+    void *block = NULL;
+    if (posix_memalign(&block, align, bytes)) return NULL; /* aligned_alloc is not on macOS before 10.15 */
 #if defined(__linux__)
-    if (block && align == huge) madvise(block, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
+    if (align == huge) madvise(block, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
 #endif
     return block;
 #endif

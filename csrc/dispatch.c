@@ -10,6 +10,7 @@ static int always(void) { return 1; }
 static const struct fm_isa isas[] = {
     {"scalar", always, {&fm_kernels_scalar}},
 #ifdef FM_X86
+    {"sse2", always, {&fm_kernels_sse2}},
     {"avx2", fm_cpu_has_avx2, {&fm_kernels_avx2}},
     {"avx512", fm_cpu_has_avx512, {&fm_kernels_avx512, &fm_kernels_avx512vl}},
 #endif

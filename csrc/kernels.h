@@ -86,6 +86,7 @@ struct fm_isa {
     const fm_kernels *tables[3];
 };
 
-extern const fm_kernels fm_kernels_scalar, fm_kernels_avx2, fm_kernels_avx512, fm_kernels_avx512vl, fm_kernels_neon;
+extern const fm_kernels fm_kernels_scalar, fm_kernels_sse2, fm_kernels_avx2, fm_kernels_avx512, fm_kernels_avx512vl,
+    fm_kernels_neon;
 
 #endif

@@ -3,11 +3,16 @@
 
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""
-    if len(text) > limit:
-        cut = len(text) - limit
-        text = f"{text[: limit // 2]} … {cut} characters … {text[-limit // 2 :]}"
-    # What a file says of itself may be anything.
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    # What a file says of itself may be anything. Cut first: there may be megabytes of it.
+    escaped = (sign if sign.isprintable() else ascii(sign)[1:-1] for sign in _shortened(text, limit))
+    return _shortened("".join(escaped), limit)
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    half = limit // 2 - 20
+    return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
 
 
 class WeightsError(ValueError):

@@ -14,7 +14,7 @@ FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpe
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
 X86 = platform.machine() in ("x86_64", "AMD64")
-ISAS = {"scalar": [], "avx2": AVX2, "avx512": AVX512, "avx512vl": AVX512} if X86 else {"scalar": []}
+ISAS = {"scalar": [], "sse2": [], "avx2": AVX2, "avx512": AVX512, "avx512vl": AVX512} if X86 else {"scalar": []}
 if platform.machine() in ("aarch64", "arm64"):
     ISAS["neon"] = []
 

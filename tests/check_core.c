@@ -4,7 +4,7 @@
  *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
  *   check_core nested      calls from inside another parallel region: the same bits
- *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=aligned_alloc
+ *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=posix_memalign
  *   check_core overrun     writes past an array, which must end the program in a build with sanitizers
  *   check_core soak N      N calls: resident memory at the start and at the end */
 #define _GNU_SOURCE
@@ -207,10 +207,10 @@ void *__wrap_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes) {
     return allowed < 0 || asked++ < allowed ? __real_calloc(count, bytes) : NULL;
 }
-void *__real_aligned_alloc(size_t align, size_t bytes);
-void *__wrap_aligned_alloc(size_t align, size_t bytes);
-void *__wrap_aligned_alloc(size_t align, size_t bytes) {
-    return allowed < 0 || asked++ < allowed ? __real_aligned_alloc(align, bytes) : NULL;
+int __real_posix_memalign(void **block, size_t align, size_t bytes);
+int __wrap_posix_memalign(void **block, size_t align, size_t bytes);
+int __wrap_posix_memalign(void **block, size_t align, size_t bytes) {
+    return allowed < 0 || asked++ < allowed ? __real_posix_memalign(block, align, bytes) : 12; /* ENOMEM */
 }
 #endif
 

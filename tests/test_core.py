@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from build_c import FLAGS, ISAS, ROOT, build, find_compiler
 
-WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=aligned_alloc"]
+WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
 
 
 def run(program, *arguments, code=0):

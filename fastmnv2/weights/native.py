@@ -8,6 +8,7 @@ each tensor's dtype, shape and offsets, then the data without holes. Read here w
 import json
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
         notes = None
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise WeightsError(f"{path}: __metadata__: notes is not a JSON list of strings")
+    if not re.fullmatch(r"([0-9a-f]{64})?", found["source_sha256"]):
+        raise WeightsError(f"{path}: __metadata__: source_sha256 is none")
     return found
 
 
