@@ -159,11 +159,6 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
-def test_a_million_calls(tmp_path):
-    print(run(build(tmp_path, "check_core.c", "-O3", "-fopenmp"), "soak", "1000000"))
-
-
-@pytest.mark.long
 def test_valgrind(tmp_path):
     valgrind = find_compiler("valgrind")
     # valgrind knows no AVX-512: what it runs is the best that it says it can.

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from build_c import FLAGS, ROOT, find_compiler
 from test_names import Server, cache, native_bytes, server  # noqa: F401 - fixtures
 
 import fastmnv2
@@ -90,6 +91,72 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, untrained_native, name):
     assert "Traceback" not in said
     assert target.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([name, "red.png"])
+
+
+# Loading and every kind of call, with the n-th allocation failing, for every n that there is.
+NO_MEMORY = """
+import ctypes, sys, numpy as np, fastmnv2
+path, images = sys.argv[1], np.random.RandomState(0).rand(5, 96, 96, 3).astype("f4")
+shared = fastmnv2.load(path)
+want = shared.embed(images)
+def check(what, call, refuse, allow):
+    failed, n = 0, 0
+    while True:
+        refuse(n)
+        try:
+            call()
+        except MemoryError:
+            failed += 1
+        else:
+            allow()
+            break
+        finally:
+            allow()
+        n += 1
+    assert (shared.embed(images) == want).all()
+    print(what, failed)
+calls = {
+    "load": lambda: fastmnv2.load(path),
+    "embed": lambda: fastmnv2.load(path).embed(images, threads=3),  # a new model has no arenas yet
+    "shared": lambda: shared.embed(images),
+    "endpoints": lambda: shared.endpoints(images[0], "MobilenetV2/layer_19"),
+}
+"""
+THE_CORES = """
+library = ctypes.CDLL(None)
+fail_after = lambda n=-1: library.fail_after(ctypes.c_long(n))
+for what in calls:
+    check(what, calls[what], fail_after, fail_after)
+"""
+PYTHONS = """
+import _testcapi
+for what in ("shared", "endpoints"):
+    check(what, calls[what], lambda n: _testcapi.set_nomemory(n, n + 1), _testcapi.remove_mem_hooks)
+"""
+
+
+def run_without_memory(code, path, **environment):
+    command = [sys.executable, "-c", NO_MEMORY + code, str(path)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    words = done.stdout.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def test_every_allocation_of_the_core_fails_once(tmp_path, untrained_native):
+    compiler, shim = find_compiler("gcc", "clang", "cc"), tmp_path / "failing.so"
+    source = ROOT / "tests" / "failing_allocations.c"
+    subprocess.run([compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(shim), "-ldl"], check=True)
+    failed = run_without_memory(THE_CORES, untrained_native, LD_PRELOAD=str(shim))
+    # A model and its weights; and a forward pass's arenas, which the shared model keeps.
+    assert failed == {"load": 2, "embed": 5 if fastmnv2.info()["openmp"] else 3, "shared": 0, "endpoints": 0}
+
+
+def test_every_allocation_of_pythons_fails_once(untrained_native):
+    pytest.importorskip("_testcapi")
+    failed = run_without_memory(PYTHONS, untrained_native)
+    assert failed["shared"] > 3
+    assert failed["endpoints"] > 10
 
 
 def test_a_read_only_cache_is_read(untrained_native, tmp_path, monkeypatch):

@@ -49,8 +49,8 @@ def test_info_without_weights_says_so_and_downloads_nothing():
 NEWER = re.compile(
     r"\t(v[a-z0-9]+ .*%[xyz]mm|k[a-z]+[bwdq] .*%k|addsubp|hadd|hsub|lddqu|movddup|movs[hl]dup|pabs|palignr|phadd|phsub|"
     r"pmaddubsw|pmulhrsw|pshufb|psign|blend|pblend|dpp|extractps|insertps|mpsadbw|packusdw|pcmp(eq|gt)q|pcmp[ei]str|"
-    r"p(ext|ins)r[bdq] |pm(ax|in)(s[bd]|u[wd])|pmov[sz]x|pmul(dq|ld)|ptest|round[ps]|crc32|popcnt|lzcnt|andn |bextr|bls|"
-    r"bzhi|mulx|pdep|pext |rorx|sarx|shlx|shrx|movbe|adcx|adox|fxsave|cmpxchg16b)"
+    r"p(ext|ins)r[bdq] |pm(ax|in)(s[bd]|u[wd])|pmov[sz]x|pmul(dq|ld)|ptest|round[ps]|crc32|popcnt|lzcnt|andn |bextr|"
+    r"bls|bzhi|mulx|pdep|pext |rorx|sarx|shlx|shrx|movbe|adcx|adox|fxsave|cmpxchg16b)"
 )
 
 # What csrc/tpl makes; everything else in the module is code for any processor.

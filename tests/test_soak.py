@@ -1,0 +1,68 @@
+"""Many calls, and many models that come and go: resident memory stays where it was."""
+
+import gc
+import os
+import sys
+
+import numpy as np
+import pytest
+
+import fastmnv2
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+
+
+def resident():
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def growth(turns, turn):
+    """Bytes that the last nine tenths of the turns added to resident memory."""
+    for number in range(turns // 10):
+        turn(number)
+    before = resident()
+    for number in range(turns // 10, turns):
+        turn(number)
+    return resident() - before
+
+
+@pytest.mark.parametrize("calls", [2_000, pytest.param(1_000_000, marks=pytest.mark.long)])
+def test_calls(untrained_native, images, calls):
+    model = fastmnv2.load(untrained_native)
+    want, in_bytes = model.embed(images[0]), (images * 255).astype(np.uint8)
+    out = np.empty(1280, np.float32)
+
+    def turn(number):
+        if number % 4 == 0:
+            model.embed(images[0], out=out, threads=1 + number // 4 % 2)
+        elif number % 4 == 1:
+            assert (model.embed(images[0], threads=1) == want).all()
+        else:
+            fastmnv2.embed(in_bytes[0], weights=model, threads=1)
+        if number % 100 == 0:
+            with pytest.raises(ValueError, match="expected shape"):
+                model.embed(images[0, 1:])
+
+    grown = growth(calls, turn)
+    print(f"{calls} calls: {grown} bytes more than after a tenth of them")
+    assert grown < 2 << 20
+
+
+@pytest.mark.parametrize("loads", [100, pytest.param(10_000, marks=pytest.mark.long)])
+def test_loads(untrained_native, images, loads):
+    def turn(number):
+        model = fastmnv2.load(untrained_native)
+        if number % 10 == 0:
+            model.embed(images[:1], threads=2)
+
+    grown = growth(loads, turn)
+    print(f"{loads} loads: {grown} bytes more than after a tenth of them")
+    assert grown < 8 << 20  # less than one model has
+
+
+def test_a_leak_would_be_seen(untrained_native):
+    kept = []
+    grown = growth(20, lambda number: kept.append(fastmnv2.load(untrained_native)))
+    assert grown > 8 << 20
