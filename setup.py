@@ -9,7 +9,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -51,6 +50,8 @@ else:
     WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
     if os.environ.get("FASTMNV2_WERROR") == "1":
         WARNINGS.append("-Werror")
+    if "-g" not in os.environ.get("CFLAGS", "").split():
+        C_FLAGS.append("-g0")  # many Pythons' own flags ask for debug information: nine tenths of the module
 
 OPENMP = os.environ.get("FASTMNV2_OPENMP", "0" if sys.platform == "darwin" else "1") == "1"
 OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
@@ -76,15 +77,20 @@ class BuildExt(build_ext):
 HEADERS = sorted(str(path) for pattern in ("*.h", "tpl/*", "isa/*.h") for path in Path("csrc").glob(pattern))
 FLAGS_TEXT = " ".join([*C_FLAGS, *OPENMP_FLAGS])
 
+# One module for every CPython from 3.11 on, where the limited API has buffers. It costs 0.1 us a call, 0.01 % of one
+# image's time (min of 7 x 20,000 calls with no image: 1.5 us against 1.6 us).
+LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
+
 engine = Extension(
     "fastmnv2._engine",
     ["fastmnv2/_engine.pyx"],
-    include_dirs=["csrc", np.get_include()],
+    include_dirs=["csrc"],
     define_macros=[
-        ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
         ("FM_BUILD_FLAGS", f'"{FLAGS_TEXT}"'),
+        *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
     ],
-    extra_compile_args=[] if MSVC else ["-O2"],
+    py_limited_api=LIMITED,
+    extra_compile_args=[] if MSVC else ["-O2", *(flag for flag in C_FLAGS if flag == "-g0")],
     extra_link_args=[] if MSVC else OPENMP_FLAGS,
     depends=[*HEADERS, *CORE, *ISA_FLAGS],
 )
@@ -92,4 +98,5 @@ engine = Extension(
 setup(
     ext_modules=cythonize([engine], language_level=3, compiler_directives={"freethreading_compatible": True}),
     cmdclass={"build_ext": BuildExt},
+    options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )

@@ -94,7 +94,8 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     """What a bug report needs: versions, instruction sets, threads, weights and build flags.
 
     ``weights`` tells what ``weights`` (default "imagenet") stand for now, without downloading anything:
-    a dict of ``form``, ``origin``, ``sha256``, ``has_logits`` and ``notes``, or ``error``.
+    a dict of ``form``, ``origin``, ``sha256``, ``has_logits`` and ``notes``, or ``error``; ``weights_embedded``,
+    whether the package was built with weights in it.
     """
     from fastmnv2.describe import describe
 

@@ -12,6 +12,8 @@ from fastmnv2._version import __version__
 
 def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
     """See ``fastmnv2.info``."""
+    from fastmnv2.weights import names
+
     return {
         "version": __version__,
         "isa": _or_error(isa),
@@ -19,6 +21,7 @@ def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
         "threads": threads.available(),
         "openmp": _engine.openmp,
         "weights": _describe_weights(weights),
+        "weights_embedded": names.embedded(),
         "build_flags": _engine.build_flags,
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -41,7 +41,9 @@ def test_info_is_what_a_bug_report_needs(untrained_native):
 
 
 def test_info_without_weights_says_so_and_downloads_nothing():
-    assert "FASTMNV2_WEIGHTS" in fastmnv2.info()["weights"]["error"]
+    info = fastmnv2.info()
+    assert "FASTMNV2_WEIGHTS" in info["weights"]["error"]
+    assert info["weights_embedded"] is False
 
 
 # Above the baseline of x86-64, SSE2: all that AVX and its successors brought, SSE3 to SSE4.2, bit manipulation. (Not

@@ -1,7 +1,7 @@
 """Check a built wheel: python wheels/check_wheel.py WHEEL [--weights] [--glibc 2.28]
 
 Tags, contents, size, licence; on Linux the libraries, glibc floor, run path and symbols of the module; then, where
-this Python can install it, a fresh environment without a compiler: import, embed, digest, the demo. Ends with
+this Python can install it, a fresh environment without a compiler: import, digest, embed, the demo. Ends with
 status 1 and a line for each thing that is wrong.
 """
 
@@ -25,6 +25,16 @@ images = numpy.random.RandomState(0).randint(0, 256, (5, 96, 96, 3)).astype(nump
 model = fastmnv2.load("untrained")
 parts = model.embed(images), model.embed(images * numpy.float32(1 / 255)), model.logits(images)
 print(hashlib.sha256(b"".join(part.astype("<f4").tobytes() for part in parts)).hexdigest())
+"""
+# Whether info() says that there are weights in the package, and what embed gives without the network: features, or
+# the one error.
+EMBED_CODE = """
+import numpy, fastmnv2
+print(fastmnv2.info()["weights_embedded"], end=" ")
+try:
+    print(fastmnv2.embed(numpy.zeros((2, 96, 96, 3), "u1")).shape)
+except fastmnv2.WeightsUnavailable:
+    print("unavailable")
 """
 # What a manylinux machine has anyway; libgomp comes along in the wheel, renamed, when it has been repaired.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
@@ -79,12 +89,14 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
     expect(not extra, f"exports {extra}")
 
 
-def check_installed(wheel: Path, scratch: Path) -> None:
+def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
     venv.create(scratch / "env", with_pip=True)
     python = scratch / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
     # No compiler: nothing may be built on the way.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FASTMNV2", "PYTHON"))}
+    strange = ("FASTMNV2", "PYTHON", "TFHUB")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = clean | {"CC": "false", "CXX": "false", "FASTMNV2_CACHE_DIR": str(scratch / "cache")}
+    environment["FASTMNV2_OFFLINE"] = "1"
 
     def run(*arguments: str) -> str:
         command = [str(python), *arguments]
@@ -98,6 +110,9 @@ def check_installed(wheel: Path, scratch: Path) -> None:
         found = run("-c", DIGEST_CODE).strip()
         expect(found == DIGEST, f"digest on {isa}: {found}, expected {DIGEST}")
     del environment["FASTMNV2_ISA"]
+    said = run("-c", EMBED_CODE).strip()
+    wanted = "True (2, 1280)" if weights else "False unavailable"
+    expect(said == wanted, f"info() and embed without the network: {said!r}, expected {wanted!r}")
     run("-m", "pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[cli]")
     print(run("-m", "fastmnv2", "demo"))
 
@@ -118,7 +133,7 @@ def main() -> None:
             repaired = not wheel.stem.split("-")[-1].startswith("linux_")
             check_module(Path(archive.extract(module, scratch)), options.glibc, repaired)
         if not options.no_install:
-            check_installed(wheel, Path(scratch))
+            check_installed(wheel, Path(scratch), options.weights)
     for problem in problems:
         print(f"WRONG {problem}")
     print(f"{wheel.name}: {len(problems)} problems, {wheel.stat().st_size / MEGABYTE:.2f} MB")

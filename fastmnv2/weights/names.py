@@ -17,6 +17,11 @@ _EMBEDDED = Path(__file__).parent.parent / "data" / "imagenet.safetensors"
 _FILE = "imagenet.safetensors"
 
 
+def embedded() -> bool:
+    """Whether the package was built with weights in it."""
+    return _EMBEDDED.is_file()
+
+
 def resolve(weights: str | os.PathLike[str] | None) -> Folded:
     """Folded weights for a name or path; None means "imagenet".
 
@@ -54,7 +59,7 @@ def _imagenet() -> Folded:
         if configured == IMAGENET or _is_handle(configured):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
         return resolve(configured)
-    if _EMBEDDED.is_file():
+    if embedded():
         return fold(read(_EMBEDDED))
 
     from fastmnv2.weights import hub
