@@ -47,8 +47,12 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Programs that a test starts do not find the checkout in their working directory either."""
+    """Programs that a test starts do not find the checkout in their working directory either.
+
+    Nor does the test find weights in the package, which a wheel to be released has.
+    """
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fastmnv2.weights.names._EMBEDDED", tmp_path / "no weights")
 
 
 @pytest.fixture(scope="session")
