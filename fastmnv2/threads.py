@@ -3,22 +3,32 @@
 import functools
 import operator
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 from fastmnv2 import _engine
 
-_openmp = {"used": False, "lost_by_fork": False}
+# libgomp keeps the workers of a thread's parallel region for its next one. A fork leaves them behind, and the thread
+# that comes out of it would wait for them for ever (GCC PR 60035), whichever library had asked for them. So that
+# thread computes alone, unless the process had no other thread; those that it starts have workers of their own.
+_fork = {"others": False, "alone": 0}
+
+
+def _before_fork() -> None:
+    try:
+        _fork["others"] = len(os.listdir("/proc/self/task")) > 1
+    except OSError:  # not to be known
+        _fork["others"] = True
 
 
 def _after_fork_in_child() -> None:
-    # libgomp's workers do not exist in the child, and it waits for them for ever (GCC PR 60035): a child
-    # of a process that has used them computes on one thread.
-    _openmp["lost_by_fork"] = _openmp["lost_by_fork"] or _openmp["used"]
+    if _fork["others"]:
+        _fork["alone"] = threading.get_ident()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 @functools.cache
@@ -82,8 +92,6 @@ def resolve(threads: Any) -> int:
             raise TypeError(f"threads: expected a positive int or None, got {threads!r}") from None
         if count < 1:
             raise ValueError(f"threads: expected a positive int or None, got {threads!r}")
-    if _openmp["lost_by_fork"] or not _engine.openmp:
+    if not _engine.openmp or (_fork["alone"] and _fork["alone"] == threading.get_ident()):
         return 1
-    if count > 1:
-        _openmp["used"] = True
     return min(count, 1024)

@@ -1,6 +1,7 @@
 """Many threads, many processes, other users of OpenMP, and Ctrl-C: right results, and nobody hangs."""
 
 import concurrent.futures
+import ctypes.util
 import importlib.util
 import multiprocessing
 import os
@@ -99,6 +100,42 @@ def test_workers_forked_from_a_threaded_program(untrained_native):
     command = [sys.executable, "-W", "ignore", "-c", PREFORK, str(untrained_native)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "[0, 0, 0, 0]\n", done.stderr
+
+
+FORKED = """
+import ctypes, os, sys, threading, numpy as np, fastmnv2
+from fastmnv2 import threads
+model = fastmnv2.load(sys.argv[1])
+images = np.random.RandomState(0).rand(6, 96, 96, 3).astype(np.float32)
+want = model.embed(images, threads=1)
+def same(count):
+    return (model.embed(images, threads=count) == want).all()
+def child(check):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if check() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def in_a_thread():
+    said = []
+    thread = threading.Thread(target=lambda: said.append(threads.resolve(2) == 2 and same(2)))
+    thread.start()
+    thread.join()
+    return said == [True] and threads.resolve(2) == 1 and same(2)
+first = child(lambda: threads.resolve(2) == 2 and same(2))  # nothing has run in parallel yet
+libgomp = ctypes.CDLL("libgomp.so.1")  # another library's parallel region: free(NULL) on two threads
+libgomp.GOMP_parallel(ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, 2, 0)
+print(first, child(lambda: same(2)), child(in_a_thread), child(lambda: child(lambda: same(2)) == 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="libgomp")
+def test_forked_after_another_library_used_libgomp(untrained_native):
+    if not fastmnv2.info()["openmp"] or not ctypes.util.find_library("gomp"):
+        pytest.skip("no libgomp")
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(untrained_native)]
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # numpy's own threads would be others, too
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "0 0 0 0\n", done.stderr
 
 
 def test_beside_numpys_own_threads(model, images):
