@@ -159,6 +159,22 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("target", ["x86_64-macos", "aarch64-macos", "x86_64-linux-musl", "aarch64-linux-musl"])
+def test_clang_for_other_systems(tmp_path, target):
+    """Without a warning, and linked; run where that can be done. `pip install ziglang` has all their C libraries."""
+    pytest.importorskip("ziglang")
+    compiler = tmp_path / "cc"
+    compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} -fno-sanitize=all "$@"\n')
+    compiler.chmod(0o755)
+    x86 = target.startswith("x86_64")
+    isas = ISAS if x86 else {"scalar": [], "neon": []}
+    program = build(tmp_path, "check_core.c", compiler=str(compiler), isas=isas)
+    if "linux" in target:
+        emulator = [] if x86 else [find_compiler("qemu-aarch64")]
+        assert "0x" in run(*emulator, program, "digest")
+
+
+@pytest.mark.long
 def test_valgrind(tmp_path):
     valgrind = find_compiler("valgrind")
     # valgrind knows no AVX-512: what it runs is the best that it says it can.
