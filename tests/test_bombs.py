@@ -195,12 +195,12 @@ def headers_behind_a_folder(folder):
     return path
 
 
-def many_headers_behind_a_folder(folder):
+def quadratic_headers_behind_a_folder(folder):
+    path = quadratic_extended_headers(folder)
     unlock = tarfile.TarInfo("d")
     unlock.type, unlock.size = tarfile.DIRTYPE, (1 << 33) - 1
-    with gzip.open(folder / "m.tar.gz", "wb") as file:
-        file.write(unlock.tobuf(tarfile.USTAR_FORMAT) + tarfile.TarInfo("y").tobuf() * 150_000)
-    return folder / "m.tar.gz"
+    path.write_bytes(gzip.compress(unlock.tobuf(tarfile.USTAR_FORMAT) + gzip.decompress(path.read_bytes())))
+    return path
 
 
 def empty_gzip_members(folder):
@@ -387,7 +387,7 @@ BOMBS = [
     overlapping_blocks, growing_names, many_records, many_fields, many_dimensions, overlapping_tensors,
     graph_of_many_variables, graph_of_many_fields, great_graph, one_file_by_many_names, many_indices,
     many_members, long_extended_header, quadratic_extended_headers, great_member, empty_gzip_members,
-    headers_behind_a_folder, many_headers_behind_a_folder,
+    headers_behind_a_folder, quadratic_headers_behind_a_folder,
     many_zip_entries, zip_entries_behind_a_long_comment, configuration_of_lists, great_weights_in_zip,
     weights_in_bzip2, configuration_in_lzma, names_within_names,
     linked_again_and_again, great_chunk, long_paths, long_configuration,
