@@ -1,9 +1,13 @@
-"""Compiles the C core with one of the C test programs, each instruction set with its own flags."""
+"""Compiles the C core with one of the C test programs, each instruction set with its own flags.
+
+python tests/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER.
+"""
 
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,3 +54,7 @@ def build(folder, program, *extra, compiler=None, isas=ISAS, name=None):
     binary = folder / (name or Path(program).stem)
     subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
     return binary
+
+
+if __name__ == "__main__":
+    print(build(Path(sys.argv[2]), sys.argv[1], *sys.argv[3:]))
