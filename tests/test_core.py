@@ -63,7 +63,8 @@ def test_kernels_under_sanitizers(tmp_path, sanitizers):
     assert " 0 failures" in run(build(tmp_path, "check_kernels.c", *flags))
 
 
-@pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sanitizers", SANITIZERS)
 def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
     """The extension module built anew with sanitizers, and the tests of embed and of threads run with it."""
     compiler = find_compiler("gcc")
