@@ -50,8 +50,10 @@ else:
     WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
     if os.environ.get("FASTMNV2_WERROR") == "1":
         WARNINGS.append("-Werror")
-    if "-g" not in os.environ.get("CFLAGS", "").split():
-        C_FLAGS.append("-g0")  # many Pythons' own flags ask for debug information: nine tenths of the module
+
+# Many Pythons' own flags ask for debug information: nine tenths of the module.
+NO_DEBUG = [] if MSVC or "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
+C_FLAGS += NO_DEBUG
 
 OPENMP = os.environ.get("FASTMNV2_OPENMP", "0" if sys.platform == "darwin" else "1") == "1"
 OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
@@ -90,7 +92,7 @@ engine = Extension(
         *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
     ],
     py_limited_api=LIMITED,
-    extra_compile_args=[] if MSVC else ["-O2", *(flag for flag in C_FLAGS if flag == "-g0")],
+    extra_compile_args=[] if MSVC else ["-O2", *NO_DEBUG],
     extra_link_args=[] if MSVC else OPENMP_FLAGS,
     depends=[*HEADERS, *CORE, *ISA_FLAGS],
 )

@@ -83,6 +83,8 @@ def _cached_module(folder: Path, handle: str) -> Folded:
 
 
 def _is_handle(url: str) -> bool:
+    if "://" not in url:  # a path, which may be of the native form: it loads fast without the other readers
+        return False
     from fastmnv2.weights import hub
 
     return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
