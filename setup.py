@@ -5,6 +5,7 @@ FASTMNV2_WERROR=1 turns compiler warnings in csrc/ into errors; FASTMNV2_OPENMP=
 
 import os
 import platform
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -28,18 +29,24 @@ TARGET = target()
 X86 = TARGET.endswith(("x86_64", "amd64"))
 ARM64 = TARGET.endswith(("aarch64", "arm64"))
 
-CORE = sorted(str(path) for path in Path("csrc").glob("*.c"))
-AVX512 = ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mfma"]
-ISA_FLAGS = {"csrc/isa/scalar.c": []}
-if X86:
-    ISA_FLAGS |= {
-        "csrc/isa/sse2.c": [],
-        "csrc/isa/avx2.c": ["/arch:AVX2"] if MSVC else ["-mavx2", "-mfma"],
-        "csrc/isa/avx512.c": ["/arch:AVX512"] if MSVC else AVX512,
-        "csrc/isa/avx512vl.c": ["/arch:AVX512"] if MSVC else AVX512,
-    }
-if ARM64:
-    ISA_FLAGS["csrc/isa/neon.c"] = []
+FAMILIES = {"ANY", *(["X86"] if X86 else []), *(["ARM64"] if ARM64 else [])}
+
+
+def isa_flags() -> dict[str, list[str]]:
+    """The sources of csrc/isas.def that this target has, each with its own flags."""
+    row = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+, "(.*)"\)$', re.MULTILINE)
+    found = {}
+    for family, tier, table, flags in row.findall(Path("csrc/isas.def").read_text()):
+        if family in FAMILIES:
+            own = flags.split()
+            if MSVC:
+                own = [f"/arch:AVX{'512' if '512' in flags else '2'}"] if "avx" in flags else []
+            found[f"csrc/{tier}/isa/{table}.c"] = own
+    return found
+
+
+ISA_FLAGS = isa_flags()
+CORE = sorted(str(path) for pattern in ("*.c", "*/*.c") for path in Path("csrc").glob(pattern))
 
 if MSVC:
     C_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
@@ -76,7 +83,7 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
 
-HEADERS = sorted(str(path) for pattern in ("*.h", "tpl/*", "isa/*.h") for path in Path("csrc").glob(pattern))
+HEADERS = sorted(str(path) for suffix in ("h", "inc", "def") for path in Path("csrc").rglob(f"*.{suffix}"))
 FLAGS_TEXT = " ".join([*C_FLAGS, *OPENMP_FLAGS])
 
 # One module for every CPython from 3.11 on, where the limited API has buffers. It costs 0.1 us a call, 0.01 % of one

@@ -62,6 +62,8 @@ int fm_cpu_has_avx2(void) { return 0; }
 int fm_cpu_has_avx512(void) { return 0; }
 #endif
 
+int fm_cpu_any(void) { return 1; }
+
 int fm_affinity_cpus(void) {
 #if defined(__linux__)
     cpu_set_t set;

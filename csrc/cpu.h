@@ -8,6 +8,7 @@
 #define FM_ARM64 1
 #endif
 
+int fm_cpu_any(void);        /* 1: for what every processor of the family can run */
 int fm_cpu_has_avx2(void);   /* AVX2 and FMA */
 int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and desktop part since 2017 */
 

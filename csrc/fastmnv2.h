@@ -54,6 +54,7 @@ int fm_isa_count(void);              /* compiled in, slowest first */
 const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
+int fm_isa_images(const fm_isa *isa);    /* images of a thread that take some ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
  * calling thread; returns how many. Divide by the time it took. */

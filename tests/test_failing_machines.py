@@ -150,7 +150,7 @@ def run_without_memory(code, path, **environment):
 
 def test_every_allocation_of_the_core_fails_once(tmp_path, untrained_native):
     compiler, shim = find_compiler("gcc", "clang", "cc"), tmp_path / "failing.so"
-    source = ROOT / "tests" / "failing_allocations.c"
+    source = ROOT / "tests" / "c" / "failing_allocations.c"
     subprocess.run([compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(shim), "-ldl"], check=True)
     failed = run_without_memory(THE_CORES, untrained_native, LD_PRELOAD=str(shim))
     # A model and its weights; and a forward pass's arenas, which the shared model keeps.

@@ -1,7 +1,7 @@
 /* Names and shapes of layers and endpoints, derived from the block table. */
 #include <stdio.h>
 
-#include "network.h"
+#include "net/network.h"
 
 fm_layer fm_layer_info(int index) {
     fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_size = 3, .out_size = 3};

@@ -2,7 +2,7 @@
 #ifndef FM_ARENA_H
 #define FM_ARENA_H
 
-#include "network.h"
+#include "net/network.h"
 
 enum {
     FM_ALIGN = 64,

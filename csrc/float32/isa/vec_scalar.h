@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "tpl/unroll.h"
+#include "float32/tpl/unroll.h"
 
 #define LANES 1
 typedef float vec;

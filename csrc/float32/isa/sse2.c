@@ -1,10 +1,10 @@
 /* SSE2: 16 registers of 4 lanes, for x86-64 processors without AVX2 and FMA. The two dozen instructions of each
  * multiply-add leave no room for a tile in registers, so its size hardly matters. 2.8 times as fast as scalar.c. */
-#include "isa/vec_sse2.h"
+#include "float32/isa/vec_sse2.h"
 
 #define VOCABULARY "sse2"
-#define TABLE fm_kernels_sse2
+#define TABLE fm_float32_sse2
 #define TILE_ROWS 4
 #define TILE_VECS 3
 #define DEPTHWISE_PIXELS 2
-#include "tpl/table.inc"
+#include "float32/tpl/table.inc"

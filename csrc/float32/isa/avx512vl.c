@@ -1,9 +1,9 @@
 /* AVX-512VL: 32 registers of 8 lanes, for the layers whose channels 16 does not divide (24, 72, 120). */
-#include "isa/vec_ymm.h"
+#include "float32/isa/vec_ymm.h"
 
 #define VOCABULARY "avx512vl"
-#define TABLE fm_kernels_avx512vl
+#define TABLE fm_float32_avx512vl
 #define TILE_ROWS 9
 #define TILE_VECS 3
 #define DEPTHWISE_PIXELS 4
-#include "tpl/table.inc"
+#include "float32/tpl/table.inc"

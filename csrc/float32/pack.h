@@ -2,10 +2,7 @@
 #ifndef FM_PACK_H
 #define FM_PACK_H
 
-#include "network.h"
-
-/* The first of the instruction set's tables whose vectors divide `channels`. */
-const fm_kernels *fm_choose_kernels(const fm_isa *isa, int channels);
+#include "net/network.h"
 
 /* Floats that a layer takes when packed: its kernel and bias, columns padded as need be. */
 size_t fm_packed_floats(const fm_layer *layer);

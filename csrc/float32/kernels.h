@@ -78,15 +78,9 @@ static inline int fm_panel_start(int n, int lanes, int panels, int p) {
     return (int)((int64_t)(n / lanes) * p / panels) * lanes;
 }
 
-/* An instruction set: its tables, preferred first; fm_choose_kernels picks one for each layer. The last
- * table's lanes divide every channel count; behind it stands NULL. */
-struct fm_isa {
-    const char *name;
-    int (*supported)(void);
-    const fm_kernels *tables[3];
-};
-
-extern const fm_kernels fm_kernels_scalar, fm_kernels_sse2, fm_kernels_avx2, fm_kernels_avx512, fm_kernels_avx512vl,
-    fm_kernels_neon;
+#define ROW_float32(table) extern const fm_kernels fm_float32_##table;
+#define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
+#include "isas.def"
+#undef ROW_float32
 
 #endif

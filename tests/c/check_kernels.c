@@ -11,9 +11,10 @@
 
 #include "checked_call.h"
 #include "fence.h"
-#include "isa/vec_scalar.h"
-#include "network.h"
-#include "pack.h"
+#include "float32/isa/vec_scalar.h"
+#include "float32/pack.h"
+#include "float32/tables.h"
+#include "net/network.h"
 
 /* Some ordinary numbers, and all that are not. */
 static float odd_value(void) {
@@ -105,7 +106,7 @@ typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
 static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue,
                             numbers which) {
     const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels, k = layer->in_channels;
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     float *a = fill((size_t)(rows * k)), *residual = fill((size_t)(rows * n)), *results[2];
     float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
     if (which == POISONED) poison(a, (size_t)(rows * k));
@@ -127,7 +128,7 @@ static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, in
     enum { MOST = 4 };
     const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
     const int out_rows = 1 + rand() % MOST, in_rows = (out_rows - 1) * layer->stride + 3;
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     float *kernel = fill((size_t)(9 * channels)), *bias = fill((size_t)channels);
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
     float *results[2];
@@ -159,7 +160,7 @@ static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, in
 
 static void check_stem(const fm_kernels *kernels, int bottom, numbers which) {
     const fm_layer layer = fm_layer_info(0);
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     const size_t row_floats = FM_SIZE * 3, out_floats = FM_SIZE / 2 * 24;
     float *kernel = fill(27 * 24), *bias = fill(24), *rows[3], *results[2];
     for (int i = 0; i < 3; i++) {
@@ -179,7 +180,7 @@ static void check_stem(const fm_kernels *kernels, int bottom, numbers which) {
 }
 
 static void check_scale(const fm_kernels *kernels, numbers which) {
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     const size_t floats = FM_SIZE * 3;
     float *row = fill(floats), *scaled[2], *scaled_u8[2];
     uint8_t *bytes = fenced(floats);
@@ -203,7 +204,7 @@ static void check_scale(const fm_kernels *kernels, numbers which) {
 }
 
 static void check_pool(const fm_kernels *kernels, int n, numbers which) {
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     float *map = fill(9 * (size_t)n), *results[2];
     if (which == POISONED) poison(map, 9 * (size_t)n);
     seal();
@@ -277,7 +278,7 @@ static void check_awkward(const fm_kernels *kernels, numbers which) {
 /* Sums a hair from the middle between two floats: right only where a multiply-add rounds once, which on random
  * numbers shows once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
 static void check_middles(const fm_kernels *kernels) {
-    const fm_kernels *tables[2] = {&fm_kernels_scalar, kernels};
+    const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     const int n = kernels->lanes * kernels->panel, rows = 9;
     const fm_layer layer = {.scope = "sums near the middle", .kind = FM_POINTWISE, .kernel = 1, .stride = 1,
                             .in_channels = 2, .out_channels = n};
@@ -353,17 +354,17 @@ static void check_multiply_add(void) {
 /* ---- mutants: what these checks are there to catch ---- */
 
 static void overrunning_pool(const float *map, int n, float *out) {
-    fm_kernels_scalar.pool(map, n, out);
+    fm_float32_scalar.pool(map, n, out);
     out[n] = 0.0f;
 }
 
 static void scribbling_pool(const float *map, int n, float *out) {
-    fm_kernels_scalar.pool(map, n, out);
+    fm_float32_scalar.pool(map, n, out);
     ((float *)(uintptr_t)map)[0] = 0.0f;
 }
 
 static void flushing_pool(const float *map, int n, float *out) {
-    fm_kernels_scalar.pool(map, n, out);
+    fm_float32_scalar.pool(map, n, out);
 #ifdef FM_X86
     _mm_setcsr(_mm_getcsr() | 0x8040u);
 #elif defined(FM_ARM64)
@@ -399,7 +400,7 @@ static void check_mutant(const char *name) {
             printf("upper halves: not told here\n");
             continue;
         }
-        fm_kernels mutant = fm_kernels_scalar;
+        fm_kernels mutant = fm_float32_scalar;
         mutant.pool = mutants[i].pool;
         fence_front = mutants[i].front;
         check_pool(&mutant, FM_FEATURES, ORDINARY);
@@ -416,14 +417,15 @@ int main(int argc, char **argv) {
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
         if (!all && !fm_isa_supported(isa)) {
-            printf("skip %s: not on this machine\n", isa->name);
+            printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;
         }
-        for (int t = 0; t < 2 && isa->tables[t]; t++) {
+        const fm_kernels *kernels = NULL;
+        for (int t = 0; (kernels = fm_float32_table(isa, t)) != NULL; t++) {
             const int before = failures;
-            check_table(isa->tables[t]);
-            printf("%s %s\n", failures == before ? "ok  " : "FAIL", isa->tables[t]->name);
-            if (bench) bench_table(isa->tables[t]);
+            check_table(kernels);
+            printf("%s %s\n", failures == before ? "ok  " : "FAIL", kernels->name);
+            if (bench) bench_table(kernels);
         }
     }
     printf("%d checks, %d failures\n", checks, failures);

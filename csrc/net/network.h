@@ -5,7 +5,7 @@
 #include <stdatomic.h>
 
 #include "fastmnv2.h"
-#include "kernels.h"
+#include "float32/kernels.h"
 
 /* One inverted residual block: 1x1 expand -> 3x3 depthwise -> 1x1 project. */
 typedef struct fm_block {

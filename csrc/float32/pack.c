@@ -1,12 +1,6 @@
-#include "pack.h"
+#include "float32/pack.h"
 
 #include <string.h>
-
-const fm_kernels *fm_choose_kernels(const fm_isa *isa, int channels) {
-    const fm_kernels *const *table = isa->tables;
-    while (channels % (*table)->lanes != 0) table++;
-    return *table;
-}
 
 static int padded_columns(const fm_layer *layer) {
     return layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels;

@@ -6,11 +6,11 @@
  * (one weight panel) at a time is expanded into a small ring of rows and put through the depthwise kernel
  * while it is in the nearest cache. The early blocks have many pixels and go image by image; the late ones
  * have many weights and go through several images with each panel. */
-#include "network.h"
+#include "net/network.h"
 
 #include <string.h>
 
-#include "arena.h"
+#include "net/arena.h"
 #include "fpenv.h"
 #include "parallel.h"
 #include "ticks.h"

@@ -1,8 +1,9 @@
 /* Making and freeing a model. */
 #include <stdlib.h>
 
-#include "arena.h"
-#include "pack.h"
+#include "float32/pack.h"
+#include "float32/tables.h"
+#include "net/arena.h"
 
 static size_t round_up(size_t floats) {
     const size_t unit = FM_ALIGN / sizeof(float);
@@ -31,7 +32,7 @@ fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **
     for (int i = 0; i < layers; i++) {
         const fm_layer layer = fm_layer_info(i);
         const int columns = i == FM_LOGITS ? FM_PADDED_CLASSES : layer.out_channels;
-        const fm_kernels *kernels = fm_choose_kernels(isa, columns);
+        const fm_kernels *kernels = fm_float32_choose(isa, columns);
         model->conv[i] = (fm_conv){kernels, packed, fm_panel_count(columns, kernels->lanes, kernels->panel)};
         fm_pack(&layer, kernels, weights->kernel[i], weights->bias[i], packed);
         packed += round_up(fm_packed_floats(&layer));

@@ -1,5 +1,5 @@
 #define _DEFAULT_SOURCE /* madvise, posix_memalign */
-#include "arena.h"
+#include "net/arena.h"
 
 #include <stdlib.h>
 #if defined(_WIN32)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from build_c import FLAGS, ISAS, ROOT, build, find_compiler
+from build_c import FLAGS, ISAS, ROOT, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
 
@@ -36,7 +36,7 @@ def test_the_same_bits_from_any_compiler(tmp_path, names, level):
 
 def test_the_digest_sees_a_rounding_more(tmp_path):
     """Multiply-adds that round twice on the scalar table: a difference in the last place."""
-    mutant = ISAS | {"scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
+    mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
     program = build(tmp_path, "check_core.c", "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
     assert "FAIL scalar" in run(program, "digest", code=1)
 
@@ -118,7 +118,7 @@ def test_static_analysis(tmp_path):
     if b"-fanalyzer" not in subprocess.run([gcc, "--help=common"], capture_output=True, check=True).stdout:
         pytest.skip("this gcc has no -fanalyzer")
     core = ROOT / "csrc"
-    for source, own in [(path, []) for path in core.glob("*.c")] + [(core / f"isa/{isa}.c", ISAS[isa]) for isa in ISAS]:
+    for source, own in [(path, []) for path in core.glob("*.c")] + [(core / f"float32/isa/{isa}.c", ISAS[isa]) for isa in ISAS]:
         command = [gcc, *FLAGS, *own, "-fanalyzer", "-fopenmp", "-I", str(core), "-c", str(source), "-o", "o.o"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_failing_allocations_and_many_calls(tmp_path):
 
 def test_the_same_bits_on_arm_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
-    program = build(tmp_path, "check_core.c", "-static", compiler=compiler, isas={"scalar": [], "neon": []})
+    program = build(tmp_path, "check_core.c", "-static", compiler=compiler, isas=isas("ARM64"))
     assert "neon 0x" in run(emulator, program, "digest")
 
 
@@ -168,8 +168,7 @@ def test_clang_for_other_systems(tmp_path, target):
     compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} -fno-sanitize=all "$@"\n')
     compiler.chmod(0o755)
     x86 = target.startswith("x86_64")
-    isas = ISAS if x86 else {"scalar": [], "neon": []}
-    program = build(tmp_path, "check_core.c", compiler=str(compiler), isas=isas)
+    program = build(tmp_path, "check_core.c", compiler=str(compiler), isas=isas("X86" if x86 else "ARM64"))
     if "linux" in target:
         emulator = [] if x86 else [find_compiler("qemu-aarch64")]
         assert "0x" in run(*emulator, program, "digest")

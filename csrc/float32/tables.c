@@ -1,0 +1,36 @@
+#include "float32/tables.h"
+
+#include <string.h>
+
+static const struct {
+    const char *isa;
+    const fm_kernels *kernels;
+} tables[] = {
+#define ROW_float32(table, isa) {#isa, &fm_float32_##table},
+#define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
+#include "isas.def"
+};
+
+enum { TABLES = sizeof tables / sizeof tables[0] };
+
+const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
+    for (int i = 0; i < TABLES; i++) {
+        if (strcmp(tables[i].isa, fm_isa_name(isa)) == 0 && index-- == 0) return tables[i].kernels;
+    }
+    return NULL;
+}
+
+const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
+    int index = 0;
+    while (channels % fm_float32_table(isa, index)->lanes != 0) index++;
+    return fm_float32_table(isa, index);
+}
+
+double fm_peak_macs(const fm_isa *isa, double macs) {
+    const fm_kernels *kernels = fm_float32_table(isa, 0);
+    const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
+    const long rounds = (long)(macs / each) + 1;
+    volatile float result = kernels->peak(rounds, 0.5f, 1.0f); /* volatile: the work must be done */
+    (void)result;
+    return (double)rounds * each;
+}
