@@ -47,6 +47,7 @@ typedef struct fm_kernels {
     const char *name;
     int lanes;        /* floats in a vector: panels and channel groups are multiples of it */
     int panel;        /* widest pointwise panel, in vectors */
+    int rows;         /* of the tallest pointwise tile */
 
     void (*pointwise)(const fm_pointwise_args *args);
     void (*depthwise)(const fm_depthwise_args *args);

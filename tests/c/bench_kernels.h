@@ -62,7 +62,7 @@ static void bench_table(const fm_kernels *kernels) {
     for (int i = 0; i < FM_LAYERS; i++) {
         timed t = {.kernels = kernels, .layer = fm_layer_info(i)};
         const int in = t.layer.in_channels, width = t.layer.in_size, out = t.layer.out_channels;
-        t.columns = i == FM_LOGITS ? FM_PADDED_CLASSES : out;
+        t.columns = fm_padded_columns(&t.layer);
         if (t.columns % kernels->lanes != 0 || (i == 0 && !kernels->stem)) continue;
         const size_t taps = t.layer.kind == FM_POINTWISE ? 1 : 9, inputs = t.layer.kind == FM_DEPTHWISE ? 1 : (size_t)in;
         float *kernel = ordinary(taps * inputs * (size_t)out), *bias = ordinary((size_t)out);

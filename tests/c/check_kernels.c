@@ -14,7 +14,9 @@
 #include "float32/isa/vec_scalar.h"
 #include "float32/pack.h"
 #include "float32/tables.h"
-#include "net/network.h"
+#include "net/layers.h"
+
+enum { IMAGE_ROW = 96 * 3, FEATURES = 1280 };
 
 /* Some ordinary numbers, and all that are not. */
 static float odd_value(void) {
@@ -105,7 +107,7 @@ typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
 
 static void check_pointwise(const fm_kernels *kernels, const fm_layer *layer, int rows, fm_epilogue epilogue,
                             numbers which) {
-    const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels, k = layer->in_channels;
+    const int n = fm_padded_columns(layer), k = layer->in_channels;
     const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
     float *a = fill((size_t)(rows * k)), *residual = fill((size_t)(rows * n)), *results[2];
     float *kernel = fill((size_t)k * (size_t)layer->out_channels), *bias = fill((size_t)layer->out_channels);
@@ -161,7 +163,7 @@ static void check_depthwise(const fm_kernels *kernels, const fm_layer *layer, in
 static void check_stem(const fm_kernels *kernels, int bottom, numbers which) {
     const fm_layer layer = fm_layer_info(0);
     const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
-    const size_t row_floats = FM_SIZE * 3, out_floats = FM_SIZE / 2 * 24;
+    const size_t row_floats = IMAGE_ROW, out_floats = IMAGE_ROW / 6 * 24;
     float *kernel = fill(27 * 24), *bias = fill(24), *rows[3], *results[2];
     for (int i = 0; i < 3; i++) {
         rows[i] = fill(row_floats);
@@ -181,7 +183,7 @@ static void check_stem(const fm_kernels *kernels, int bottom, numbers which) {
 
 static void check_scale(const fm_kernels *kernels, numbers which) {
     const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
-    const size_t floats = FM_SIZE * 3;
+    const size_t floats = IMAGE_ROW;
     float *row = fill(floats), *scaled[2], *scaled_u8[2];
     uint8_t *bytes = fenced(floats);
     int outside[2];
@@ -219,7 +221,7 @@ static void check_pool(const fm_kernels *kernels, int n, numbers which) {
 /* Every kernel that a table lists, so that none is added without being checked here. */
 struct checked {
     const char *name;
-    int lanes, panel;
+    int lanes, panel, rows;
     void (*pointwise)(void), (*depthwise)(void), (*stem)(void), (*scale_f32)(void), (*scale_u8)(void), (*pool)(void);
     void (*peak)(void); /* computes nothing that anyone uses */
 };
@@ -230,7 +232,7 @@ static void check_network(const fm_kernels *kernels, numbers which) {
     static const int row_counts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 18, 24, 27, 36, 48};
     for (int i = 0; i < FM_LAYERS; i++) {
         const fm_layer layer = fm_layer_info(i);
-        const int columns = i == FM_LOGITS ? FM_PADDED_CLASSES : layer.out_channels;
+        const int columns = fm_padded_columns(&layer);
         if (columns % kernels->lanes != 0) continue;
         for (size_t r = 0; layer.kind == FM_POINTWISE && r < sizeof row_counts / sizeof row_counts[0]; r++) {
             /* A few heights are enough for the many layers of the same shape. */
@@ -247,7 +249,7 @@ static void check_network(const fm_kernels *kernels, numbers which) {
         check_stem(kernels, 1, which);
         check_scale(kernels, which);
     }
-    check_pool(kernels, FM_FEATURES, which);
+    check_pool(kernels, FEATURES, which);
 }
 
 /* Shapes that no layer has: all that the contract in kernels.h allows. */
@@ -279,7 +281,7 @@ static void check_awkward(const fm_kernels *kernels, numbers which) {
  * numbers shows once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
 static void check_middles(const fm_kernels *kernels) {
     const fm_kernels *tables[2] = {&fm_float32_scalar, kernels};
-    const int n = kernels->lanes * kernels->panel, rows = 9;
+    const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* whole eights: others are padded */
     const fm_layer layer = {.scope = "sums near the middle", .kind = FM_POINTWISE, .kernel = 1, .stride = 1,
                             .in_channels = 2, .out_channels = n};
     for (int i = 1; i < 64; i++) {
@@ -403,7 +405,7 @@ static void check_mutant(const char *name) {
         fm_kernels mutant = fm_float32_scalar;
         mutant.pool = mutants[i].pool;
         fence_front = mutants[i].front;
-        check_pool(&mutant, FM_FEATURES, ORDINARY);
+        check_pool(&mutant, FEATURES, ORDINARY);
     }
 }
 
