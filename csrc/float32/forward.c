@@ -21,7 +21,8 @@ static slice slice_of(const run *r, int layer, int index, int from, int to) {
 /* Whole vectors, of any panel. */
 static int share_of(const run *r, int layer, fm_team team) {
     const fm_conv *conv = conv_of(r, layer);
-    return fm_share(team, conv->columns / conv->kernels->lanes) * conv->kernels->lanes;
+    const int lanes = conv->kernels->lanes;
+    return fm_least(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
 }
 
 /* One slice of a pointwise layer: args' a, residual, c, rows, ldc and epilogue are given. With `ahead`, the next panel
@@ -34,7 +35,7 @@ static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_
     args.k = conv->depth;
     args.panel = weights + (s.start - panel.start);
     args.ldb = panel.width;
-    args.vecs = s.width / conv->kernels->lanes;
+    args.columns = s.width;
     args.ahead = weights + fm_panel_floats(conv, panel);
     args.ahead_bytes = ahead ? (int)(fm_panel_floats(conv, panel) * sizeof(float)) : 0;
     conv->kernels->pointwise(&args);
@@ -55,12 +56,24 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         float *scaled = r->own->image[(2 * y + i) % FM_IMAGE_ROWS];
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
-        const void *row = pixels + (size_t)(2 * y + i) * row_bytes;
-        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(row, scaled);
-        else *r->out_of_range |= conv->kernels->scale_f32(row, scaled);
+        const fm_scale_args scale = {.from = pixels + (size_t)(2 * y + i) * row_bytes,
+                                     .to = scaled,
+                                     .count = (int)items,
+                                     .multiplier = 2.0f,
+                                     .addend = -1.0f,
+                                     .limit = 1.5f};
+        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
+        else *r->out_of_range |= conv->kernels->scale_f32(&scale);
     }
     /* The rows of the call after the next: a batch lies in the outer caches. */
-    conv->kernels->stem(rows, conv->packed, out, pixels + (size_t)(2 * y + 5) * row_bytes);
+    const fm_stem_args args = {.rows = rows,
+                               .packed = conv->packed,
+                               .out = out,
+                               .width = size,
+                               .outputs = conv->columns,
+                               .ahead = pixels + (size_t)(2 * y + 5) * row_bytes,
+                               .ahead_bytes = 2 * (int)row_bytes};
+    conv->kernels->stem(&args);
     tock(r, 0, start);
 }
 
@@ -106,7 +119,10 @@ static void record(const run *r, int endpoint, int pixel, int pixels, slice s, c
 static void pool(const run *r, slice s, const float *map, int image) {
     const size_t index = r->image0 + (size_t)image;
     float *features = r->request->features + index * (size_t)fm_network_info()->features + s.start;
-    conv_of(r, FM_HEAD)->kernels->pool(map, s.width, features);
+    const fm_layer layer = fm_layer_info(FM_HEAD);
+    const fm_pool_args args = {
+        .map = map, .out = features, .pixels = layer.out_size * layer.out_size, .channels = s.width};
+    conv_of(r, FM_HEAD)->kernels->pool(&args);
     record(r, FM_POOL_ENDPOINT, image, 1, s, features, s.width);
 }
 
