@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import arguments
+from fastmnv2 import network
 from fastmnv2 import threads as _threads
 from fastmnv2.errors import ImageError
 from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
-from fastmnv2.image.progress import progress_bar
 from fastmnv2.image.resizing import Method
 from fastmnv2.image.stream import Compute, Result, stream
+from fastmnv2.progress import progress as progress_bar
 
 if TYPE_CHECKING:
     from fastmnv2.model import Model
 
 OnError = Literal["raise", "skip"] | Callable[[ImageError], object]
+
+Results = Generator[Result, None, None]
 
 _NAMED = 5  # skipped items that a warning names
 
@@ -51,10 +53,11 @@ def embed_images(
         model, items, options, batch_size=batch_size, threads=threads, normalize=normalize,
         on_error=(lambda error: _note(skipped, error)) if on_error == "skip" else on_error,
     )  # fmt: skip
-    known = out if out is not None else None if count is None else np.empty((count, arguments.FEATURES), np.float32)
+    known = out if out is not None else None if count is None else np.empty((count, network.FEATURES), np.float32)
     rows: list[NDArray[np.float32]] = []
     done = 0
-    with contextlib.closing(results), progress_bar(count, progress) as advance:
+    bar = progress_bar("", count, unit="pictures") if progress else contextlib.nullcontext(lambda done: None)
+    with contextlib.closing(results), bar as advance:
         for result in results:
             if known is None:
                 rows.append(result.value)
@@ -69,7 +72,7 @@ def embed_images(
         more = f"; and {skipped[-1].index} more" if len(skipped) > _NAMED else ""
         warnings.warn(f"skipped items that can't be read: {named}{more}", stacklevel=3)
     if known is None:
-        return np.stack(rows) if rows else np.empty((0, arguments.FEATURES), np.float32)
+        return np.stack(rows) if rows else np.empty((0, network.FEATURES), np.float32)
     return known[:done]
 
 
@@ -82,7 +85,7 @@ def iter_embed_images(
     return _pairs(results)
 
 
-def _pairs(results: Generator[Result, None, None]) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+def _pairs(results: Results) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     with contextlib.closing(results):
         for result in results:
             yield result.item, result.value
@@ -97,27 +100,26 @@ def vectors(
     threads: int | None,
     on_error: OnError,
     normalize: bool,
-) -> Generator[Result, None, None]:
+) -> Results:
     """The results that are vectors, in order; ``on_error`` is handed the others' errors, or "raise"."""
 
     def compute(images: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        features = model.embed(images, threads=count)
-        return of_length_one(features) if normalize else features
+        return model.embed(images, threads=count, normalize=normalize)
 
-    return run(model, compute, items, options, batch_size=batch_size, threads=threads, on_error=on_error)
+    count = model.thread_count(threads)
+    return run(compute, items, options, batch_size=batch_size, threads=count, on_error=on_error)
 
 
 def run(
-    model: "Model",
     compute: Compute,
     items: Iterable[Any],
     options: Options,
     *,
     batch_size: int,
-    threads: int | None,
+    threads: int,
     on_error: OnError,
-) -> Generator[Result, None, None]:
-    """The same for anything that the model computes. Arguments are checked here, before the first item is taken."""
+) -> Results:
+    """The same for anything that a model computes. Arguments are checked here, before the first item is taken."""
     if isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif"):
         raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
     if isinstance(items, np.ndarray) and items.ndim != 4:
@@ -128,11 +130,11 @@ def run(
         raise ValueError(f"batch_size: expected a positive int, got {batch_size!r}")
     if on_error != "raise" and not callable(on_error):
         raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
-    results = stream(items, compute, options, threads=model.thread_count(threads), batch_size=int(batch_size))
+    results = stream(items, compute, options, threads=threads, batch_size=int(batch_size))
     return _handed_on(results, on_error)
 
 
-def _handed_on(results: Generator[Result, None, None], on_error: Any) -> Generator[Result, None, None]:
+def _handed_on(results: Results, on_error: Any) -> Results:
     with contextlib.closing(results):
         for result in results:
             if result.error is None:
@@ -141,12 +143,6 @@ def _handed_on(results: Generator[Result, None, None], on_error: Any) -> Generat
                 raise result.error
             else:
                 on_error(result.error)
-
-
-def of_length_one(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row divided by its length, computed in float64; a row of zeros stays."""
-    lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
-    return (features / np.where(lengths == 0, 1, lengths)).astype(np.float32)
 
 
 def _note(skipped: list[ImageError], error: ImageError) -> None:
@@ -162,8 +158,8 @@ def _check_out(out: Any, count: int | None) -> None:
         raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
     if out.dtype != np.float32:
         raise TypeError(f"out: expected dtype float32, got {out.dtype}")
-    if out.ndim != 2 or out.shape[1] != arguments.FEATURES or (count is not None and len(out) != count):
+    if out.ndim != 2 or out.shape[1] != network.FEATURES or (count is not None and len(out) != count):
         rows = "n" if count is None else count
-        raise ValueError(f"out: expected shape [{rows}, {arguments.FEATURES}], got {list(out.shape)}")
+        raise ValueError(f"out: expected shape [{rows}, {network.FEATURES}], got {list(out.shape)}")
     if not out.flags.writeable:
         raise ValueError("out: expected a writable array, got a read-only one")

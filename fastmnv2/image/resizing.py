@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _resize, arguments, model
+from fastmnv2 import _resize, model, network
 
 Method = Literal["tf2", "tf1", "area"]
 
 METHODS = ("tf2", "tf1", "area")
-SIZE = (arguments.SIZE, arguments.SIZE)
+SIZE = (network.SIZE, network.SIZE)
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
 
