@@ -122,11 +122,15 @@ def _suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Pa
     return check
 
 
+_FILES = (".npy", ".npz", ".csv", ".parquet")
+
+
 def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Path, bool]:
     """The path, and whether it is a folder, which a pathlib.Path forgets."""
-    folder = value.endswith(("/", os.sep)) or Path(value).is_dir()
-    if not folder and Path(value).suffix.lower() not in (".npy", ".npz", ".csv", ".parquet"):
-        raise click.BadParameter(f"expected FILE.npy, .npz, .csv or .parquet, or FOLDER/, got {value!r}")
+    known = Path(value).suffix.lower() in _FILES
+    folder = value.endswith(("/", os.sep)) or (Path(value).is_dir() and not known)
+    if not folder and not known:
+        raise click.BadParameter(f"expected a name ending in {', '.join(_FILES)}, or a FOLDER/, got {value!r}")
     return Path(value), folder
 
 

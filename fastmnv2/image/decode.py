@@ -170,7 +170,9 @@ def open_picture(item: "File", options: Options, buffer: Callable[[int], NDArray
 
 
 def read_whole(stream: Any, name: str) -> bytes:
-    """What is left in a file, if that is not more than ``MAX_BYTES``."""
+    """A file from its beginning (from where it stands, if it is a pipe), if that is not more than ``MAX_BYTES``."""
+    if getattr(stream, "seekable", lambda: False)():
+        stream.seek(0)
     data = stream.read(MAX_BYTES + 1)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name}: expected a file open in binary mode, whose read() gives bytes")

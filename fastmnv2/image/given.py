@@ -35,12 +35,12 @@ class Pictures:
         batch_size: int = 64,
     ) -> None:
         self.read = self.skipped = 0
-        self._report, self._batch_size = skip, batch_size
+        self._report, self.batch_size = skip, batch_size
         self.options = options or Options()
         self._listed = [name for name in (*(["-"] if "-" in arguments else []), listed) if name is not None]
         self._null = null
         named = [name for name in arguments if name != "-"]
-        self.found = find(named, self._skip, recursive=recursive)
+        self.found = find(named, self.failed, recursive=recursive)
 
     @property
     def total(self) -> int | None:
@@ -60,20 +60,18 @@ class Pictures:
     def results(self, compute: Compute, threads: int) -> Generator[tuple[str, Any], None, None]:
         """Each picture's name and what ``compute`` makes of it."""
         items: Any = self.names() if self._listed else self.found
-        with contextlib.closing(self.run(compute, items, threads, self._failed)) as results:
+        size = self.batch_size
+        run = embed.run(compute, items, self.options, batch_size=size, threads=threads, on_error=self._failed)
+        with contextlib.closing(run) as results:
             for result in results:
                 self.read += 1
                 yield result.item, result.value
 
-    def run(self, compute: Compute, items: Any, threads: int, on_error: embed.OnError) -> embed.Results:
-        """The same for ``items`` of the caller's, uncounted."""
-        size = self._batch_size
-        return embed.run(compute, items, self.options, batch_size=size, threads=threads, on_error=on_error)
-
     def _failed(self, error: ImageError) -> None:
-        self._skip(error.name, error.reason)
+        self.failed(error.name, error.reason)
 
-    def _skip(self, path: str, why: object) -> None:
+    def failed(self, path: str, why: object) -> None:
+        """Count one more that can't be read, and tell why."""
         self.skipped += 1
         self._report(path, str(why))
 
@@ -85,7 +83,7 @@ class Pictures:
             for line in lines:
                 yield from self._name(line)
             if len(rest) > _LONGEST:
-                self._skip(os.fsdecode(rest[:80]) + "…", "a name of more than 65536 bytes; nothing after it is read")
+                self.failed(os.fsdecode(rest[:80]) + "…", "a name of more than 65536 bytes; nothing after it is read")
                 return
         yield from self._name(rest)
 

@@ -6,6 +6,7 @@ balance: decoding may take three times as long as the network, or a third.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def stream(
     At most about ``batch_size`` items (or two a thread, if that is more) are held at a time, and a thread's batches
     are a part of that; a picture being decoded is held by each thread. Items are taken from the iterable, and open
     files read, where the generator is advanced; when the next item does not come, what is there already is finished
-    first. Closing the generator stops the threads after the picture that each has in hand.
+    first. Closing the generator stops the threads after the picture, or batch, that each has in hand.
     """
     if isinstance(items, Sized) and len(items) == 1:  # no threads for one: they would cost more than resizing
         yield from _one(next(iter(items)), compute, options, threads)
@@ -132,12 +133,14 @@ class _Workers:
                     raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
 
     def stop(self) -> None:
+        """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
         self._stopped = True
         for _ in self._threads:
             self._jobs.put(None)
+        until = time.monotonic() + 1
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join()
+                thread.join(max(0, until - time.monotonic()))
 
     def _work(self) -> None:
         images = np.empty((self._batch, *resizing.SIZE, 3), np.float32)
