@@ -78,6 +78,13 @@ def test_importing_the_package_imports_numpy_and_little_else():
     assert not more & {"hashlib", "tempfile", "urllib.request", "tarfile", "zipfile", "dataclasses", "subprocess"}
 
 
+def test_loading_a_native_file_imports_no_other_reader_and_no_openssl(untrained_native):
+    load = f"import numpy, fastmnv2; fastmnv2.load({str(untrained_native)!r}); "
+    more = loaded(load + SHOW) - loaded("import numpy; " + SHOW)
+    assert {name for name in more if name.startswith("fastmnv2.weights.forms.")} == {"fastmnv2.weights.forms.native"}
+    assert not more & {"hashlib", "_hashlib", "secrets", "tempfile", "urllib.request", "tarfile", "zipfile"}
+
+
 def test_images_need_no_import_of_their_own():
     code = "import fastmnv2; before = 'fastmnv2.image' in sys.modules; fastmnv2.image.resize; print(before)"
     assert loaded("import sys; " + code) == {"False"}
