@@ -27,6 +27,7 @@ __all__ = [
     "available_isas",
     "embed",
     "get_expected_image_size",
+    "image",
     "info",
     "isa",
     "load",
