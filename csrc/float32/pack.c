@@ -21,7 +21,7 @@ void fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kern
      * for each step of the multiply-add chain. Only the cut differs. */
     const int columns = layer->out_channels, padded = padded_columns(layer), k = depth(layer);
     int panels = 1;
-    if (layer->kind == FM_DEPTHWISE) panels = padded / kernels->lanes;
+    if (layer->kind == FM_DEPTHWISE) panels = fm_vectors(padded, kernels->lanes);
     if (layer->kind == FM_POINTWISE) panels = fm_panel_count(padded, kernels->lanes, kernels->panel);
     for (int p = 0; p < panels; p++) {
         const int start = fm_panel_start(padded, kernels->lanes, panels, p);

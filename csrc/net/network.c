@@ -71,8 +71,8 @@ static slice slice_of(const fm_conv *conv, int channels, int p, int from, int to
 
 /* Where the share of one of the team in a layer's output channels starts: whole vectors, any panel. */
 static int share_channels(const fm_conv *conv, int channels, fm_team team) {
-    const int lanes = conv->kernels->lanes;
-    return fm_share(team, channels / lanes) * lanes;
+    const int lanes = conv->kernels->lanes, start = fm_share(team, fm_vectors(channels, lanes)) * lanes;
+    return start < channels ? start : channels;
 }
 
 /* Copy a slice of `pixels` pixels to a requested endpoint; `pixel` counts through the group's images. */
