@@ -60,7 +60,14 @@ int fm_cpu_has_avx512(void) {
     return fm_cpu_has_avx2() && (saved_state() & zmm) == zmm && (cpuid(7).b & all) == all;
 }
 
+int fm_cpu_half_width(void) {
+    const uint32_t amd = 0x68747541, zen4 = 0x19; /* "Auth…"; the family, of which only Zen 4 has AVX-512 */
+    const uint32_t signature = cpuid(1).a, base = signature >> 8 & 15;
+    return cpuid(0).b == amd && base + (signature >> 20 & 255) == zen4;
+}
+
 #else
+int fm_cpu_half_width(void) { return 0; }
 int fm_cpu_has_avx2(void) { return 0; }
 int fm_cpu_has_avx512(void) { return 0; }
 #endif
