@@ -20,7 +20,7 @@ enum {
 };
 
 /* Block 0 has no expansion: where the others expand, it has the first convolution, which reads the image. */
-extern const fm_block fm_blocks[FM_BLOCKS];
+extern const fm_block *const fm_blocks; /* [FM_BLOCKS] */
 
 static inline int fm_expand_layer(int block) { return 3 * block; }
 static inline int fm_depthwise_layer(int block) { return 3 * block + 1; }
