@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,9 +152,7 @@ def _find(
     if not paths and listed is None:
         raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")
     options = Options(**how)
-    found = Pictures(
-        paths, skip, listed=listed, null=null, recursive=recursive, options=options, batch_size=batch_size
-    )
+    found = Pictures(paths, skip, listed=listed, null=null, recursive=recursive, options=options, batch_size=batch_size)
     if found.total == 0:
         raise click.ClickException(f"no picture found in {', '.join(map(click.format_filename, paths))}")
     return found
@@ -235,17 +233,15 @@ def embed(
     if as_json:
         click.echo(json.dumps(summary))
         return
-    told = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "pictures")
+    told = "".join(f", {number} {what}" for what, number in counts.items() if what != "pictures")
     click.echo(
-        f"{target}: features of {counts['pictures']} pictures, {told + ', ' if told else ''}{pictures.skipped} skipped; "
+        f"{target}: features of {counts['pictures']} pictures{told}, {pictures.skipped} skipped; "
         f"weights: {model.weights['form']}, {model.weights['origin']}",
         err=True,
     )
 
 
-def _embed_to_file(
-    model: "Model", pictures: "Pictures", target: Path, writer: "Writer", normalize: bool
-) -> None:
+def _embed_to_file(model: "Model", pictures: "Pictures", target: Path, writer: "Writer", normalize: bool) -> None:
     from fastmnv2 import outputs
     from fastmnv2.progress import progress
 

@@ -18,9 +18,7 @@ def _silent(done: int, total: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def progress(
-    what: str, total: int | None = None, *, in_bytes: bool = False, unit: str = ""
-) -> Iterator[Advance]:
+def progress(what: str, total: int | None = None, *, in_bytes: bool = False, unit: str = "") -> Iterator[Advance]:
     """Yields a function to be told how much is done; draws a bar while the block runs.
 
     With a ``unit``, such as "pictures", it also tells how many of them a second.
@@ -31,8 +29,8 @@ def progress(
         yield _silent
         return
     try:
-        from rich.console import Console
         from rich import progress as rich
+        from rich.console import Console
     except ImportError:
         print(what, file=sys.stderr)
         yield _silent

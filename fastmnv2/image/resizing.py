@@ -84,7 +84,9 @@ def resize_rows(
         stop = max(start + 1, int(np.searchsorted(ends, starts[start] + most, "right")))
         first, last = int(starts[start]), int(ends[stop - 1])
         part = _axis_part(height, out.shape[0], method, slice(start, stop), first, last)
-        _resize.resize(_isa(os.environ.get("FASTMNV2_ISA")), rows(first, last), part, across, float(unit), out[start:stop])
+        _resize.resize(
+            _isa(os.environ.get("FASTMNV2_ISA")), rows(first, last), part, across, float(unit), out[start:stop]
+        )
         start = stop
 
 

@@ -21,7 +21,7 @@ from fastmnv2.image import decode, resizing
 from fastmnv2.image.decode import Options
 
 Images = NDArray[np.float32]
-Compute = Callable[[Images, int], Sequence[Any]]
+Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
 """What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
 
 
@@ -130,7 +130,9 @@ class _Workers:
             # Now and then, for where a wait without an end can't be interrupted, and for what a fork leaves behind.
             while not self._changed.wait_for(lambda: job.done, timeout=0.5):
                 if not any(thread.is_alive() for thread in self._threads):
-                    raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
+                    raise RuntimeError(
+                        "the threads that decode pictures are gone: this iterator was begun before a fork"
+                    )
 
     def stop(self) -> None:
         """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
