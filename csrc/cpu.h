@@ -17,6 +17,10 @@ int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and deskt
  * full-width processors it can't pass 50 %. */
 int fm_cpu_half_width(void);
 
+int fm_current_cpu(void);   /* the processor that the calling thread runs on; -1 where that can't be known */
+/* Has the calling thread go on running on another processor than these, if it may; it is free to come back later. */
+void fm_leave_cpus(const int *cpus, int count);
+
 int fm_affinity_cpus(void); /* processors that the calling thread may run on; 0 where that can't be known */
 
 #endif

@@ -4,37 +4,46 @@
 >>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280]
 """
 
+import importlib
 import os
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2 import kept, network
 from fastmnv2._version import __version__
-from fastmnv2.errors import WeightsError, WeightsUnavailable
+from fastmnv2.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
 
+if TYPE_CHECKING:
+    from fastmnv2 import image as image
+    from fastmnv2.image.decode import Decode
+    from fastmnv2.image.embed import OnError
+    from fastmnv2.image.resizing import Method
+
 __all__ = [
+    "ImageError",
     "Model",
     "WeightsError",
     "WeightsUnavailable",
     "__version__",
     "available_isas",
     "embed",
+    "embed_images",
     "get_expected_image_size",
+    "image",
     "info",
     "isa",
+    "iter_embed_images",
     "load",
 ]
 
 _Weights = str | os.PathLike[str] | None
 
-# Models that `embed` has loaded, by weights and by the settings that change what they mean.
-_models: dict[tuple[Any, ...], Model] = {}
-_KEPT = 4
 
-
-def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
+def load(weights: _Weights = None, *, threads: int | None = None, download: bool = True) -> Model:
     """Load weights and make a model of them.
 
     Args:
@@ -42,18 +51,17 @@ def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; or "untrained": seeded weights with meaningless features, for timings and tests.
         threads: default for the model's calls; None for every CPU that this process may use.
+        download: whether "imagenet" may be downloaded where it is not found.
 
-    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in the user's cache,
-    and is else downloaded.
+    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
+    user's cache, and is else downloaded.
 
     Raises:
         FileNotFoundError: there is no such path.
         WeightsError: the file is malformed, of another network, or holds values that are not finite.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
     """
-    from fastmnv2.weights.names import resolve
-
-    return Model(resolve(weights), threads=threads)
+    return kept.load(weights, threads=threads, download=download)
 
 
 def embed(
@@ -61,33 +69,100 @@ def embed(
     *,
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
+    normalize: bool = False,
     weights: _Weights | Model = None,
 ) -> NDArray[np.float32]:
     """Feature vectors of images: ``load(weights).embed(images)`` with the model kept for the next call.
 
     See ``Model.embed`` for the arguments and what is returned, and ``load`` for ``weights``.
     """
-    if isinstance(weights, Model):
-        return weights.embed(images, out=out, threads=threads)
-    return _kept_model(weights).embed(images, out=out, threads=threads)
+    return _model(weights).embed(images, out=out, threads=threads, normalize=normalize)
 
 
-def _kept_model(weights: _Weights) -> Model:
-    environ = os.environ
-    name = weights if weights is None else os.fspath(weights)
-    key = (name, environ.get("FASTMNV2_WEIGHTS"), environ.get("FASTMNV2_ISA"))
-    model = _models.get(key)
-    if model is None:
-        model = load(weights)
-        while len(_models) >= _KEPT:
-            _models.pop(next(iter(_models)), None)
-        _models[key] = model
-    return model
+def embed_images(
+    items: Iterable[Any],
+    *,
+    weights: _Weights | Model = None,
+    batch_size: int = 64,
+    threads: int | None = None,
+    method: "Method" = "tf2",
+    decode: "Decode" = "exact",
+    on_error: "OnError" = "raise",
+    normalize: bool = False,
+    progress: bool = False,
+    out: NDArray[np.float32] | None = None,
+    exif: bool = True,
+    max_pixels: int | None = None,
+) -> NDArray[np.float32]:
+    """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core at once.
+
+    Needs ``pip install 'fastmnv2[images]'`` for anything but arrays.
+
+    Args:
+        items: paths, fsspec URLs (``fastmnv2[fsspec]``), the bytes of files, open binary files, Pillow pictures, and
+            arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1]; mixed as you like.
+            What becomes of grey, alpha, CMYK, 16 bits and animations is told at ``fastmnv2.image.read``.
+        weights: as for ``load``, or a model. Models are kept for the next call, as by ``embed``.
+        batch_size: about how many items are held at a time, in all threads together.
+        threads: the most threads to use; None for every CPU that this process may use. Each holds a decoded picture.
+        method: how pictures become 96x96, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take samples, "area"
+            averages, which is what to use where nothing has to be compared with what others have made.
+        decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, no less
+            than twice what is wanted. That is faster with large pictures, and changes the features: see README.
+        on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" those, which then have no
+            row, with one warning that names them; or a function, which is handed each such error.
+        normalize: divide each vector by its length.
+        progress: draw a bar on stderr, if that is a terminal (``fastmnv2[cli]``).
+        out: float32 [n,1280], to which the vectors are written; for skipped items, as many rows less.
+        exif: turn pictures as their EXIF orientation says. ``exif=False`` does as TensorFlow does.
+        max_pixels: refuse larger pictures; 2^26 unless given.
+
+    Returns:
+        float32 ``[n,1280]``, in the order of the items.
+
+    Raises:
+        ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
+        TypeError, ValueError: another argument is not as above.
+    """
+    return _model(weights).embed_images(
+        items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
+        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def iter_embed_images(
+    items: Iterable[Any],
+    *,
+    weights: _Weights | Model = None,
+    batch_size: int = 64,
+    threads: int | None = None,
+    method: "Method" = "tf2",
+    decode: "Decode" = "exact",
+    on_error: "OnError" = "raise",
+    normalize: bool = False,
+    exif: bool = True,
+    max_pixels: int | None = None,
+) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    """Pairs of an item and its feature vector, in order, for streams of any length, also without an end.
+
+    Arguments and errors are those of ``embed_images``; skipped items are left out. At most about ``batch_size``
+    items are held at a time. They are taken from ``items`` by whoever advances this iterator; a vector that is there
+    is handed out before the next item is taken, so that a slow source holds up one item, not a batch. Closing the
+    iterator (or Ctrl-C while it works) stops its threads.
+    """
+    return _model(weights).iter_embed_images(
+        items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
+        normalize=normalize, exif=exif, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def _model(weights: _Weights | Model) -> Model:
+    return weights if isinstance(weights, Model) else kept.model(weights)
 
 
 def get_expected_image_size() -> tuple[int, int]:
     """Height and width that ``embed`` takes, in pixels."""
-    return (96, 96)
+    return (network.SIZE, network.SIZE)
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
@@ -100,3 +175,10 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     from fastmnv2.describe import describe
 
     return describe(weights)
+
+
+def __getattr__(name: str) -> Any:
+    """``fastmnv2.image``, imported when it is first used."""
+    if name == "image":
+        return importlib.import_module("fastmnv2.image")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,25 +17,10 @@ import zipfile
 from pathlib import Path
 
 MEGABYTE = 1 << 20
-# Of the features of the images below with load("untrained"), float32 and uint8: the bits promise.
+HERE = Path(__file__).resolve().parent
+DIGEST_PROGRAM = str(HERE / "digest.py")
+# What that prints on any processor: the bits promise.
 DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
-DIGEST_CODE = """
-import hashlib, numpy, fastmnv2
-images = numpy.random.RandomState(0).randint(0, 256, (5, 96, 96, 3)).astype(numpy.uint8)
-model = fastmnv2.load("untrained")
-parts = model.embed(images), model.embed(images * numpy.float32(1 / 255)), model.logits(images)
-print(hashlib.sha256(b"".join(part.astype("<f4").tobytes() for part in parts)).hexdigest())
-"""
-# Whether info() says that there are weights in the package, and what embed gives without the network: features, or
-# the one error.
-EMBED_CODE = """
-import numpy, fastmnv2
-print(fastmnv2.info()["weights_embedded"], end=" ")
-try:
-    print(fastmnv2.embed(numpy.zeros((2, 96, 96, 3), "u1")).shape)
-except fastmnv2.WeightsUnavailable:
-    print("unavailable")
-"""
 # What a manylinux machine has anyway; libgomp comes along in the wheel, renamed, when it has been repaired.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
 
@@ -56,7 +41,7 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
     folders = {entry.split("/")[0] for entry in names}
     expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
-    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", f"{info}/licenses/LICENSE"):
+    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", "fastmnv2/_resize.pyi", f"{info}/licenses/LICENSE"):
         expect(needed in names, f"{needed} is missing")
     strange = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
     expect(not strange, f"sources or rubbish: {strange}")
@@ -85,7 +70,7 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
     floor = tuple(map(int, glibc.split(".")))
     expect(max(versions, default=(0,)) <= floor, f"needs glibc {max(versions, default=())}, expected at most {glibc}")
     ours = [line.split()[-1] for line in symbols.splitlines() if " GLOBAL DEFAULT " in line and " UND " not in line]
-    extra = [symbol for symbol in ours if symbol != "PyInit__engine" and not symbol.startswith("__pyx")]
+    extra = [symbol for symbol in ours if not symbol.startswith(("PyInit__", "__pyx"))]
     expect(not extra, f"exports {extra}")
 
 
@@ -107,10 +92,10 @@ def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
     run("-m", "pip", "install", "-q", "--only-binary", ":all:", str(wheel))
     for isa in run("-c", "import fastmnv2; print(*fastmnv2.available_isas())").split():
         environment["FASTMNV2_ISA"] = isa
-        found = run("-c", DIGEST_CODE).strip()
+        found = run(DIGEST_PROGRAM).strip()
         expect(found == DIGEST, f"digest on {isa}: {found}, expected {DIGEST}")
     del environment["FASTMNV2_ISA"]
-    said = run("-c", EMBED_CODE).strip()
+    said = run(str(HERE / "embed_offline.py")).strip()
     wanted = "True (2, 1280)" if weights else "False unavailable"
     expect(said == wanted, f"info() and embed without the network: {said!r}, expected {wanted!r}")
     run("-m", "pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[cli]")
@@ -129,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         check_contents(wheel, names, options.weights)
-        for module in (name for name in names if re.fullmatch(r"fastmnv2/_engine\..*(so|pyd)", name)):
+        for module in (name for name in names if re.fullmatch(r"fastmnv2/_(engine|resize)\..*(so|pyd)", name)):
             repaired = not wheel.stem.split("-")[-1].startswith("linux_")
             check_module(Path(archive.extract(module, scratch)), options.glibc, repaired)
         if not options.no_install:

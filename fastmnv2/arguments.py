@@ -1,0 +1,84 @@
+"""Checks of what callers pass in: images and output arrays. Nothing is computed before these pass."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.network import SIZE
+
+_FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
+_IMAGE = (SIZE, SIZE, 3)
+_EXPECTED = f"[n, {SIZE}, {SIZE}, 3] or [{SIZE}, {SIZE}, 3], RGB, float32 in [0, 1] or uint8"
+
+
+def as_images(images: Any) -> tuple[NDArray[Any], bool]:
+    """``images`` as a C-contiguous float32 or uint8 array [n,96,96,3], and whether it was a single image.
+
+    No copy is made of an array that already is one. Raises TypeError (not an array, wrong dtype) or
+    ValueError (wrong shape), naming what was expected and what came.
+    """
+    if type(images) is np.ndarray:
+        # The usual case first: these checks are most of what a call costs besides its computation.
+        dtype = images.dtype
+        if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == _IMAGE:
+            return images, False
+        array = images
+    else:
+        array = _as_array(images)
+    shape = array.shape
+    if len(shape) not in (3, 4) or shape[-3:] != _IMAGE:
+        hint = ""
+        if shape[-3:] == (3, SIZE, SIZE):
+            hint = "; channels come last here: use images.transpose(..., 1, 2, 0)"
+        elif len(shape) in (3, 4) and shape[-1] == 3:
+            hint = "; resize first, for example with fastmnv2.image.resize"
+        raise ValueError(f"images: expected shape {_EXPECTED}; got shape {list(shape)}{hint}")
+    dtype = array.dtype
+    if dtype not in (np.float32, np.uint8):
+        # bfloat16 comes from ml_dtypes, which numpy does not count among the floating types.
+        if dtype.kind != "f" and dtype.name != "bfloat16":
+            raise TypeError(f"images: expected dtype float32 (or another float) or uint8; got {dtype}")
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    single = len(shape) == 3
+    return (array[np.newaxis] if single else array), single
+
+
+def _as_array(images: Any) -> NDArray[Any]:
+    try:
+        # A buffer, __array__ or a sequence of arrays; DLPack only where there is nothing of these.
+        if not hasattr(images, "__array__") and hasattr(images, "__dlpack__"):
+            return np.from_dlpack(images)
+        array = np.asarray(images)
+    except Exception as error:
+        raise TypeError(
+            f"images: expected an array, a buffer or a DLPack tensor on the CPU, {_EXPECTED}; "
+            f"got {type(images).__name__}, which numpy can't read: {error}"
+        ) from error
+    if array.dtype == object or array.ndim == 0:
+        raise TypeError(f"images: expected an array, {_EXPECTED}; got {type(images).__name__}")
+    return array
+
+
+def check_out(out: Any, shape: tuple[int, ...], images: NDArray[Any]) -> NDArray[np.float32]:
+    """``out`` if it can take the result as it is, else TypeError or ValueError saying why not."""
+    usual = type(out) is np.ndarray and out.dtype is _FLOAT32 and out.shape == shape and out.flags.carray
+    # Two arrays that own their memory and are not the same one have none in common.
+    if usual and out.base is None and images.base is None and out is not images:
+        return out  # type: ignore[no-any-return]
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
+    if out.dtype != np.float32 or not out.dtype.isnative:
+        raise TypeError(f"out: expected dtype float32, got {out.dtype}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {list(shape)}, got {list(out.shape)}")
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        raise ValueError("out: expected a C-contiguous, aligned array")
+    if not out.flags.writeable:
+        raise ValueError("out: expected a writable array, got a read-only one")
+    if np.may_share_memory(out, images):
+        raise ValueError("out: must not overlap images in memory")
+    return out
