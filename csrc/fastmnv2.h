@@ -98,6 +98,59 @@ fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_
 /* features [n][1280] -> logits [n][1001]; FM_NO_LOGITS if the weights came without that layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
 
+/* ---- 8-bit models -------------------------------------------------------------------------- */
+
+/* Activations and weights are unsigned bytes here: those of int8 files moved by 128, zero points too. */
+
+/* One convolution: kernel in the layout of fm_weights, bias [out], scale [out] what a sum is multiplied by. */
+typedef struct fm_int8_layer {
+    const uint8_t *kernel; /* NULL for missing logits */
+    const int32_t *bias;
+    const float *scale;
+    int kernel_zero, in_zero, out_zero, low, high; /* outputs are clamped to [low, high] */
+} fm_int8_layer;
+
+/* A residual addition of the block's output (a) and its input (b):
+ * (ma * (a - a_zero) + mb * (b - b_zero) + 2^(shift - 1)) >> shift, plus out_zero, clamped. */
+typedef struct fm_int8_sum {
+    int32_t ma, mb;
+    int shift, a_zero, b_zero, out_zero, low, high;
+} fm_int8_sum;
+
+typedef struct fm_int8_weights {
+    fm_int8_layer layer[FM_LAYERS];
+    fm_int8_sum sum[FM_BLOCKS]; /* read for blocks with a residual */
+    const uint8_t *pool;        /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
+    const float *value;         /* [256]: what a feature's byte stands for */
+} fm_int8_weights;
+
+typedef struct fm_int8_model fm_int8_model;
+
+/* The instruction set that 8-bit models run when `isa` is asked for: the nearest one that has kernels for them. */
+const fm_isa *fm_int8_isa(const fm_isa *isa);
+double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
+
+fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_int8_model **model);
+void fm_int8_model_free(fm_int8_model *model); /* NULL is allowed */
+size_t fm_int8_model_bytes(const fm_int8_model *model);
+
+/* As fm_request. Endpoints are bytes; `projections` are the blocks' last convolutions before any residual. float32
+ * images are rounded to bytes, half to even; an image with a NaN in it has features that are NaN. */
+typedef struct fm_int8_request {
+    const void *images;
+    fm_dtype dtype;
+    size_t n;
+    float *features;
+    uint8_t *endpoints[FM_ENDPOINTS], *projections[FM_BLOCKS];
+    int threads;
+    uint64_t *ticks;
+} fm_int8_request;
+
+fm_status fm_int8_forward(const fm_int8_model *model, const fm_int8_request *request, int *out_of_range);
+
+/* Bytes of features [n][1280] -> bytes of logits [n][1001]. */
+fm_status fm_int8_logits(const fm_int8_model *model, const uint8_t *features, size_t n, uint8_t *logits);
+
 /* ---- threads ------------------------------------------------------------------------------- */
 
 int fm_openmp(void);      /* 1 if built with OpenMP */

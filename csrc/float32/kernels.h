@@ -78,9 +78,11 @@ static inline int fm_panel_start(int n, int lanes, int panels, int p) {
     return (int)((int64_t)(n / lanes) * p / panels) * lanes;
 }
 
+#define ROW_int8(table)
 #define ROW_float32(table) extern const fm_kernels fm_float32_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
 #include "isas.def"
 #undef ROW_float32
+#undef ROW_int8
 
 #endif
