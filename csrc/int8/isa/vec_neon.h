@@ -17,7 +17,12 @@ FM_INLINE sums sums_set1(int32_t a) { return vdupq_n_s32(a); }
 FM_INLINE sums sums_add(sums a, sums b) { return vaddq_s32(a, b); }
 FM_INLINE sums sums_left(sums a, const int count) { return vshlq_s32(a, vdupq_n_s32(count)); }
 FM_INLINE sums sums_right(sums a, int count) { return vshlq_s32(a, vdupq_n_s32(-count)); }
-FM_INLINE sums sums_keep(sums a) { return a; }
+FM_INLINE sums sums_keep(sums a) {
+#if defined(__GNUC__)
+    __asm__("" : "+w"(a)); /* see vec_zmm.h */
+#endif
+    return a;
+}
 
 FM_INLINE uint8x16_t quad_broadcast(const uint8_t *p) {
     uint32_t quad;
@@ -49,6 +54,12 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return vmlal_s16(acc, x, w); }
 #endif
 FM_INLINE weights weights_keep(weights w) { return w; }
+FM_INLINE part_of_quad part_keep(part_of_quad p) {
+#if defined(__GNUC__)
+    __asm__("" : "+w"(p));
+#endif
+    return p;
+}
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
 #ifdef MULTIPLIES_QUADS
     return quads_part(quads_of(quad_broadcast(p)), part);

@@ -22,7 +22,13 @@ FM_INLINE sums sums_set1(int32_t a) { return a; }
 FM_INLINE sums sums_add(sums a, sums b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
 FM_INLINE sums sums_left(sums a, const int count) { return (int32_t)((uint32_t)a << count); }
 FM_INLINE sums sums_right(sums a, int count) { return a < 0 ? ~(~a >> count) : a >> count; }
-FM_INLINE sums sums_keep(sums a) { return a; }
+FM_INLINE sums sums_keep(sums a) {
+#if defined(__GNUC__)
+    __asm__("" : "+r"(a)); /* see vec_zmm.h */
+#endif
+    return a;
+}
+FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) {
     weights w;
     memcpy(&w, p, sizeof w);

@@ -17,7 +17,13 @@ FM_INLINE sums sums_set1(int32_t a) { return _mm_set1_epi32(a); }
 FM_INLINE sums sums_add(sums a, sums b) { return _mm_add_epi32(a, b); }
 FM_INLINE sums sums_left(sums a, const int count) { return _mm_sll_epi32(a, _mm_cvtsi32_si128(count)); }
 FM_INLINE sums sums_right(sums a, int count) { return _mm_sra_epi32(a, _mm_cvtsi32_si128(count)); }
-FM_INLINE sums sums_keep(sums a) { return a; }
+FM_INLINE sums sums_keep(sums a) {
+#if defined(__GNUC__)
+    __asm__("" : "+x"(a)); /* see vec_zmm.h */
+#endif
+    return a;
+}
+FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) { return _mm_loadu_si128((const __m128i *)(const void *)p); }
 FM_INLINE weights weights_keep(weights w) { return w; }
 
@@ -27,10 +33,10 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
 }
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
     int32_t quad;
-    memcpy(&quad, p, sizeof quad);
-    return quads_part(_mm_set1_epi32(quad), part);
+    memcpy(&quad, p + part, sizeof quad);
+    return quads_part(_mm_set1_epi32(quad), 0);
 }
-FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return _mm_add_epi32(acc, _mm_madd_epi16(x, w)); }
+FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return sums_keep(_mm_add_epi32(acc, _mm_madd_epi16(x, w))); }
 
 FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
     __m128 y = _mm_mul_ps(_mm_cvtepi32_ps(a), _mm_loadu_ps(scale));

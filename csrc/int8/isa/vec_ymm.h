@@ -25,30 +25,40 @@ FM_INLINE sums sums_keep(sums a) {
 #endif
     return a;
 }
+FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 FM_INLINE weights weights_keep(weights w) { return w; }
 
-FM_INLINE __m256i quad_broadcast(const uint8_t *p) {
-    int32_t quad;
-    memcpy(&quad, p, sizeof quad);
-    return _mm256_set1_epi32(quad);
-}
 #ifdef MULTIPLIES_QUADS
 #define PARTS 1
 FM_INLINE part_of_quad quads_part(quads q, const int part) {
     (void)part;
     return q;
 }
-FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return _mm256_dpbusd_avx_epi32(acc, x, w); }
+FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
+#if defined(__GNUC__) && !defined(__clang__)
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(x), "xm"(w)); /* see vec_zmm.h */
+    return acc;
+#else
+    return _mm256_dpbusd_avx_epi32(acc, x, w);
+#endif
+}
 #else
 #define PARTS 2
 /* Bytes 0 and 2, or 1 and 3, as 16 bits. */
 FM_INLINE part_of_quad quads_part(quads q, const int part) {
     return part ? _mm256_srli_epi16(q, 8) : _mm256_and_si256(q, _mm256_set1_epi16(255));
 }
-FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return _mm256_add_epi32(acc, _mm256_madd_epi16(x, w)); }
+FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
+    return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* or gcc adds products to each other first */
+}
 #endif
-FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) { return quads_part(quad_broadcast(p), part); }
+/* Another load for each part, one byte further, where shifting would take a register more. */
+FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
+    int32_t quad;
+    memcpy(&quad, p + part, sizeof quad);
+    return quads_part(_mm256_set1_epi32(quad), 0);
+}
 
 FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
     __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(a), _mm256_loadu_ps(scale));

@@ -23,6 +23,7 @@ FM_INLINE sums sums_keep(sums a) {
 #endif
     return a;
 }
+FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) { return _mm512_loadu_si512(p); }
 /* Stays in its register: the compiler would rather load it again for each use. */
 FM_INLINE weights weights_keep(weights w) { return sums_keep(w); }
@@ -37,7 +38,15 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
     (void)part;
     return q;
 }
-FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return _mm512_dpbusd_epi32(acc, x, w); }
+FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
+#if defined(__GNUC__) && !defined(__clang__) && defined(__AVX512VNNI__)
+    /* gcc 12 takes its own builtin for one with side effects, and stores the sums after each. */
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "vm"(w));
+    return acc;
+#else
+    return _mm512_dpbusd_epi32(acc, x, w);
+#endif
+}
 
 FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
     __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
