@@ -22,11 +22,18 @@
 
 enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12 };
 
-/* How sums become bytes. `plain` says that zero is 0, the clamp [0, 255] and no product reaches 2^31, so that
- * saturation does everything. */
+/* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that sums
+ * and scales are within what the shorter way to float32 takes:
+ *
+ * Tables with a fused multiply-add are given a bias with FM_INT8_MAGIC added, the bits of the float 2^23. The bits of the
+ * sum, read as a float, are then 2^23 + sum for any sum from 0 to 2^23 - 1, and a fused multiply-add with scale and
+ * -2^23 * scale, which is exact, makes them float32(sum) * scale, rounded once as it should be. Smaller sums give
+ * something below zero, and larger ones something that is at least as large: they saturate all the same. */
 typedef struct fm_int8_output {
     int zero, low, high, plain;
 } fm_int8_output;
+
+enum { FM_INT8_MAGIC = 0x4b000000 };
 
 /* Some columns of one panel of a convolution, at most TILE_VECS vectors wide. Pixel i of the input starts at
  * a + i * lda; its quads stand `offsets[step]` bytes from there, and meet the weights at weights + step * ldw
@@ -40,7 +47,7 @@ typedef struct fm_int8_conv_args {
     const char *weights;
     size_t ldw, part;
     const int32_t *bias;
-    const float *scale;
+    const float *scale, *offset; /* offset: -2^23 * scale */
     int columns;
     fm_int8_output output;
     uint8_t *c;
@@ -54,8 +61,8 @@ typedef struct fm_int8_conv_args {
  * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point.
  *
  * `packed` holds blocks of 4 * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each for
- * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then bias
- * and scale. */
+ * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then bias,
+ * scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -100,6 +107,7 @@ typedef struct fm_int8_kernels {
     int rows;     /* tallest tile, in pixels */
     int parts;    /* of a quad */
     int bytes;    /* of a weight: 1 or 2 */
+    int magic;    /* whether plain sums come with FM_INT8_MAGIC */
     int x_offset; /* what the kernels take away from each input byte, which the bias gives back */
 #define MEMBER(name, args) void (*name)(args);
     FM_INT8_KERNELS(MEMBER)

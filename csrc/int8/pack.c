@@ -53,17 +53,23 @@ static int sets_of(const fm_int8_kernels *kernels, const uint8_t *kernel, size_t
 
 /* The bias with the zero point of the input and what the kernels take from each byte, modulo 2^32. `total` is
  * the sum of the channel's weights. */
-static int32_t full_bias(const fm_int8_kernels *kernels, int32_t bias, int in_zero, int total) {
-    return (int32_t)((uint32_t)bias + (uint32_t)((kernels->x_offset - in_zero) * total));
+static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channel, int total, int plain) {
+    const uint32_t moved = (uint32_t)((kernels->x_offset - weights->in_zero) * total);
+    const uint32_t magic = kernels->magic && plain ? FM_INT8_MAGIC : 0;
+    return (int32_t)((uint32_t)weights->bias[channel] + moved + magic);
 }
 
-/* See fm_int8_output: `plain` where the largest sum that any input gives is still small. */
+static float offset_of(float scale) { return -8388608.0f * scale; }
+
+/* See fm_int8_output. No sum of `depth` products is larger than 255 * 255 * depth. Below 2^26, read as a float as
+ * above, it is at most 2^31; from 2^23 on it must saturate. */
 static fm_int8_output output_of(const fm_int8_layer *weights, int columns, int depth) {
     fm_int8_output output = {weights->out_zero, weights->low, weights->high, 0};
     output.plain = output.zero == 0 && output.low == 0 && output.high == 255;
     for (int c = 0; c < columns; c++) {
         const double size = weights->bias[c] < 0 ? -(double)weights->bias[c] : weights->bias[c];
-        if ((size + 65025.0 * depth) * weights->scale[c] > 2147483000.0) output.plain = 0;
+        const float scale = weights->scale[c];
+        if (size + 65025.0 * depth >= 67108864.0 || scale < 3.05e-5f || scale > 0.9f) output.plain = 0;
     }
     return output;
 }
@@ -142,7 +148,9 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
     fm_int8_panel *panels = fm_int8_take(store, sizeof *panels * (size_t)count);
     int32_t *offsets = fm_int8_take(store, sizeof *offsets * (size_t)map.steps);
     int32_t *bias = fm_int8_take(store, sizeof *bias * (size_t)(vecs * kernels->lanes));
-    float *scale = fm_int8_take(store, sizeof *scale * (size_t)(vecs * kernels->lanes));
+    float *scale = fm_int8_take(store, 2 * sizeof *scale * (size_t)(vecs * kernels->lanes));
+    float *offset = scale ? scale + vecs * kernels->lanes : NULL;
+    const fm_int8_output output = output_of(weights, all, depth);
     for (int p = 0; p < count; p++) {
         fm_int8_panel panel = {.start = vecs * p / count * kernels->lanes};
         panel.vecs = vecs * (p + 1) / count - vecs * p / count;
@@ -152,15 +160,18 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
     if (store->block) {
         for (int step = 0; step < map.steps; step++) offsets[step] = quad_offset(&map, step);
         memset(bias, 0, sizeof *bias * (size_t)(vecs * kernels->lanes));
-        memset(scale, 0, sizeof *scale * (size_t)(vecs * kernels->lanes));
+        memset(scale, 0, 2 * sizeof *scale * (size_t)(vecs * kernels->lanes));
         memcpy(scale, weights->scale, sizeof *scale * (size_t)all);
         for (int k = 0; k < depth; k++) { /* the sums of the weights, for now */
             const uint8_t *row = weights->kernel + (size_t)k * (size_t)all;
             for (int c = 0; c < all; c++) bias[c] += row[c] - weights->kernel_zero;
         }
-        for (int c = 0; c < all; c++) bias[c] = full_bias(kernels, weights->bias[c], weights->in_zero, bias[c]);
+        for (int c = 0; c < all; c++) {
+            bias[c] = full_bias(kernels, weights, c, bias[c], output.plain);
+            offset[c] = offset_of(scale[c]);
+        }
     }
-    return (fm_int8_conv){kernels, panels, count, all, bias, scale, output_of(weights, all, depth)};
+    return (fm_int8_conv){kernels, panels, count, all, bias, scale, offset, output};
 }
 
 fm_int8_conv_args fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to) {
@@ -176,6 +187,7 @@ fm_int8_conv_args fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, i
         .part = (size_t)(columns * each / conv->kernels->parts),
         .bias = conv->bias + first,
         .scale = conv->scale + first,
+        .offset = conv->offset + first,
         .columns = last > first ? last - first : 0,
         .output = conv->output,
     };
@@ -190,7 +202,7 @@ static size_t set_bytes(const fm_int8_kernels *kernels) {
 }
 
 static size_t block_bytes(const fm_int8_kernels *kernels, int sets) {
-    return (size_t)sets * set_bytes(kernels) + 2 * sizeof(int32_t) * (size_t)block_channels(kernels);
+    return (size_t)sets * set_bytes(kernels) + 3 * sizeof(int32_t) * (size_t)block_channels(kernels);
 }
 
 const char *fm_int8_depthwise_at(const fm_int8_depthwise *depthwise, int channel) {
@@ -210,7 +222,7 @@ static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
 
 /* One channel of a block, at lane `lane` of vector `vec`. */
 static void pack_channel(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, int channel,
-                         int sets, char *block, int vec, int lane) {
+                         int sets, int plain, char *block, int vec, int lane) {
     const int lanes = kernels->lanes, vec_bytes = lanes * quad_bytes(kernels) / kernels->parts;
     char *const sums = block + (size_t)sets * set_bytes(kernels);
     int total = 0;
@@ -227,10 +239,12 @@ static void pack_channel(const fm_int8_kernels *kernels, const fm_int8_layer *we
             }
         }
     }
-    const int32_t bias = full_bias(kernels, weights->bias[channel], weights->in_zero, total);
-    const size_t at = (size_t)(vec * lanes + lane) * sizeof bias;
+    const int32_t bias = full_bias(kernels, weights, channel, total, plain);
+    const float scale = weights->scale[channel], offset = offset_of(scale);
+    const size_t at = (size_t)(vec * lanes + lane) * sizeof bias, array = sizeof bias * (size_t)block_channels(kernels);
     memcpy(sums + at, &bias, sizeof bias);
-    memcpy(sums + at + sizeof bias * (size_t)block_channels(kernels), &weights->scale[channel], sizeof(float));
+    memcpy(sums + at + array, &scale, sizeof scale);
+    memcpy(sums + at + 2 * array, &offset, sizeof offset);
 }
 
 fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_layer *layer,
@@ -239,6 +253,7 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
     const int all = channels * repeat, blocks = (all + block - 1) / block;
     const int sets = sets_of(kernels, weights->kernel, 9 * (size_t)channels, weights->kernel_zero);
     const size_t bytes = (size_t)blocks * block_bytes(kernels, sets);
+    const fm_int8_output output = output_of(weights, channels, 9);
     char *packed = fm_int8_take(store, bytes);
     if (store->block) memset(packed, 0, bytes);
     for (int b = 0; store->block && b < blocks; b++) {
@@ -246,12 +261,12 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
             for (int lane = 0; lane < kernels->lanes; lane++) {
                 const int channel = b * block + fm_int8_channel(kernels->lanes, vec, lane);
                 if (channel >= all) continue;
-                pack_channel(kernels, weights, channels, channel % channels, sets,
+                pack_channel(kernels, weights, channels, channel % channels, sets, output.plain,
                              packed + (size_t)b * block_bytes(kernels, sets), vec, lane);
             }
         }
     }
-    return (fm_int8_depthwise){kernels, packed, sets, all, repeat, output_of(weights, channels, 9)};
+    return (fm_int8_depthwise){kernels, packed, sets, all, repeat, output};
 }
 
 /* ---- residual addition ------------------------------------------------------------------------------------ */

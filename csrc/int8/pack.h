@@ -23,7 +23,7 @@ typedef struct fm_int8_conv {
     const fm_int8_panel *panels;
     int count, columns;
     const int32_t *bias; /* [columns], the input's zero point taken up; zeros up to whole vectors */
-    const float *scale;  /* likewise */
+    const float *scale, *offset;  /* likewise; see fm_int8_output */
     fm_int8_output output;
 } fm_int8_conv;
 

@@ -8,6 +8,7 @@
 #include "int8/kernels.h"
 
 #define LANES 4
+#define MAGIC 0
 typedef int32x4_t sums;
 typedef uint8x16_t bytes;
 
@@ -68,7 +69,8 @@ FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
 #endif
 }
 
-FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
+FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {
+    (void)offset;
     (void)plain; /* conversions saturate here */
     return vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(a), vld1q_f32(scale)));
 }

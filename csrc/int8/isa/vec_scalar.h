@@ -9,6 +9,7 @@
 #define LANES 1
 #define PARTS 4
 #define X_OFFSET 0
+#define MAGIC 0
 typedef int32_t sums, part_of_quad;
 typedef int16_t weights;
 typedef uint32_t quads;
@@ -40,7 +41,8 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) { return (int32_t)(q 
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return sums_add(acc, x * w); }
 
 /* Within +-65536 adding 1.5 * 2^23 rounds half to even. */
-FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
+FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {
+    (void)offset;
     const float magic = 12582912.0f;
     float y = (float)a * *scale;
     (void)plain;

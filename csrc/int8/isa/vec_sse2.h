@@ -9,6 +9,7 @@
 #define LANES 4
 #define PARTS 2
 #define X_OFFSET 0
+#define MAGIC 0
 typedef __m128i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm_loadu_si128((const __m128i *)p); }
@@ -38,7 +39,8 @@ FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return sums_keep(_mm_add_epi32(acc, _mm_madd_epi16(x, w))); }
 
-FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
+FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {
+    (void)offset;
     __m128 y = _mm_mul_ps(_mm_cvtepi32_ps(a), _mm_loadu_ps(scale));
     if (!plain) y = _mm_min_ps(y, _mm_set1_ps(65536.0f));
     return _mm_cvtps_epi32(y);

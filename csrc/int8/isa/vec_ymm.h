@@ -11,6 +11,7 @@
 
 #define LANES 8
 #define X_OFFSET 0
+#define MAGIC 1
 typedef __m256i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
@@ -60,10 +61,14 @@ FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
     return quads_part(_mm256_set1_epi32(quad), 0);
 }
 
-FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
-    __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(a), _mm256_loadu_ps(scale));
-    if (!plain) y = _mm256_min_ps(y, _mm256_set1_ps(65536.0f));
-    return _mm256_cvtps_epi32(y);
+FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {
+    if (plain) {
+        const __m256 y = _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_loadu_ps(scale), _mm256_loadu_ps(offset));
+        return _mm256_cvtps_epi32(y);
+    }
+
+    const __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(a), _mm256_loadu_ps(scale));
+    return _mm256_cvtps_epi32(_mm256_min_ps(y, _mm256_set1_ps(65536.0f))); /* beyond int32 lies the other end */
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d);

@@ -9,6 +9,7 @@
 #define LANES 16
 #define PARTS 1
 #define X_OFFSET 0
+#define MAGIC 1
 typedef __m512i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm512_loadu_si512(p); }
@@ -48,10 +49,14 @@ FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
 #endif
 }
 
-FM_INLINE sums sums_scaled(sums a, const float *scale, const int plain) {
-    __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
-    if (!plain) y = _mm512_min_ps(y, _mm512_set1_ps(65536.0f)); /* beyond int32 lies the other end */
-    return _mm512_cvtps_epi32(y);
+FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {
+    if (plain) {
+        const __m512 y = _mm512_fmadd_ps(_mm512_castsi512_ps(a), _mm512_loadu_ps(scale), _mm512_loadu_ps(offset));
+        return _mm512_cvtps_epi32(y);
+    }
+
+    const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
+    return _mm512_cvtps_epi32(_mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* beyond int32 lies the other end */
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m512i low = _mm512_packs_epi32(a, b), high = _mm512_packs_epi32(c, d);
