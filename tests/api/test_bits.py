@@ -1,0 +1,91 @@
+"""The same image gives the same bits: in any batch, at any position, on any threads and instruction set."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastmnv2
+
+
+@pytest.fixture(scope="module")
+def alone(model, images):
+    """Each image's features when it is the only one, on one thread."""
+    return np.stack([model.embed(image, threads=1) for image in images])
+
+
+FASTEST = fastmnv2.available_isas()[-1]
+
+
+@pytest.mark.parametrize(
+    "isa", [FASTEST, *(pytest.param(isa, marks=pytest.mark.long) for isa in fastmnv2.available_isas()[:-1])]
+)
+def test_every_batch_size_position_and_thread_count(untrained_native, images, alone, isa, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_ISA", isa)
+    model = fastmnv2.load(untrained_native)
+    in_bytes = (images * 255).astype(np.uint8)
+    want_of_bytes = np.stack([model.embed(image, threads=1) for image in in_bytes])
+    slow = isa in ("scalar", "sse2")  # tens of milliseconds an image
+    for n in range(1, 71) if not slow else (*range(1, 10), 16, 31, 70):
+        for threads in range(1, 9):
+            order = (np.arange(n) + n + threads) % len(images)  # each position gets another image each time
+            assert (model.embed(images[order], threads=threads) == alone[order]).all(), (n, threads)
+            assert (model.embed(in_bytes[order], threads=threads) == want_of_bytes[order]).all(), (n, threads)
+
+
+@pytest.mark.parametrize("threads", [64, 1000])
+def test_many_more_threads_than_images_or_processors(model, images, alone, threads):
+    for n in (1, 2, 9):
+        assert (model.embed(images[:n], threads=threads) == alone[:n]).all(), n
+
+
+@pytest.mark.parametrize("isa", fastmnv2.available_isas())
+def test_any_instruction_set(untrained_native, images, alone, isa, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_ISA", isa)
+    other = fastmnv2.load(untrained_native)
+    assert other.isa == isa
+    for threads in (1, 2, 3):
+        assert (other.embed(images[:5], threads=threads) == alone[:5]).all()
+    assert (other.embed(images[9:], threads=2) == alone[9:]).all()
+
+
+def test_any_way_to_the_endpoints(model, images, untrained_native, monkeypatch):
+    want = model.endpoints(images[:5], threads=1)
+    for threads in (2, 7):
+        got = model.endpoints(images[:5], threads=threads)
+        for name, value in want.items():
+            assert (got[name] == value).all(), (threads, name)
+    monkeypatch.setenv("FASTMNV2_ISA", "scalar")
+    got = fastmnv2.load(untrained_native).endpoints(images[:1])
+    for name, value in want.items():
+        assert (got[name] == value[:1]).all(), name
+
+
+def test_flush_to_zero_in_the_calling_thread_changes_nothing(model, images, alone):
+    import ctypes
+    import ctypes.util
+
+    name = ctypes.util.find_library("m")
+    libm = ctypes.CDLL(name)
+    if not hasattr(libm, "fesetround"):
+        pytest.skip("no fesetround in libm")
+    upward = {"x86_64": 0x800, "AMD64": 0x800, "aarch64": 0x400000}.get(__import__("platform").machine())
+    if upward is None:
+        pytest.skip("rounding mode constants not known here")
+    before = libm.fegetround()
+    assert libm.fesetround(upward) == 0
+    try:
+        got = model.embed(images[:3], threads=1)
+        assert libm.fegetround() == upward
+    finally:
+        libm.fesetround(before)
+    assert (got == alone[:3]).all()
+
+
+def test_the_digest_that_every_wheel_must_have():
+    """Of features and logits from untrained weights: the same on any processor, compiler and numpy."""
+    check_wheel = pytest.importorskip("check_wheel")
+    command = [sys.executable, check_wheel.DIGEST_PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == check_wheel.DIGEST
