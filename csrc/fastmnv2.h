@@ -20,6 +20,7 @@ typedef struct fm_network {
     int classes;   /* logits; index 0 is "background" */
     int layers;    /* convolutions, the logits layer last */
     int endpoints; /* named intermediate outputs, 'default' not counted */
+    int blocks;    /* inverted residual blocks */
 } fm_network;
 
 const fm_network *fm_network_info(void);
@@ -44,7 +45,7 @@ typedef struct fm_endpoint {
 } fm_endpoint;
 
 fm_layer fm_layer_info(int index);       /* 0 <= index < layers */
-fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints */
+fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints, or endpoints + block: see fm_request */
 
 /* ---- instruction sets ---------------------------------------------------------------------- */
 
@@ -86,7 +87,9 @@ typedef struct fm_request {
     fm_dtype dtype;
     size_t n;
     float *features;         /* [n][features] */
-    void *const *endpoints;  /* NULL, or by index: float [n][size][size][channels] each, or NULL */
+    /* NULL, or by index: float (8-bit models: bytes) [n][size][size][channels] each, or NULL. Behind the endpoints, for
+     * 8-bit models, stand the blocks' projections before any residual is added: [endpoints + blocks]. */
+    void *const *endpoints;
     int threads;             /* >= 1; the most threads to use */
     uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
 } fm_request;
@@ -118,38 +121,21 @@ typedef struct fm_int8_sum {
 } fm_int8_sum;
 
 typedef struct fm_int8_weights {
-    fm_int8_layer layer[FM_LAYERS];
-    fm_int8_sum sum[FM_BLOCKS]; /* read for blocks with a residual */
-    const uint8_t *pool;        /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
-    const float *value;         /* [256]: what a feature's byte stands for */
+    const fm_int8_layer *layers; /* [layers], the logits last */
+    const fm_int8_sum *sums;     /* by block; read for those with a residual */
+    const uint8_t *pool;         /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
+    const float *feature;        /* [256]: what a feature's byte stands for */
+    const float *logit;          /* [256]: likewise, or NULL without logits */
 } fm_int8_weights;
 
-typedef struct fm_int8_model fm_int8_model;
-
-/* The instruction set that 8-bit models run when `isa` is asked for: the nearest one that has kernels for them. */
+/* The instruction set that 8-bit models run when `isa` is asked for: the nearest one above that has kernels for them
+ * and that this machine can run. */
 const fm_isa *fm_int8_isa(const fm_isa *isa);
 double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
 
-fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_int8_model **model);
-void fm_int8_model_free(fm_int8_model *model); /* NULL is allowed */
-size_t fm_int8_model_bytes(const fm_int8_model *model);
-
-/* As fm_request. Endpoints are bytes; `projections` are the blocks' last convolutions before any residual. float32
- * images are rounded to bytes, half to even; an image with a NaN in it has features that are NaN. */
-typedef struct fm_int8_request {
-    const void *images;
-    fm_dtype dtype;
-    size_t n;
-    float *features;
-    uint8_t *endpoints[FM_ENDPOINTS], *projections[FM_BLOCKS];
-    int threads;
-    uint64_t *ticks;
-} fm_int8_request;
-
-fm_status fm_int8_forward(const fm_int8_model *model, const fm_int8_request *request, int *out_of_range);
-
-/* Bytes of features [n][1280] -> bytes of logits [n][1001]. */
-fm_status fm_int8_logits(const fm_int8_model *model, const uint8_t *features, size_t n, uint8_t *logits);
+/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image with
+ * a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
+fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model);
 
 /* ---- threads ------------------------------------------------------------------------------- */
 

@@ -10,8 +10,6 @@ void *fm_int8_take(fm_int8_store *store, size_t bytes) {
     return found;
 }
 
-static int at_most(int a, int b) { return a < b ? a : b; }
-
 /* ---- quads ------------------------------------------------------------------------------------------------ */
 
 /* Bytes that the weights of one quad take for one output. */
@@ -95,7 +93,7 @@ static int quad_row(const quad_map *map, int step, int t) {
 /* A step of a panel, of one set. Returns whether any weight is not 0. */
 static int fill_step(const fm_int8_kernels *kernels, const quad_map *map, const fm_int8_layer *weights, int all,
                      const fm_int8_panel *panel, int step, int set, char *target) {
-    const int columns = panel->vecs * kernels->lanes, real = at_most(columns, all - panel->start);
+    const int columns = panel->vecs * kernels->lanes, real = fm_least(columns, all - panel->start);
     int any = 0;
     if (target) memset(target, 0, (size_t)(columns * quad_bytes(kernels)));
     for (int t = 0; t < QUAD; t++) {
@@ -171,26 +169,27 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
             offset[c] = offset_of(scale[c]);
         }
     }
-    return (fm_int8_conv){kernels, panels, count, all, bias, scale, offset, output};
+    /* Stores are of eight bytes at least: where 8 does not divide the columns, some zeros more. */
+    const int columns = fm_least((all + 7) / 8 * 8, vecs * kernels->lanes);
+    return (fm_int8_conv){kernels, panels, count, columns, bias, scale, offset, output};
 }
 
-fm_int8_conv_args fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to) {
+int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8_conv_args *args) {
     const fm_int8_panel *panel = &conv->panels[p];
     const int lanes = conv->kernels->lanes, each = quad_bytes(conv->kernels), columns = panel->vecs * lanes;
-    const int first = panel->start > from ? panel->start : from;
-    const int last = at_most(at_most(panel->start + columns, to), conv->columns), inside = first - panel->start;
-    return (fm_int8_conv_args){
-        .steps = panel->steps,
-        .offsets = panel->offsets,
-        .weights = panel->weights + inside * each / conv->kernels->parts,
-        .ldw = (size_t)(columns * each),
-        .part = (size_t)(columns * each / conv->kernels->parts),
-        .bias = conv->bias + first,
-        .scale = conv->scale + first,
-        .offset = conv->offset + first,
-        .columns = last > first ? last - first : 0,
-        .output = conv->output,
-    };
+    const int first = fm_most(panel->start, from), inside = first - panel->start;
+    const int last = fm_least(fm_least(panel->start + columns, to), conv->columns);
+    args->steps = panel->steps;
+    args->offsets = panel->offsets;
+    args->weights = panel->weights + inside * each / conv->kernels->parts;
+    args->ldw = (size_t)(columns * each);
+    args->part = (size_t)(columns * each / conv->kernels->parts);
+    args->bias = conv->bias + first;
+    args->scale = conv->scale + first;
+    args->offset = conv->offset + first;
+    args->columns = fm_most(0, last - first);
+    args->output = conv->output;
+    return first;
 }
 
 /* ---- depthwise -------------------------------------------------------------------------------------------- */
@@ -208,6 +207,10 @@ static size_t block_bytes(const fm_int8_kernels *kernels, int sets) {
 const char *fm_int8_depthwise_at(const fm_int8_depthwise *depthwise, int channel) {
     const fm_int8_kernels *kernels = depthwise->kernels;
     return depthwise->packed + (size_t)(channel / block_channels(kernels)) * block_bytes(kernels, depthwise->sets);
+}
+
+int fm_int8_depthwise_unit(const fm_int8_depthwise *depthwise) {
+    return depthwise->repeat > 1 ? depthwise->channels : block_channels(depthwise->kernels);
 }
 
 /* Rows of fewer channels than a block has are one string of bytes, whose weights repeat after the least common

@@ -4,6 +4,7 @@
 
 #include "fastmnv2.h"
 #include "int8/kernels.h"
+#include "net/layers.h"
 
 /* Memory that is first measured (`block` NULL: nothing is written) and then filled, by the same calls. */
 typedef struct fm_int8_store {
@@ -21,7 +22,7 @@ typedef struct fm_int8_panel {
 typedef struct fm_int8_conv {
     const fm_int8_kernels *kernels;
     const fm_int8_panel *panels;
-    int count, columns;
+    int count, columns; /* columns: of the layer, up to a multiple of 8 */
     const int32_t *bias; /* [columns], the input's zero point taken up; zeros up to whole vectors */
     const float *scale, *offset;  /* likewise; see fm_int8_output */
     fm_int8_output output;
@@ -50,12 +51,13 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
                                          const fm_int8_layer *weights);
 fm_int8_add fm_int8_pack_add(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_int8_sum *weights);
 
-/* The arguments of a convolution's columns [from, to) that lie in panel p; `columns` is 0 if there are none. `from` and
- * `to` are multiples of the vector length, but for the last `to`. */
-fm_int8_conv_args fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to);
+/* Fills in the weights of a convolution's columns [from, to) that lie in panel p, and returns the first of them;
+ * `columns` is 0 if there are none. `from` and `to` are multiples of the vector length, but for the last `to`. */
+int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8_conv_args *args);
 
-/* Where the packed weights of a depthwise block start; `channel` is a multiple of 4 * lanes. */
+/* Where the packed weights from a channel on start, a multiple of the unit in which threads share out channels. */
 const char *fm_int8_depthwise_at(const fm_int8_depthwise *depthwise, int channel);
+int fm_int8_depthwise_unit(const fm_int8_depthwise *depthwise);
 
 void *fm_int8_take(fm_int8_store *store, size_t bytes);
 
