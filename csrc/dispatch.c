@@ -6,7 +6,7 @@
 
 /* An instruction set stands here once for each of its tables. */
 static const fm_isa rows[] = {
-#define ROW(tier, table, isa, check, images, flags) {#isa, check, images},
+#define ROW(tier, table, isa, check, images, flags) {#tier, #isa, check, images},
 #include "isas.def"
 };
 
@@ -30,6 +30,19 @@ const fm_isa *fm_isa_at(int index) {
     for (int left = index;; row++) {
         if (!seen_before(row) && left-- == 0) return &rows[row];
     }
+}
+
+const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa) {
+    const fm_isa *found = fm_isa_at(0);
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *own = fm_isa_at(i);
+        for (int row = 0; row < ROWS; row++) {
+            const int has = strcmp(rows[row].tier, tier) == 0 && strcmp(rows[row].name, own->name) == 0;
+            if (has && (own == isa || fm_isa_supported(own))) found = own;
+        }
+        if (own == isa) break;
+    }
+    return found;
 }
 
 const char *fm_isa_name(const fm_isa *isa) { return isa->name; }

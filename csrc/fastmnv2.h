@@ -55,6 +55,10 @@ int fm_isa_count(void);              /* compiled in, slowest first */
 const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
+
+/* The instruction set that models of a tier, "float32" or "int8", run when `isa` is asked for: that one, or the nearest
+ * slower one that has kernels for them and that this machine can run. */
+const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
 int fm_isa_images(const fm_isa *isa);    /* images of a thread that take some ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
@@ -128,9 +132,6 @@ typedef struct fm_int8_weights {
     const float *logit;          /* [256]: likewise, or NULL without logits */
 } fm_int8_weights;
 
-/* The instruction set that 8-bit models run when `isa` is asked for: the nearest one above that has kernels for them
- * and that this machine can run. */
-const fm_isa *fm_int8_isa(const fm_isa *isa);
 double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
 
 /* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image with

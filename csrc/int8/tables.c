@@ -12,25 +12,12 @@ static const struct {
 #include "isas.def"
 };
 
-enum { TABLES = sizeof tables / sizeof tables[0] };
-
-static const fm_int8_kernels *own_table(const fm_isa *isa) {
-    for (int i = 0; i < TABLES; i++) {
-        if (strcmp(tables[i].isa, fm_isa_name(isa)) == 0) return tables[i].kernels;
-    }
-    return NULL;
+const fm_int8_kernels *fm_int8_table(const fm_isa *isa) {
+    const char *name = fm_isa_name(fm_isa_for("int8", isa));
+    int index = 0;
+    while (strcmp(tables[index].isa, name) != 0) index++;
+    return tables[index].kernels;
 }
-
-const fm_isa *fm_int8_isa(const fm_isa *isa) {
-    if (own_table(isa)) return isa;
-    const fm_isa *found = fm_isa_at(0);
-    for (int i = 0; i < fm_isa_count() && fm_isa_at(i) != isa; i++) {
-        if (own_table(fm_isa_at(i)) && fm_isa_supported(fm_isa_at(i))) found = fm_isa_at(i);
-    }
-    return found;
-}
-
-const fm_int8_kernels *fm_int8_table(const fm_isa *isa) { return own_table(fm_int8_isa(isa)); }
 
 double fm_int8_peak_macs(const fm_isa *isa, double macs) {
     const fm_int8_kernels *kernels = fm_int8_table(isa);
