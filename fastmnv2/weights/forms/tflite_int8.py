@@ -100,9 +100,9 @@ class _Int8Walk(Walk):
         channels = layer.out_channels
         axis = 3 if layer.kind == "depthwise" else 0
         counts = (kernel.scale.size, kernel.zero_point.size)
-        if counts != (1, 1) and (counts != (channels, channels) or kernel.axis != axis):
+        if (counts, kernel.axis) not in (((1, 1), 0), ((channels, channels), axis)):
             raise self._error(
-                f"{layer.scope}: expected one scale and zero point, or {channels} along axis {axis}, got {counts[0]} and "
+                f"{layer.scope}: expected one scale and zero point along axis 0, or {channels} along axis {axis}, got {counts[0]} and "
                 f"{counts[1]} along axis {kernel.axis}"
             )
         if (kernel.zero_point != kernel.zero_point[0]).any() or abs(int(kernel.zero_point[0])) > 255:
