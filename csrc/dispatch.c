@@ -32,17 +32,19 @@ const fm_isa *fm_isa_at(int index) {
     }
 }
 
-const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa) {
-    const fm_isa *found = fm_isa_at(0);
-    for (int i = 0; i < fm_isa_count(); i++) {
-        const fm_isa *own = fm_isa_at(i);
-        for (int row = 0; row < ROWS; row++) {
-            const int has = strcmp(rows[row].tier, tier) == 0 && strcmp(rows[row].name, own->name) == 0;
-            if (has && (own == isa || fm_isa_supported(own))) found = own;
-        }
-        if (own == isa) break;
+static int in_tier(const char *tier, const fm_isa *isa) {
+    for (int i = 0; i < ROWS; i++) {
+        if (strcmp(rows[i].tier, tier) == 0 && strcmp(rows[i].name, isa->name) == 0) return 1;
     }
-    return found;
+    return 0;
+}
+
+const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa) {
+    int index = fm_isa_count() - 1;
+    while (fm_isa_at(index) != isa) index--;
+    if (in_tier(tier, isa)) return isa;
+    while (index > 0 && !(in_tier(tier, fm_isa_at(index)) && fm_isa_supported(fm_isa_at(index)))) index--;
+    return fm_isa_at(index);
 }
 
 const char *fm_isa_name(const fm_isa *isa) { return isa->name; }

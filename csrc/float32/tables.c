@@ -2,11 +2,12 @@
 
 #include <string.h>
 
+#include "cpu.h"
+
 static const struct {
     const char *isa;
     const fm_kernels *kernels;
 } tables[] = {
-#define ROW_int8(table, isa)
 #define ROW_float32(table, isa) {#isa, &fm_float32_##table},
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
@@ -23,8 +24,13 @@ const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
 }
 
 const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
+    /* Half a vector costs what a whole one does where a wide operation takes two turns (see cpu.h): there, narrower
+     * vectors that fit are better. */
+    const int halves = !fm_cpu_half_width();
     int index = 0;
-    while (channels % fm_float32_table(isa, index)->lanes != 0) index++;
+    for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {
+        if (channels % (halves ? kernels->unit : kernels->lanes) == 0) break;
+    }
     return fm_float32_table(isa, index);
 }
 

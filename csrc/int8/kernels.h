@@ -124,11 +124,8 @@ static inline int fm_int8_channel(int lanes, int vec, int lane) {
     return lane / unit * 4 * unit + unit * vec + lane % unit;
 }
 
-#define ROW_float32(table)
 #define ROW_int8(table) extern const fm_int8_kernels fm_int8_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
 #include "isas.def"
-#undef ROW_float32
-#undef ROW_int8
 
 #endif

@@ -6,7 +6,6 @@ static const struct {
     const char *isa;
     const fm_int8_kernels *kernels;
 } tables[] = {
-#define ROW_float32(table, isa)
 #define ROW_int8(table, isa) {#isa, &fm_int8_##table},
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
