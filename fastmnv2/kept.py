@@ -12,9 +12,7 @@ _models: dict[tuple[Any, ...], Model] = {}
 _KEPT = 4
 
 
-def load(
-    weights: _Weights, *, threads: int | None = None, download: bool = True, precision: str = "float32"
-) -> Model:
+def load(weights: _Weights, *, threads: int | None = None, download: bool = True, precision: str = "float32") -> Model:
     """See ``fastmnv2.load``."""
     from fastmnv2.weights.resolve import resolve
 

@@ -63,8 +63,7 @@ def _quantised(path: Path) -> Source:
         from fastmnv2.weights.forms import native
 
         found = native.read(path)
-        found = found if isinstance(found, native.Quantised) else None
-    if found is None:
+    if found is None or found.quantised is None:
         raise WeightsError(
             f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of float "
             "ones"
@@ -86,7 +85,7 @@ def _read(path: Path) -> Source:
         from fastmnv2.weights.forms import native
 
         found = native.read(path)
-        return found.dequantised() if isinstance(found, native.Quantised) else found
+        return found.quantised.dequantised() if found.quantised else found
     from fastmnv2.weights.forms import checkpoint, hub
 
     prefix = checkpoint.prefix_of(path)

@@ -6,7 +6,7 @@ The arithmetic is that of LiteRT's default engine on x86-64 (XNNPACK), all in fl
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,7 +97,7 @@ class Quantised(Folded):
     def without_logits(self) -> "Quantised":
         """The same without the logits layer."""
         left_out = {*weights_names(LOGITS), *quantity_names(LOGITS.scope), *quantity_names(SOFTMAX)}
-        return type(self).of(self, {name: array for name, array in self.tensors.items() if name not in left_out})
+        return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in left_out})
 
     def quantity(self, scope: str) -> Quantity:
         """How the output of a layer, a sum, the image or the average is quantised."""
@@ -195,12 +195,12 @@ class Quantised(Folded):
         pixels, before, after = HEAD.out_size**2, self.quantity(HEAD.scope), self.quantity(POOL)
         sums = np.arange(255 * pixels + 1)
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
-            return ((sums + pixels // 2) // pixels).clip(after.low, after.high).astype(np.uint8)
+            return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
         moved = -self.lowest  # MEAN
         multiplier = np.float32(np.float32(before.scale / after.scale) / np.float32(pixels))
         centred = (sums - pixels * (before.zero_point + moved)).astype(np.float32)
         found = np.rint(centred * multiplier).astype(np.int64) + after.zero_point
-        return (found.clip(after.low, after.high) + moved).astype(np.uint8)
+        return np.asarray(found.clip(after.low, after.high) + moved, np.uint8)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
         """The file's own softmax of logits, if it has one in uint8: multiples of 1/256.
@@ -217,7 +217,7 @@ class Quantised(Folded):
         powers = table[steps.clip(0, 255)]
         totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # one after the other
         shares = powers * (np.float32(1) / (totals * np.float32(1 / 256)))
-        return np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256
+        return np.asarray(np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256)
 
     def dequantised(self) -> Folded:
         """The same network in float32: ``(q - zero_point) * scale`` in float64, rounded once."""

@@ -13,9 +13,7 @@ from fastmnv2.weights.tensors import Folded
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(
-    weights: str | os.PathLike[str] | None, *, download: bool = True, precision: str = "float32"
-) -> Folded:
+def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True, precision: str = "float32") -> Folded:
     """Folded weights for a name or path; None means "imagenet", downloaded where it must be and may.
 
     With precision "int8" it is a Quantised. Raises what ``fastmnv2.load`` documents.

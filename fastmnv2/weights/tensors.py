@@ -40,6 +40,11 @@ class Source:
             kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
 
+    @property
+    def quantised(self) -> "Quantised | None":
+        """Itself, if it is of integers."""
+        return None
+
 
 @dataclass(frozen=True)
 class Folded(Source):
@@ -59,11 +64,6 @@ class Folded(Source):
     def precision(self) -> str:
         """What a model of it computes in."""
         return "float32"
-
-    @property
-    def quantised(self) -> "Quantised | None":
-        """Itself, if it is of integers."""
-        return None
 
     def engine(self, isa: str) -> _engine.Network:
         """The C core's model."""

@@ -69,7 +69,9 @@ def litert(path, pictures):
     ops = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]  # noqa: SLF001
     computed = [op["outputs"][0] for op in ops if op["op_name"] in COMPUTED]
     others = {op["op_name"]: op["outputs"][0] for op in ops if op["op_name"] == "SOFTMAX"}
-    found = {name: [] for name in [*names_of_ops(), *(["logits"] if len(computed) > len(names_of_ops()) else []), *others]}
+    found = {
+        name: [] for name in [*names_of_ops(), *(["logits"] if len(computed) > len(names_of_ops()) else []), *others]
+    }
     for picture in pictures:
         pixels = picture.astype(np.int16) + (-128 if source["dtype"] == np.int8 else 0)
         if source["dtype"] == np.float32:
@@ -124,7 +126,10 @@ def test_float_pixels_are_the_bytes_they_came_from(made, pictures):
     near = (pictures + np.random.default_rng(0).uniform(-0.49, 0.49, pictures.shape)) / 255
     assert np.array_equal(model.embed(near.astype(np.float32)), features)
     with pytest.warns(UserWarning, match=r"\[0, 1\]"):
-        assert np.array_equal(model.embed((pictures - np.float32(127)) * 1e6), model.embed(np.where(pictures > 127, 255, 0).astype(np.uint8)))
+        assert np.array_equal(
+            model.embed((pictures - np.float32(127)) * 1e6),
+            model.embed(np.where(pictures > 127, 255, 0).astype(np.uint8)),
+        )
 
 
 def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
@@ -134,7 +139,9 @@ def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
     for threads in (1, 2):
         features = model.embed(images, threads=threads)
         assert np.isnan(features).all(axis=1).tolist() == [i == 2 for i in range(len(images))]
-        assert np.isnan(model.logits(images, threads=threads)).all(axis=1).tolist() == [i == 2 for i in range(len(images))]
+        assert np.isnan(model.logits(images, threads=threads)).all(axis=1).tolist() == [
+            i == 2 for i in range(len(images))
+        ]
         assert np.isnan(model.embed(images[2], threads=threads)).all()
     assert np.isfinite(model.embed(images[3])).all()
 

@@ -1,4 +1,7 @@
-"""8-bit TFLite files of this network with random weights, made with LiteRT's own schema: what no converter would make."""
+"""8-bit TFLite files of this network with random weights and scales, such as no converter would make.
+
+They are put together with LiteRT's own schema.
+"""
 
 import numpy as np
 
