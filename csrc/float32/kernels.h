@@ -117,6 +117,5 @@ static inline int fm_panel_start(int n, int lanes, int panels, int p) {
 #define ROW_float32(table) extern const fm_kernels fm_float32_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
 #include "isas.def"
-#undef ROW_float32
 
 #endif

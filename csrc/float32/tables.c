@@ -16,6 +16,7 @@ static const struct {
 enum { TABLES = sizeof tables / sizeof tables[0] };
 
 const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
+    isa = fm_isa_for("float32", isa);
     for (int i = 0; i < TABLES; i++) {
         if (strcmp(tables[i].isa, fm_isa_name(isa)) == 0 && index-- == 0) return tables[i].kernels;
     }
