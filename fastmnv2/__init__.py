@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept
+from fastmnv2 import kept, network
 from fastmnv2._version import __version__
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
@@ -35,7 +35,7 @@ __all__ = [
 _Weights = str | os.PathLike[str] | None
 
 
-def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
+def load(weights: _Weights = None, *, threads: int | None = None, download: bool = True) -> Model:
     """Load weights and make a model of them.
 
     Args:
@@ -43,16 +43,17 @@ def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; or "untrained": seeded weights with meaningless features, for timings and tests.
         threads: default for the model's calls; None for every CPU that this process may use.
+        download: whether "imagenet" may be downloaded where it is not found.
 
-    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in the user's cache,
-    and is else downloaded.
+    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
+    user's cache, and is else downloaded.
 
     Raises:
         FileNotFoundError: there is no such path.
         WeightsError: the file is malformed, of another network, or holds values that are not finite.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
     """
-    return kept.load(weights, threads)
+    return kept.load(weights, threads=threads, download=download)
 
 
 def embed(
@@ -60,20 +61,20 @@ def embed(
     *,
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
+    normalize: bool = False,
     weights: _Weights | Model = None,
 ) -> NDArray[np.float32]:
     """Feature vectors of images: ``load(weights).embed(images)`` with the model kept for the next call.
 
     See ``Model.embed`` for the arguments and what is returned, and ``load`` for ``weights``.
     """
-    if isinstance(weights, Model):
-        return weights.embed(images, out=out, threads=threads)
-    return kept.model(weights).embed(images, out=out, threads=threads)
+    model = weights if isinstance(weights, Model) else kept.model(weights)
+    return model.embed(images, out=out, threads=threads, normalize=normalize)
 
 
 def get_expected_image_size() -> tuple[int, int]:
     """Height and width that ``embed`` takes, in pixels."""
-    return (96, 96)
+    return (network.SIZE, network.SIZE)
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:

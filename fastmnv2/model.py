@@ -1,8 +1,9 @@
 """A loaded network: images in, features, logits and endpoints out."""
 
 import os
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,10 +14,13 @@ from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
 if TYPE_CHECKING:
-    from fastmnv2.weights.fold import Folded
+    from fastmnv2.weights.tensors import Folded
 
 _ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
 ENDPOINT_NAMES = ("default", *_ENDPOINT_INDEX)
+
+_PART_SECONDS = 0.04
+_LOGITS_PART = 64  # vectors that take a few milliseconds at most
 
 
 def available_isas() -> tuple[str, ...]:
@@ -44,29 +48,39 @@ class Model:
 
     Made by ``fastmnv2.load``. The same image gives the same bits alone or in any batch, at any position,
     with any number of threads and on any instruction set.
+
+    It can be pickled, for pools of processes and the like. The pickle of a model from a native file names that
+    file, which must be there, and unchanged, where it is read; any other holds the weights. It runs on the
+    instruction set of the process that reads it. Copies, deep ones too, are the model itself.
     """
 
-    __slots__ = ("_engine", "_isa", "_threads", "_warned", "_weights")
+    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_threads", "_warned")
 
     def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
         if threads is not None:
             _threads.resolve(threads)
         self._threads = threads
         self._isa = isa()
+        self._first = _engine.images_in_a_moment(self._isa)
         self._warned = False
+        self._folded = folded
         layers = network.LAYERS
         self._engine = _engine.Engine(
             self._isa,
             [folded.tensors.get(layer.weights_name) for layer in layers],
             [folded.tensors.get(layer.biases_name) for layer in layers],
         )
-        self._weights: dict[str, Any] = {
-            "form": folded.form,
-            "origin": folded.origin,
-            "sha256": folded.sha256,
-            "has_logits": network.LOGITS.weights_name in folded.tensors,
-            "notes": list(folded.notes),
-        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from fastmnv2.weights import pickled
+
+        return _unpickled, (type(self), *pickled.pack(self._folded), {"threads": self._threads})
+
+    def __copy__(self) -> "Model":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        return self
 
     @property
     def isa(self) -> str:
@@ -76,18 +90,35 @@ class Model:
     @property
     def has_logits(self) -> bool:
         """Whether ``logits`` and ``classify`` can be used."""
-        return bool(self._weights["has_logits"])
+        return self._folded.has_logits
 
     @property
     def weights(self) -> dict[str, Any]:
         """Where the weights came from: ``form``, ``origin``, ``sha256``, ``has_logits``, ``notes``."""
-        return {**self._weights, "notes": list(self._weights["notes"])}
+        folded = self._folded
+        return {
+            "form": folded.form,
+            "origin": folded.origin,
+            "sha256": folded.sha256,
+            "has_logits": folded.has_logits,
+            "notes": list(folded.notes),
+        }
+
+    @property
+    def engine(self) -> _engine.Engine:
+        """The C core's model, for this package's own measurements."""
+        return self._engine
 
     def __repr__(self) -> str:
-        return f"<fastmnv2.Model {self._weights['form']} {self._weights['origin']!r} on {self._isa}>"
+        return f"<fastmnv2.Model {self._folded.form} {self._folded.origin!r} on {self._isa}>"
 
     def embed(
-        self, images: Any, *, out: NDArray[np.float32] | None = None, threads: int | None = None
+        self,
+        images: Any,
+        *,
+        out: NDArray[np.float32] | None = None,
+        threads: int | None = None,
+        normalize: bool = False,
     ) -> NDArray[np.float32]:
         """Feature vectors of images.
 
@@ -98,6 +129,8 @@ class Model:
             out: C-contiguous float32 array for the result, not overlapping ``images``.
             threads: the most threads to use; None for the model's own setting, else every CPU that this
                 process may use.
+            normalize: scale each vector to length 1 (L2 norm), for cosine similarities by a plain product; one
+                that is all zeros stays so.
 
         Returns:
             float32 ``[n,1280]``, or ``[1280]`` for one image; ``out`` if it was given. Values are in
@@ -110,12 +143,14 @@ class Model:
         array, single = arguments.as_images(images)
         n = array.shape[0]
         if out is None:
-            features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
+            features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
             result = features[0] if single else features
         else:
-            result = arguments.check_out(out, (arguments.FEATURES,) if single else (n, arguments.FEATURES), array)
+            result = arguments.check_out(out, (network.FEATURES,) if single else (n, network.FEATURES), array)
             features = result
         self._forward(array, features, threads)
+        if normalize:
+            _normalize(features)
         return result
 
     def logits(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -128,10 +163,11 @@ class Model:
         """
         self._need_logits()
         array, single = arguments.as_images(images)
-        features = np.empty((array.shape[0], arguments.FEATURES), np.float32)
-        logits = np.empty((array.shape[0], network.LOGITS.out_channels), np.float32)
+        features = np.empty((array.shape[0], network.FEATURES), np.float32)
+        logits = np.empty((array.shape[0], network.CLASSES), np.float32)
         self._forward(array, features, threads)
-        self._engine.logits(features, array.shape[0], logits)
+        for part in _parts(len(features), _LOGITS_PART):
+            self._engine.logits(features[part], part.stop - part.start, logits[part])
         return logits[0] if single else logits
 
     def classify(
@@ -153,8 +189,8 @@ class Model:
             ValueError, TypeError: as ``embed``, and for ``top``.
         """
         self._need_logits()
-        if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.LOGITS.out_channels:
-            raise ValueError(f"top: expected an int from 1 to {network.LOGITS.out_channels}, got {top!r}")
+        if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.CLASSES:
+            raise ValueError(f"top: expected an int from 1 to {network.CLASSES}, got {top!r}")
         logits = self.logits(images, threads=threads).astype(np.float64)
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities = powers / powers.sum(axis=-1, keepdims=True)
@@ -188,13 +224,13 @@ class Model:
                 )
         array, single = arguments.as_images(images)
         n = array.shape[0]
-        features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
-        taps: dict[int, NDArray[np.float32]] = {}
+        features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
+        records: dict[int, NDArray[np.float32]] = {}
         for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
             _, size, channels = network.ENDPOINTS[index]
-            taps[index] = np.empty((n, size, size, channels), np.float32)
-        self._forward(array, features, threads, taps)
-        found = {name: features if name == "default" else taps[_ENDPOINT_INDEX[name]] for name in wanted}
+            records[index] = np.empty((n, size, size, channels), np.float32)
+        self._forward(array, features, threads, records)
+        found = {name: features if name == "default" else records[_ENDPOINT_INDEX[name]] for name in wanted}
         return {name: value[0] for name, value in found.items()} if single else found
 
     def _forward(
@@ -202,11 +238,21 @@ class Model:
         images: NDArray[Any],
         features: NDArray[np.float32],
         threads: int | None,
-        taps: dict[int, NDArray[np.float32]] | None = None,
+        records: dict[int, NDArray[np.float32]] | None = None,
     ) -> None:
         count = _threads.resolve(self._threads if threads is None else threads)
         uint8 = images.dtype.itemsize == 1
-        if self._engine.forward(images, uint8, images.shape[0], features, count, taps) and not self._warned:
+        n = images.shape[0]
+        first = self._first * count
+        if n <= first:
+            out_of_range = self._engine.forward(images, uint8, n, features, count, records)
+        else:
+            out_of_range = False
+            for part in _parts(n, first):
+                recorded = {index: array[part] for index, array in records.items()} if records else None
+                size = part.stop - part.start
+                out_of_range |= self._engine.forward(images[part], uint8, size, features[part], count, recorded)
+        if out_of_range and not self._warned:
             self._warned = True
             warnings.warn(
                 "images: expected float values in [0, 1], got values below -0.25 or above 1.25; "
@@ -217,6 +263,28 @@ class Model:
     def _need_logits(self) -> None:
         if not self.has_logits:
             raise WeightsError(
-                f"{self._weights['origin']}: the weights came without the logits layer "
+                f"{self._folded.origin}: the weights came without the logits layer "
                 f"({network.LOGITS.weights_name}), so there are features but no classes"
             )
+
+
+def _unpickled(cls: type[Model], folded: "Folded", digest: str, options: dict[str, Any]) -> Model:
+    from fastmnv2.weights import pickled
+
+    return cls(pickled.unpack(folded, digest), **options)
+
+
+def _parts(n: int, first: int) -> Iterator[slice]:
+    """Parts of a long batch, between which Python runs signal handlers: a short one, then of about 40 ms each."""
+    start, done, size = time.perf_counter(), 0, first
+    while done < n:
+        stop = min(n, done + size)
+        yield slice(done, stop)
+        done = stop
+        size = int(done * _PART_SECONDS / max(time.perf_counter() - start, 1e-6)) + 1
+
+
+def _normalize(features: NDArray[np.float32]) -> None:
+    """Scale each vector, along the last axis, to length 1, in place; zeros stay zeros."""
+    lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
+    features /= np.where(lengths == 0, 1, lengths)

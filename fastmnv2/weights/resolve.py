@@ -1,39 +1,38 @@
 """What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.weights import cache, read, refusing
 from fastmnv2.weights.files import exists
-from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.fold import fold
+from fastmnv2.weights.tensors import Folded
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(weights: str | os.PathLike[str] | None) -> Folded:
-    """Folded weights for a name or path; None means "imagenet".
+def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True) -> Folded:
+    """Folded weights for a name or path; None means "imagenet", downloaded where it must be and may.
 
     Raises what ``fastmnv2.load`` documents.
     """
     if weights is None:
-        return _imagenet()
+        return _imagenet(download)
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if not isinstance(weights, str) or exists(Path(name)):
         return fold(read(name))
     if name == IMAGENET:
-        return _imagenet()
+        return _imagenet(download)
     if name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
 
         return fold(untrained())
     if name.startswith(("https://", "http://")):
-        return _from_url(name)
+        return _from_url(name, download)
     if not _is_prefix(name):
         raise FileNotFoundError(
             f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
@@ -45,12 +44,12 @@ def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
 
-def _imagenet() -> Folded:
+def _imagenet(download: bool) -> Folded:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
         if configured == IMAGENET or _is_handle(configured):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
-        return resolve(configured)
+        return resolve(configured, download=download)
     if cache.embedded():
         return fold(read(cache.EMBEDDED))
 
@@ -64,7 +63,7 @@ def _imagenet() -> Folded:
             return fold(read(cached))
         except WeightsError as error:
             raise WeightsError(f"{error}; this is a broken cache: delete {cached}") from error
-    return _download(cached)
+    return _download(cached, download)
 
 
 def _cached_module(folder: Path, handle: str) -> Folded:
@@ -82,40 +81,29 @@ def _is_handle(url: str) -> bool:
     return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
 
 
-def _from_url(url: str) -> Folded:
+def _from_url(url: str, download: bool) -> Folded:
     from fastmnv2.weights.forms import hub
 
     if module := hub.find_cached(url):
         return _cached_module(module, url)
     if _is_handle(url):
-        return _imagenet()
+        return _imagenet(download)
     raise WeightsUnavailable(
         f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only {hub.HANDLE} "
         "is downloaded; download it yourself and load the folder or archive"
     )
 
 
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Within it, "imagenet" is not downloaded."""
-    before = os.environ.get("FASTMNV2_OFFLINE")
-    os.environ["FASTMNV2_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FASTMNV2_OFFLINE"]
-        else:
-            os.environ["FASTMNV2_OFFLINE"] = before
-
-
-def _download(cached: Path) -> Folded:
-    from fastmnv2.weights import download
-    from fastmnv2.weights.forms import native
-
+def _download(cached: Path, allowed: bool) -> Folded:
+    if not allowed:
+        raise unavailable(cached, ["the network is not used: download=False"])
     if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):
         raise unavailable(cached, ["the network is not used: FASTMNV2_OFFLINE is set"])
-    folded, failures = download.fetch()
+
+    from fastmnv2.weights.download import fetch
+    from fastmnv2.weights.forms import native
+
+    folded, failures = fetch()
     if folded is None:
         raise unavailable(cached, failures)
     try:

@@ -23,9 +23,9 @@ from processes import run, start
 import fastmnv2
 from fastmnv2.errors import WeightsError
 from fastmnv2.weights import read
-from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import native
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import Folded, Source
 from fastmnv2.weights.untrained import untrained
 
 

@@ -15,27 +15,22 @@ from typing import Any
 
 import numpy as np
 
+from fastmnv2.atomic import writing
 from fastmnv2.errors import WeightsError
-from fastmnv2.network import LAYERS
+from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
-from fastmnv2.weights.fold import Folded
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
 _HEADER_LIMIT = 64 << 10  # our own set of tensors takes about 11 KB
 _ALIGN = 64
 
-_SHAPES: dict[str, tuple[int, ...]] = {}
-for _layer in LAYERS:
-    _SHAPES[_layer.weights_name] = _layer.weights_shape
-    _SHAPES[_layer.biases_name] = (_layer.out_channels,)
+_SHAPES = shapes(LAYERS, folded=True)
 _FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values())
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all: a temporary file beside it, then a rename."""
-    import tempfile
-
+    """Write ``folded`` to ``path``, whole or not at all."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -53,22 +48,10 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for array in folded.tensors.values():
-                file.write(np.ascontiguousarray(array, "<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode is private
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with writing(Path(path)) as (file,):
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in folded.tensors.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
 
 
 def _public(origin: str) -> str:
@@ -109,6 +92,7 @@ def read(path: Path) -> Source:
         metadata["source_sha256"],
         tensors,
         (f"converted from {metadata['source_form']} {metadata['source']}", *json.loads(metadata["notes"])),
+        os.path.abspath(path),
     )
 
 
