@@ -127,8 +127,8 @@ class Model:
                 inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer protocol or
                 ``__array__``, or a DLPack tensor on the CPU.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
-            threads: the most threads to use; None for the model's own setting, else every CPU that this
-                process may use.
+            threads: the most threads to use, of which there are never more than CPUs that this process may use,
+                nor than the system lets it start; None for the model's own setting, else every such CPU.
             normalize: scale each vector to length 1 (L2 norm), for cosine similarities by a plain product; one
                 that is all zeros stays so.
 
