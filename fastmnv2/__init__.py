@@ -52,6 +52,7 @@ def load(weights: _Weights = None, *, threads: int | None = None, download: bool
         FileNotFoundError: there is no such path.
         WeightsError: the file is malformed, of another network, or holds values that are not finite.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
+        OSError: there is no room on the disk to unpack or download them, or no more files can be opened.
     """
     return kept.load(weights, threads=threads, download=download)
 
