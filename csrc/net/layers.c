@@ -8,7 +8,7 @@ static const fm_network network = {
     .size = 96, .colours = 3, .features = 1280, .classes = 1001, .layers = FM_LAYERS, .endpoints = FM_ENDPOINTS,
 };
 
-const fm_block fm_blocks[FM_BLOCKS] = {
+static const fm_block blocks[] = {
     /* size  in  expand out stride */
     {48, 24, 24, 16, 1}, /* its "expansion" is the first convolution, from the image, with stride 2 */
     {48, 16, 96, 24, 2},
@@ -28,6 +28,8 @@ const fm_block fm_blocks[FM_BLOCKS] = {
     {3, 120, 720, 120, 1},
     {3, 120, 720, 240, 1},
 };
+_Static_assert(sizeof blocks / sizeof blocks[0] == FM_BLOCKS, "as many rows as layers.h says");
+const fm_block *const fm_blocks = blocks;
 
 const fm_network *fm_network_info(void) { return &network; }
 

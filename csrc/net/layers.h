@@ -16,12 +16,11 @@ enum {
     FM_LOGITS = FM_HEAD + 1,
     FM_ENDPOINTS = 4 * FM_BLOCKS + 2,
     FM_HEAD_ENDPOINT = 4 * FM_BLOCKS,
-    FM_POOL_ENDPOINT = FM_HEAD_ENDPOINT + 1,
-    FM_TAPS = 9 /* of a 3x3 kernel */
+    FM_POOL_ENDPOINT = FM_HEAD_ENDPOINT + 1
 };
 
 /* Block 0 has no expansion: where the others expand, it has the first convolution, which reads the image. */
-extern const fm_block fm_blocks[FM_BLOCKS];
+extern const fm_block *const fm_blocks; /* [FM_BLOCKS] */
 
 static inline int fm_expand_layer(int block) { return 3 * block; }
 static inline int fm_depthwise_layer(int block) { return 3 * block + 1; }

@@ -132,7 +132,7 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise WeightsError(f"{path}: __metadata__: notes is not a JSON list of strings")
     if not re.fullmatch(r"([0-9a-f]{64})?", found["source_sha256"]):
-        raise WeightsError(f"{path}: __metadata__: source_sha256 is none")
+        raise WeightsError(f"{path}: __metadata__: expected source_sha256 to be 64 hexadecimal digits or empty")
     return found
 
 
