@@ -145,6 +145,11 @@ fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, f
 /* ---- threads ------------------------------------------------------------------------------- */
 
 int fm_openmp(void);      /* 1 if built with OpenMP */
-int fm_max_threads(void); /* OpenMP's present limit for the calling thread, 1 without OpenMP */
+int fm_max_threads(void); /* OpenMP's present limit for the calling thread; 1 without OpenMP and after some forks */
+
+/* From here on forks are noticed (pthread_atfork): where other threads were left behind, the thread that comes out
+ * computes alone, because OpenMP would wait for them for ever. Call it before anything forks; the first call that uses
+ * threads does it, too. */
+void fm_watch_forks(void);
 
 #endif

@@ -67,6 +67,7 @@ def load(
             integers, or impossible ones, where "int8" asks for them.
         ValueError: ``precision`` is neither.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
+        OSError: there is no room on the disk to unpack or download them, or no more files can be opened.
     """
     return kept.load(weights, threads=threads, download=download, precision=precision)
 

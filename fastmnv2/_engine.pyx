@@ -92,6 +92,7 @@ cdef extern from "fastmnv2.h" nogil:
     fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits)
     int fm_openmp()
     int fm_max_threads()
+    void fm_watch_forks()
 
 
 cdef const fm_network *network = fm_network_info()
@@ -108,6 +109,7 @@ cdef extern from *:
 
 build_flags = FM_BUILD_FLAGS.decode()
 openmp = bool(fm_openmp())
+fm_watch_forks()
 
 
 def layers():
@@ -147,7 +149,7 @@ def images_in_a_moment(str isa):
 
 
 def max_threads():
-    """OpenMP's present limit for the calling thread; 1 when built without OpenMP."""
+    """OpenMP's present limit for the calling thread; 1 without OpenMP, and in a thread that a fork left alone."""
     return fm_max_threads()
 
 

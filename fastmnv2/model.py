@@ -136,8 +136,8 @@ class Model:
                 ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and float
                 ones rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
-            threads: the most threads to use; None for the model's own setting, else every CPU that this
-                process may use.
+            threads: the most threads to use, of which there are never more than CPUs that this process may use,
+                nor than the system lets it start; None for the model's own setting, else every such CPU.
             normalize: scale each vector to length 1 (L2 norm), for cosine similarities by a plain product; one
                 that is all zeros stays so.
 

@@ -83,6 +83,8 @@ def _imagenet(download: bool) -> Folded:
         try:
             return fold(read(cached))
         except WeightsError as error:
+            if isinstance(error.__cause__, OSError):  # it could not be read
+                raise
             raise WeightsError(f"{error}; this is a broken cache: delete {cached}") from error
     return _download(cached, download)
 
