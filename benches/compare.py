@@ -22,6 +22,7 @@ from measure import MACS, Case, Result, Worker, interleaved, summary
 from peers import PEERS
 
 import fastmnv2
+from fastmnv2 import profile
 
 OURS = "fastmnv2"
 CLOSE = 1e-4  # relative L2 between any engine's features and ours
@@ -39,7 +40,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
-    """Each format in its own process: the converters' libraries don't bear each other."""
+    """Each format in its own process: the converters' libraries can't all be loaded in one."""
     here = str(Path(__file__).parent)
     for form in sorted({form for name in names for form in PEERS[name].needs}):
         code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "
@@ -114,8 +115,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make_models(Path(scratch), options.weights, names)
         workers = start(names, threads, Path(scratch))
+        pings = [profile.ping()]
         try:
             bursts = list(interleaved(workers, batches, options.rounds))
+            pings.append(profile.ping())
         finally:
             for worker in workers.values():
                 worker.close()
@@ -126,7 +129,9 @@ def main() -> None:
         peaks = [burst["peak"] for burst in bursts if burst["case"].threads == count]
         about[f"peak_{count}"] = float(np.median(peaks)) if peaks else None
     peaks = ", ".join(f"{about[f'peak_{count}'] / 1e9:.1f} GMAC/s on {count} cores" for count in threads)
-    print(f"{about['processor']}, {about['isa']}; peak {peaks}\n")
+    about["ping"] = pings
+    apart = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
+    print(f"{about['processor']}, {about['isa']}; peak {peaks}; a cache line from core to core {apart} ns\n")
     print(table(results))
     if options.json:
         report = {

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +18,7 @@ def writing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     Raises:
         OSError: a target's folder is not there or can't be written to; it names the target.
     """
-    temporary = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp") for path in targets}
+    temporary = {path: path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp") for path in targets}
     with contextlib.ExitStack() as stack:
         files = []
         for path, beside in temporary.items():

@@ -399,6 +399,8 @@ def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> Non
                     f"{batch:>6} {count:>7} {call.median * 1e3:>10.3f} {call.p99 * 1e3:>8.3f} "
                     f"{batch / call.median:>9,.0f} {call.share:>8.0%}"
                 )
+        if line := profile.ping():
+            click.echo(f"a cache line takes {line * 1e9:.0f} ns from core to core")
         return
     if threads not in (None, 1):
         raise click.UsageError(f"--layers counts on one thread, not {threads}")

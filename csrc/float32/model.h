@@ -2,6 +2,8 @@
 #ifndef FM_FLOAT32_MODEL_H
 #define FM_FLOAT32_MODEL_H
 
+#include <stddef.h>
+
 #include "float32/pack.h"
 #include "net/model.h"
 
@@ -9,6 +11,8 @@ typedef struct fm_float32_model {
     fm_model base; /* first: an fm_model of this tier is one of these */
     fm_conv conv[FM_LAYERS];
 } fm_float32_model;
+
+_Static_assert(offsetof(fm_float32_model, base) == 0, "a model of any tier begins with an fm_model");
 
 extern const fm_tier fm_float32_tier;
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "cpu.h"
+
 static const struct {
     const char *isa;
     const fm_kernels *kernels;
@@ -14,6 +16,7 @@ static const struct {
 enum { TABLES = sizeof tables / sizeof tables[0] };
 
 const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
+    isa = fm_isa_for("float32", isa);
     for (int i = 0; i < TABLES; i++) {
         if (strcmp(tables[i].isa, fm_isa_name(isa)) == 0 && index-- == 0) return tables[i].kernels;
     }
@@ -21,8 +24,12 @@ const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
 }
 
 const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
+    /* Where a wide operation takes two turns, narrower vectors that fit are as fast as pairs at best (see cpu.h). */
+    const int halves = !fm_cpu_half_width();
     int index = 0;
-    while (channels % fm_float32_table(isa, index)->lanes != 0) index++;
+    for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {
+        if (channels % (halves ? kernels->unit : kernels->lanes) == 0) break;
+    }
     return fm_float32_table(isa, index);
 }
 

@@ -17,7 +17,7 @@ from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_names
 from fastmnv2.weights.tensors import Source
 
-# What a malformed file may make us do. The network's variables have 11 MB, its configuration 100 KB.
+# The most that a malformed file may cost. The network's variables have 11 MB, its configuration 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
@@ -44,7 +44,7 @@ def read_archive(path: Path) -> Source:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
             # zipfile bounds what these two unpack to at once, and not what the others do.
             if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise WeightsError(f"{path}: {name} is compressed in another way than stored or deflated")
+                raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
             config = member.read(_CONFIG_LIMIT + 1)
         notes = _check_config(config, str(path))
