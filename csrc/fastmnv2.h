@@ -98,6 +98,18 @@ fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_
 /* features [n][1280] -> logits [n][1001]; FM_NO_LOGITS if the weights came without that layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
 
+/* ---- fully connected layers ------------------------------------------------------------------ */
+
+typedef struct fm_dense fm_dense;
+
+/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; copied. inputs, outputs >= 1. Each output is one
+ * chain of fused multiply-adds in the order of the inputs, then the bias: the same bits for any n and instruction
+ * set. Immutable once made, as models are. */
+fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
+                       fm_dense **dense);
+void fm_dense_free(fm_dense *dense);                                            /* NULL is allowed */
+void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y);   /* [n][inputs] -> [n][outputs] */
+
 /* ---- threads ------------------------------------------------------------------------------- */
 
 int fm_openmp(void);      /* 1 if built with OpenMP */

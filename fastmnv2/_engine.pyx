@@ -68,6 +68,12 @@ cdef extern from "fastmnv2.h" nogil:
     size_t fm_model_bytes(const fm_model *model)
     fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range)
     fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits)
+    ctypedef struct fm_dense:
+        pass
+    fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
+                           fm_dense **dense)
+    void fm_dense_free(fm_dense *dense)
+    void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
     int fm_openmp()
     int fm_max_threads()
 
@@ -284,4 +290,41 @@ cdef class Engine:
                                    target + first * FM_CLASSES)
             if status == FM_NO_LOGITS:
                 raise ValueError("the weights came without the logits layer")
+            PyErr_CheckSignals()
+
+
+cdef class Dense:
+    """A fully connected layer for one instruction set. Immutable: any thread may call it at any time."""
+
+    cdef fm_dense *dense
+    cdef readonly int inputs, outputs
+
+    def __cinit__(self, str isa, kernel, bias):
+        """``kernel`` [inputs,outputs] and ``bias`` [outputs]: C-contiguous float32 arrays."""
+        cdef const fm_isa *chosen = find_isa(isa)
+        cdef Views views = Views()
+        cdef const float *weights
+        cdef const float *biases
+        cdef fm_status status
+        self.inputs, self.outputs = kernel.shape
+        weights = <const float *>views.get(kernel, <size_t>self.inputs * self.outputs, sizeof(float), False)
+        biases = <const float *>views.get(bias, self.outputs, sizeof(float), False)
+        with nogil:
+            status = fm_dense_new(chosen, self.inputs, self.outputs, weights, biases, &self.dense)
+        if status == FM_NO_MEMORY:
+            raise MemoryError("not enough memory for the packed weights")
+
+    def __dealloc__(self):
+        fm_dense_free(self.dense)
+
+    def run(self, x, Py_ssize_t n, y):
+        """x [n,inputs] -> y [n,outputs], both C-contiguous float32."""
+        cdef Views views = Views()
+        cdef const float *source = <const float *>views.get(x, n * self.inputs, sizeof(float), False)
+        cdef float *target = <float *>views.get(y, n * self.outputs, sizeof(float), True)
+        cdef Py_ssize_t first, most = 256  # between which Python's signal handlers run
+        for first in range(0, n, most):
+            with nogil:
+                fm_dense_run(self.dense, source + first * self.inputs, <size_t>min(most, n - first),
+                             target + first * self.outputs)
             PyErr_CheckSignals()
