@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.fold import Folded
 from fastmnv2.network import LAYERS
+from fastmnv2.weights.fold import Folded
 
 
 def _steps(folded: Folded):

@@ -12,7 +12,7 @@ import export
 import numpy as np
 
 import fastmnv2
-from fastmnv2.weights.names import resolve
+from fastmnv2.weights.resolve import resolve
 
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -30,7 +30,7 @@ def make_models(folder: Path, weights: str, formats: set[str]) -> None:
     """Write the same weights in every format of ``formats``; in its own process, for TensorFlow never leaves."""
     folded = resolve(weights)
     if "native" in formats:
-        from fastmnv2.weights import native
+        from fastmnv2.weights.forms import native
 
         native.write(folder / "native.safetensors", folded)
     if "saved_model" in formats:

@@ -4,15 +4,20 @@
 >>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280]
 """
 
+import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2 import kept
 from fastmnv2._version import __version__
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
+
+if TYPE_CHECKING:
+    from fastmnv2 import image as image
 
 __all__ = [
     "Model",
@@ -28,10 +33,6 @@ __all__ = [
 ]
 
 _Weights = str | os.PathLike[str] | None
-
-# Models that `embed` has loaded, by weights and by the settings that change what they mean.
-_models: dict[tuple[Any, ...], Model] = {}
-_KEPT = 4
 
 
 def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
@@ -51,9 +52,7 @@ def load(weights: _Weights = None, *, threads: int | None = None) -> Model:
         WeightsError: the file is malformed, of another network, or holds values that are not finite.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
     """
-    from fastmnv2.weights.names import resolve
-
-    return Model(resolve(weights), threads=threads)
+    return kept.load(weights, threads)
 
 
 def embed(
@@ -69,20 +68,7 @@ def embed(
     """
     if isinstance(weights, Model):
         return weights.embed(images, out=out, threads=threads)
-    return _kept_model(weights).embed(images, out=out, threads=threads)
-
-
-def _kept_model(weights: _Weights) -> Model:
-    environ = os.environ
-    name = weights if weights is None else os.fspath(weights)
-    key = (name, environ.get("FASTMNV2_WEIGHTS"), environ.get("FASTMNV2_ISA"))
-    model = _models.get(key)
-    if model is None:
-        model = load(weights)
-        while len(_models) >= _KEPT:
-            _models.pop(next(iter(_models)), None)
-        _models[key] = model
-    return model
+    return kept.model(weights).embed(images, out=out, threads=threads)
 
 
 def get_expected_image_size() -> tuple[int, int]:
@@ -100,3 +86,10 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     from fastmnv2.describe import describe
 
     return describe(weights)
+
+
+def __getattr__(name: str) -> Any:
+    """``fastmnv2.image``, imported when it is first used."""
+    if name == "image":
+        return importlib.import_module("fastmnv2.image")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

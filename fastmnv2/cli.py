@@ -19,7 +19,7 @@ from fastmnv2 import image, network
 from fastmnv2._version import __version__
 
 if TYPE_CHECKING:
-    from fastmnv2.pictures import Pictures
+    from fastmnv2.image.stream import Pictures
 
 CLASSES = network.LOGITS.out_channels
 _DEMO_PICTURES = 12  # the table's width
@@ -92,7 +92,7 @@ def _suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Pa
 
 
 def _find(paths: Iterable[str], **options: Any) -> "Pictures":
-    from fastmnv2.pictures import Pictures
+    from fastmnv2.image.stream import Pictures
 
     def skip(path: str, why: str) -> None:
         click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
@@ -141,7 +141,7 @@ def embed(
     """  # noqa: D301 -- click's own mark
     import fastmnv2
     from fastmnv2 import outputs
-    from fastmnv2.pictures import progress
+    from fastmnv2.image.stream import progress
 
     with outputs.open_output(output) as writer:
         pictures = _find(paths, **find)
@@ -232,9 +232,10 @@ def convert(source: str, target: Path, force: bool) -> None:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
     if not target.parent.is_dir():
         raise click.ClickException(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    from fastmnv2.weights import names, native
+    from fastmnv2.weights.forms import native
+    from fastmnv2.weights.resolve import resolve
 
-    folded = names.resolve(source)
+    folded = resolve(source)
     native.write(target, folded)
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {folded.origin}")

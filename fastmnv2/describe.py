@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from fastmnv2 import Model, _engine, _kept_model, available_isas, isa, threads
+from fastmnv2 import _engine, kept, threads
 from fastmnv2._version import __version__
+from fastmnv2.model import Model, available_isas, isa
 
 
 def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
     """See ``fastmnv2.info``."""
-    from fastmnv2.weights import names
+    from fastmnv2.weights import cache
 
     return {
         "version": __version__,
@@ -21,7 +22,7 @@ def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
         "threads": threads.available(),
         "openmp": _engine.openmp,
         "weights": _describe_weights(weights),
-        "weights_embedded": names.embedded(),
+        "weights_embedded": cache.embedded(),
         "build_flags": _engine.build_flags,
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -35,13 +36,13 @@ def _matters(name: str) -> bool:
 
 
 def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
-    from fastmnv2.weights.names import offline
+    from fastmnv2.weights.resolve import offline
 
     if isinstance(weights, Model):
         return weights.weights
     try:
         with offline():
-            return _kept_model(weights).weights
+            return kept.model(weights).weights
     except (ValueError, OSError) as error:
         return {"error": str(error)}
 

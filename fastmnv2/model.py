@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine, arrays, network
+from fastmnv2 import _engine, arguments, network
 from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
 if TYPE_CHECKING:
-    from fastmnv2.fold import Folded
+    from fastmnv2.weights.fold import Folded
 
 _ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
 ENDPOINT_NAMES = ("default", *_ENDPOINT_INDEX)
@@ -107,13 +107,13 @@ class Model:
             TypeError, ValueError: ``images``, ``out`` or ``threads`` are not as above; nothing is computed.
             MemoryError: no memory for the working buffers.
         """
-        array, single = arrays.as_images(images)
+        array, single = arguments.as_images(images)
         n = array.shape[0]
         if out is None:
-            features: NDArray[np.float32] = np.empty((n, arrays.FEATURES), np.float32)
+            features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
             result = features[0] if single else features
         else:
-            result = arrays.check_out(out, (arrays.FEATURES,) if single else (n, arrays.FEATURES), array)
+            result = arguments.check_out(out, (arguments.FEATURES,) if single else (n, arguments.FEATURES), array)
             features = result
         self._forward(array, features, threads)
         return result
@@ -127,8 +127,8 @@ class Model:
             WeightsError: the weights came without the logits layer.
         """
         self._need_logits()
-        array, single = arrays.as_images(images)
-        features = np.empty((array.shape[0], arrays.FEATURES), np.float32)
+        array, single = arguments.as_images(images)
+        features = np.empty((array.shape[0], arguments.FEATURES), np.float32)
         logits = np.empty((array.shape[0], network.LOGITS.out_channels), np.float32)
         self._forward(array, features, threads)
         self._engine.logits(features, array.shape[0], logits)
@@ -186,9 +186,9 @@ class Model:
                     f"names: expected 'default' or one like {ENDPOINT_NAMES[2]!r} (all are in "
                     f"fastmnv2.model.ENDPOINT_NAMES), got {name!r}"
                 )
-        array, single = arrays.as_images(images)
+        array, single = arguments.as_images(images)
         n = array.shape[0]
-        features: NDArray[np.float32] = np.empty((n, arrays.FEATURES), np.float32)
+        features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
         taps: dict[int, NDArray[np.float32]] = {}
         for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
             _, size, channels = network.ENDPOINTS[index]

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.arrays import FEATURES
+from fastmnv2.arguments import FEATURES
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 

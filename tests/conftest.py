@@ -2,10 +2,12 @@
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from server import Server
 
 # What is tested is what is installed: `python -m pytest` puts the checkout first on the path.
 ROOT = Path(__file__).parents[1]
@@ -52,14 +54,14 @@ def _elsewhere(tmp_path, monkeypatch):
     Nor does the test find weights in the package, which a wheel to be released has.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastmnv2.weights.names._EMBEDDED", tmp_path / "no weights")
+    monkeypatch.setattr("fastmnv2.weights.cache.EMBEDDED", tmp_path / "no weights")
 
 
 @pytest.fixture(scope="session")
 def untrained_native(tmp_path_factory):
     """Path of the untrained weights as a native file."""
-    from fastmnv2.fold import fold
-    from fastmnv2.weights import native
+    from fastmnv2.weights.fold import fold
+    from fastmnv2.weights.forms import native
     from fastmnv2.weights.untrained import untrained
 
     path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
@@ -103,3 +105,29 @@ def real_tflite():
 @pytest.fixture(scope="session")
 def real_labels(real_tflite):
     return real_tflite.with_name("imagenet_labels.txt")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of this test's own."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("FASTMNV2_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def server(monkeypatch, cache):
+    """A server, with downloading allowed and its /weights the only mirror."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("FASTMNV2_OFFLINE", "0")
+        monkeypatch.setenv("FASTMNV2_URLS", server.url("/weights"))
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def native_bytes(untrained_native):
+    return untrained_native.read_bytes()

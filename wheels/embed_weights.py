@@ -27,10 +27,12 @@ def main() -> None:
         return
 
     from fastmnv2.network import LOGITS
-    from fastmnv2.weights import download, names, native
+    from fastmnv2.weights import download
+    from fastmnv2.weights.forms import native
+    from fastmnv2.weights.resolve import resolve
 
     if options.source:
-        folded = names.resolve(options.source)
+        folded = resolve(options.source)
     else:
         fetched, failures = download.fetch()
         if fetched is None:

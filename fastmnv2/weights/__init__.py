@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.weights.source import Source, exists, open_file
+from fastmnv2.weights.files import exists, open_file
+from fastmnv2.weights.tensors import Source
 
 __all__ = ["Source", "read"]
 
@@ -43,7 +44,7 @@ def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _is_prefix(path: Path) -> bool:
-    from fastmnv2.weights import checkpoint
+    from fastmnv2.weights.forms import checkpoint
 
     return checkpoint.prefix_of(path) is not None
 
@@ -59,10 +60,10 @@ def _head(path: Path) -> bytes:
 def _read(path: Path) -> Source:
     head = _head(path)
     if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
-        from fastmnv2.weights import native
+        from fastmnv2.weights.forms import native
 
         return native.read(path)
-    from fastmnv2.weights import checkpoint, hub
+    from fastmnv2.weights.forms import checkpoint, hub
 
     prefix = checkpoint.prefix_of(path)
     if path.is_dir() and (path / "saved_model.pb").is_file():
@@ -76,17 +77,17 @@ def _read(path: Path) -> Source:
         raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
 
     if head[:8] == b"\x89HDF\r\n\x1a\n":
-        from fastmnv2.weights import keras
+        from fastmnv2.weights.forms import keras
 
         return keras.read(path)
     if head[:4] == b"PK\x03\x04":
-        from fastmnv2.weights import keras
+        from fastmnv2.weights.forms import keras
 
         return keras.read_archive(path)
     if head[:2] == b"\x1f\x8b" or head[257:262] == b"ustar":
         return hub.read_archive(path)
     if head[4:8] == b"TFL3":
-        from fastmnv2.weights import tflite
+        from fastmnv2.weights.forms import tflite
 
         return tflite.read(path)
     raise WeightsError(f"{path}: expected {FORMS}; it starts with {head[:8]!r}")

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.fold import Folded, fold
-from fastmnv2.weights import hub, read
-from fastmnv2.weights.source import file_sha256
+from fastmnv2.weights import read
+from fastmnv2.weights.files import file_sha256
+from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.forms import hub
 
 LIMIT = 64 << 20  # bytes; the larger of the two files has about 6 MB
 TIMEOUT = 10.0  # seconds without a byte

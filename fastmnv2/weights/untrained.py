@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.network import EPSILON, LAYERS, LOGITS, Layer
-from fastmnv2.weights.source import Source
+from fastmnv2.weights.tensors import Source
 
 _Array = NDArray[np.float64]
 

@@ -89,7 +89,7 @@ def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
     # The interpreter itself leaks, and is not instrumented.
     environment |= {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
     environment |= {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
-    tests = [str(tree / "tests" / name) for name in ("test_embed.py", "test_threads.py")]
+    tests = [str(tree / "tests" / name) for name in ("api/test_embed.py", "api/test_threads.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-k", "not tensorflow", *tests]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

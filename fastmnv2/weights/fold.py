@@ -1,0 +1,129 @@
+"""Batch norms folded into the convolutions before them, after every check that weights must pass."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer
+from fastmnv2.weights.tensors import Source
+
+_Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The network as it runs: one kernel and one bias a layer, float32 and C-contiguous, in network order.
+
+    ``tensors`` has ``Layer.weights_name`` and ``Layer.biases_name`` of every layer in TF-Slim's shapes; the
+    logits layer may be missing. The other fields tell where they came from, as in ``Source``.
+    """
+
+    form: str
+    origin: str
+    sha256: str
+    tensors: _Tensors
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the logits layer is there."""
+        return LOGITS.weights_name in self.tensors
+
+
+def fold(source: Source) -> Folded:
+    """Check ``source`` against the network and fold its batch norms, in float64, rounding once.
+
+    ``scale = gamma / sqrt(moving_variance + 0.001)``, ``kernel' = kernel * scale`` for each output channel,
+    ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that came
+    with biases are taken as they are, without a copy where they are float32 and contiguous.
+
+    Raises:
+        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative.
+    """
+    _check_complete(source)
+    tensors: _Tensors = {}
+    for layer in LAYERS:
+        if layer == LOGITS and layer.weights_name not in source.tensors:
+            continue
+        kernel, bias = _fold_layer(source, layer)
+        tensors[layer.weights_name] = kernel
+        tensors[layer.biases_name] = bias
+    return Folded(source.form, source.origin, source.sha256, tensors, source.notes)
+
+
+def _is_folded(source: Source, layer: Layer) -> bool:
+    return layer == LOGITS or f"{layer.scope}/BatchNorm/{BATCH_NORM[0]}" not in source.tensors
+
+
+def _expected(source: Source, layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a layer must have."""
+    channels = layer.out_channels
+    shapes: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape}
+    if _is_folded(source, layer) and (layer == LOGITS or layer.biases_name in source.tensors):
+        shapes[layer.biases_name] = (channels,)
+    else:
+        shapes |= {f"{layer.scope}/BatchNorm/{name}": (channels,) for name in BATCH_NORM}
+    return shapes
+
+
+def _check_complete(source: Source) -> None:
+    present = source.tensors
+    layers = LAYERS if LOGITS.weights_name in present else LAYERS[:-1]
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        expected |= _expected(source, layer)
+    missing = [name for name in expected if name not in present]
+    if missing:
+        more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
+        raise WeightsError(
+            f"{source.origin}: {len(missing)} of {len(expected)} tensors are missing: {', '.join(missing[:4])}{more}"
+        )
+    wrong = [name for name, shape in expected.items() if present[name].shape != shape]
+    if wrong:
+        name = wrong[0]
+        hint = ""
+        if len(wrong) > len(expected) // 4:
+            hint = "; this looks like another depth multiplier than 0.75"
+        raise WeightsError(
+            f"{source.origin}: {name}: expected shape {list(expected[name])}, got {list(present[name].shape)} "
+            f"({len(wrong)} of {len(expected)} tensors differ{hint})"
+        )
+    for name in expected:
+        _check_finite(source.origin, name, present[name])
+
+
+def _check_finite(origin: str, name: str, array: NDArray[np.floating]) -> None:
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise WeightsError(
+            f"{origin}: {name}: {bad.size} of {array.size} values are not finite "
+            f"(the first is {array.flat[bad[0]]} at index {bad[0]})"
+        )
+
+
+def _fold_layer(source: Source, layer: Layer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    kernel = source.tensors[layer.weights_name]
+    if _is_folded(source, layer):
+        bias = source.tensors[layer.biases_name]
+        return np.ascontiguousarray(kernel, np.float32), np.ascontiguousarray(bias, np.float32)
+
+    gamma, beta, mean, variance = (
+        source.tensors[f"{layer.scope}/BatchNorm/{name}"].astype(np.float64) for name in BATCH_NORM
+    )
+    if np.min(variance) < 0:
+        raise WeightsError(
+            f"{source.origin}: {layer.scope}/BatchNorm/moving_variance: expected no negative values, "
+            f"got {np.min(variance)}"
+        )
+    scale = gamma / np.sqrt(variance + EPSILON)
+    # A depthwise kernel has its channels on the third axis, the others on the fourth.
+    wide = scale[:, np.newaxis] if layer.kind == "depthwise" else scale
+    with np.errstate(over="ignore"):
+        folded = (kernel.astype(np.float64) * wide).astype(np.float32)
+        bias = (beta - mean * scale).astype(np.float32)
+    _check_finite(source.origin, f"{layer.weights_name} with its batch norm folded in", folded)
+    _check_finite(source.origin, f"{layer.scope}/BatchNorm, folded", bias)
+    return folded, bias

@@ -1,0 +1,87 @@
+"""TF-Slim checkpoints: a tensor bundle with optimiser slots and moving averages beside the variables."""
+
+import itertools
+import os
+import re
+from pathlib import Path
+
+from fastmnv2.network import BATCH_NORM, LAYERS
+from fastmnv2.weights.files import exists, read_file
+from fastmnv2.weights.forms import bundle
+from fastmnv2.weights.tensors import Source
+
+EMA = "/ExponentialMovingAverage"
+_STATE_LIMIT = 1 << 20
+
+# Every variable that the network can use, without any prefix.
+VARIABLES = frozenset(
+    name
+    for layer in LAYERS
+    for name in (
+        layer.weights_name,
+        layer.biases_name,
+        *(f"{layer.scope}/BatchNorm/{part}" for part in BATCH_NORM),
+    )
+)
+
+
+def prefix_of(path: Path) -> Path | None:
+    """The bundle's prefix that ``path`` stands for: a prefix, one of its files, or a folder with one."""
+    if os.path.isdir(path):
+        state = path / "checkpoint"
+        if state.is_file() and state.stat().st_size < _STATE_LIMIT:
+            text = read_file(state, _STATE_LIMIT).decode(errors="replace")
+            named = re.search(r'^model_checkpoint_path: "([^"\0]*)"', text, re.MULTILINE)
+            if named and exists(path / (Path(named[1]).name + ".index")):
+                return path / Path(named[1]).name
+        with os.scandir(path) as entries:  # of which there may be very many
+            indices = [*itertools.islice((entry.name for entry in entries if entry.name.endswith(".index")), 2)]
+        return path / indices[0].removesuffix(".index") if len(indices) == 1 else None
+    name = re.sub(r"\.(index|data-\d{5}-of-\d{5}|meta)$", "", path.name)
+    if not name:
+        return None
+    prefix = path.with_name(name)
+    return prefix if exists(prefix.with_name(name + ".index")) else None
+
+
+def read(prefix: Path) -> Source:
+    """Variables under their slim names, moving averages before raw values.
+
+    TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
+    """
+    return read_bundle(bundle.Bundle(prefix), "checkpoint", str(prefix))
+
+
+def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
+    """The same of a bundle that is open."""
+    chosen: dict[str, str] = {}  # slim name: name in the file
+    for name in opened.entries:
+        plain = slim_name(name)
+        if plain is not None and (plain not in chosen or name.endswith(EMA)):
+            chosen[plain] = name
+    wanted = set(chosen.values())
+    read_as = opened.tensors(wanted)
+    averaged = sum(name.endswith(EMA) for name in wanted)
+    notes = []
+    if averaged:
+        notes.append(f"{averaged} variables are exponential moving averages")
+    ignored = len(opened.entries) - len(wanted)
+    if ignored:
+        notes.append(f"{ignored} other tensors of the bundle (raw values, optimiser slots, …) are ignored")
+    return Source(
+        form,
+        origin,
+        opened.sha256(),
+        {plain: read_as[name] for plain, name in chosen.items()},
+        tuple(notes),
+    )
+
+
+def slim_name(name: str) -> str | None:
+    """The network's variable that a tensor of the file holds, if any: ``module/MobilenetV2/…`` and the like."""
+    plain = name.removesuffix(EMA)
+    start = plain.find("MobilenetV2/")
+    if start > 0 and plain[start - 1] != "/":
+        return None
+    plain = plain[start:] if start > 0 else plain
+    return plain if plain in VARIABLES else None

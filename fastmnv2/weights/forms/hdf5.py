@@ -1,0 +1,234 @@
+"""The variables of a Keras HDF5 file, read by h5py in a process of its own.
+
+libhdf5 is C code that a malformed file can keep busy for ever or crash: a guided fuzzer needed 9,000 files for the
+first. So it runs where a limit of processor time and memory ends it, and where only numbers come back from. Its
+standard input is the file, its standard output a line of JSON and the arrays' bytes.
+"""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import BATCH_NORM, LOGITS
+from fastmnv2.weights.forms import keras_names
+
+if TYPE_CHECKING:
+    import h5py
+
+# HDF5's links can lead to the same data again and again, and names can be long. The network has 262 variables, 11 MB.
+_OBJECT_LIMIT = 20_000
+_DEPTH_LIMIT = 16
+_NAME_LIMIT = 1000
+_VARIABLES_LIMIT = 1000
+_VALUES_LIMIT = 6 << 20  # the network has 2.7 million; exports that list variables twice, twice as many
+_SECONDS = 2  # of processor time; a good file takes 0.1 s
+_MEMORY = 128 << 20  # beyond what the interpreter and h5py have taken; a good file takes 30 MB
+_PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
+
+_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from fastmnv2.weights.forms import hdf5; hdf5.serve()"
+
+
+class Content(NamedTuple):
+    """What the network can use of a file.
+
+    Attributes:
+        config: the legacy model configuration, JSON, or None.
+        variables: float32 arrays by ``…/<layer>/<variable>``.
+        others: paths of the other layers.
+    """
+
+    config: str | None
+    variables: dict[str, NDArray[np.float32]]
+    others: list[str]
+
+
+def read(file: IO[bytes], origin: str) -> Content:
+    """Read an HDF5 file, from its start; ``file`` must be one of the operating system's.
+
+    In a program whose ``sys.executable`` is no Python interpreter (frozen, embedded) it is read in this process,
+    without the protection.
+
+    Raises:
+        WeightsError: it is malformed, or too much for the limits of time and memory.
+        ImportError: h5py is not installed.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("h5py") is None:
+        says = f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'"
+        raise ImportError(says, name="h5py")
+    if getattr(sys, "frozen", False) or not re.search(r"python[^/\\]*$", sys.executable or ""):
+        try:
+            return collect(file)
+        except ValueError as error:
+            raise WeightsError(f"{origin}: {error}") from error
+    return _decoded(_answer(file, origin), origin)
+
+
+def _answer(file: IO[bytes], origin: str) -> bytes:
+    """What the other process says of the file."""
+    import os
+
+    command = [sys.executable, "-c", _CHILD, *sys.path]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, stdin=file, capture_output=True, env=environment, timeout=_PATIENCE, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise WeightsError(f"{origin}: the HDF5 library did not end within {_PATIENCE} s") from error
+    if done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        raise WeightsError(
+            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {done.returncode}) {said}"
+        )
+    return done.stdout
+
+
+def _decoded(answer: bytes, origin: str) -> Content:
+    line, _, data = answer.partition(b"\n")
+    header = json.loads(line)
+    if "error" in header:
+        raise WeightsError(f"{origin}: {header['error']}")
+    variables, at = {}, 0
+    for path, shape in header["variables"]:
+        count = math.prod(shape)
+        variables[path] = np.frombuffer(data, "<f4", count, at).reshape(shape)
+        at += 4 * count
+    return Content(header["config"], variables, header["others"])
+
+
+def serve() -> None:
+    """The other process: standard input to standard output, within limits."""
+    import h5py  # noqa: F401 - before the limits, which are for what comes after it
+
+    _limit()
+    variables: dict[str, NDArray[np.float32]] = {}
+    try:
+        with open(0, "rb", closefd=False) as file:
+            config, variables, others = collect(file)
+        header: dict[str, Any] = {"config": config, "others": others}
+        header["variables"] = [(path, values.shape) for path, values in variables.items()]
+    except Exception as error:  # whatever h5py makes of a malformed file
+        header = {"error": str(error)[:1000] or type(error).__name__}
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
+    for values in variables.values():
+        sys.stdout.buffer.write(np.ascontiguousarray(values, "<f4").tobytes())
+
+
+def _limit() -> None:
+    """Let the operating system end this process when it takes too long, and refuse it too much memory."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = math.ceil(usage.ru_utime + usage.ru_stime) + _SECONDS
+
+    def lower(limit: int, value: int) -> None:
+        allowed = [at for at in resource.getrlimit(limit) if at != resource.RLIM_INFINITY]  # -1: no number
+        least = min([value, *allowed])
+        resource.setrlimit(limit, (least, least))
+
+    lower(resource.RLIMIT_CPU, seconds)
+    lower(resource.RLIMIT_CORE, 0)
+    try:
+        with open("/proc/self/status") as status:
+            taken = re.search(r"VmData:\s+(\d+) kB", status.read())
+    except OSError:  # no /proc
+        return
+    if taken:
+        lower(resource.RLIMIT_DATA, int(taken[1]) * 1024 + _MEMORY)
+
+
+# ---- with h5py -----------------------------------------------------------------------------------------
+
+
+def collect(file: IO[bytes]) -> Content:
+    """The same as ``read`` in this process. Raises ValueError, or what h5py makes of a malformed file."""
+    import h5py
+
+    with h5py.File(file, "r") as root:
+        config = root.attrs.get("model_config")
+        if isinstance(config, bytes):
+            config = config.decode()
+        paths = _variable_paths(dict(_datasets(root)))
+        used = [path for path in paths if keras_names.is_variable(path)]
+        if len(used) > _VARIABLES_LIMIT:
+            raise ValueError(f"{len(used)} variables with names of this network, expected at most 262")
+        variables: dict[str, NDArray[np.float32]] = {}
+        total = 0
+        for path in used:
+            variables[path] = _values(paths[path], path)
+            total += variables[path].size
+            if total > _VALUES_LIMIT:
+                raise ValueError(f"{path}: the network's variables have more than {_VALUES_LIMIT} values")
+    others = {path.rpartition("/")[0] for path in paths.keys() - variables.keys()}
+    return Content(config if isinstance(config, str) else None, variables, sorted(others))
+
+
+def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
+    """Datasets by path; only hard links are followed, and only so far (they can be cyclic)."""
+    import h5py
+
+    pending: list[tuple[str, Any, int]] = [("", root, 0)]
+    seen = 0
+    while pending:
+        path, group, depth = pending.pop()
+        for name in group:
+            seen += 1
+            if seen > _OBJECT_LIMIT or depth > _DEPTH_LIMIT:
+                raise ValueError(f"more than {_OBJECT_LIMIT} objects, or nested deeper than {_DEPTH_LIMIT}")
+            if len(path) + len(name) > _NAME_LIMIT:
+                raise ValueError(f"an object's path has more than {_NAME_LIMIT} characters")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise ValueError(f"{path}/{name} is a link to elsewhere, which is not followed")
+            child = group[name]
+            if isinstance(child, h5py.Dataset):
+                yield f"{path}/{name}".lstrip("/"), child
+            elif not name.startswith(("optimizer", "_optimizer")):
+                pending.append((f"{path}/{name}", child, depth + 1))
+
+
+def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
+    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside."""
+    named = {}
+    for path, dataset in datasets.items():
+        parent, _, number = path.rpartition("/")
+        if parent.rpartition("/")[2] != "vars" or not number.isdigit():
+            named[path] = dataset
+            continue
+        layer = dataset.parent.attrs.get("name") or keras_names.layer_by_order(
+            parent.split("/")[-2] if "/" in parent else ""
+        )
+        layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
+        batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
+        variables = BATCH_NORM if batch_norm else ("kernel", "bias")
+        index = int(number)
+        named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
+    return named
+
+
+def _values(dataset: "h5py.Dataset", path: str) -> NDArray[np.float32]:
+    """Read a dataset, once its shape shows that it is as small as it should be."""
+    expected = keras_names.expected_shape(path)
+    if expected is not None and dataset.shape != expected:
+        raise ValueError(
+            f"{path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
+            "is this another depth multiplier than 0.75?"
+        )
+    # A chunk is read whole, and may be larger than its dataset.
+    largest = LOGITS.in_channels * LOGITS.out_channels
+    if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
+        raise ValueError(f"{path}: shape {dataset.shape} is too large for this network")
+    if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
+        raise ValueError(f"{path}: expected floats, got {dataset.dtype}")
+    if dataset.external or dataset.is_virtual:
+        raise ValueError(f"{path}: its data are in another file, which is not read")
+    return np.ascontiguousarray(dataset[()], np.float32)

@@ -1,0 +1,120 @@
+"""Keras' names of the network's layers and variables, and its variables as TF-Slim's tensors.
+
+Layer names come in two generations, that of the official files of 2018 (``mobl3_conv_3_expand``) and today's
+(``block_3_expand``).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS
+
+_NO_BACKGROUND = np.float32(-1e30)
+_PATTERNS = (
+    (r"Conv1|bn_Conv1", "Conv"),
+    (r"Conv_1|Conv_1_bn", "Conv_1"),
+    (r"expanded_conv_(?P<part>depthwise|project)(_BN)?", "expanded_conv/{part}"),
+    (r"block_(?P<number>\d+)_(?P<part>expand|depthwise|project)(_BN)?", "expanded_conv_{number}/{part}"),
+    (r"mobl(?P<number>\d+)_conv_\d+_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
+    (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
+)
+_BY_SCOPE = {layer.scope: layer for layer in LAYERS}
+_TOPS = ("predictions", "Logits")
+_SHAPES: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape for layer in LAYERS[:-1]} | {
+    f"{layer.scope}/BatchNorm/{name}": (layer.out_channels,) for layer in LAYERS[:-1] for name in BATCH_NORM
+}
+
+
+def slim_scope(layer: str) -> str | None:
+    """TF-Slim's scope of a Keras layer, by either generation's name."""
+    for pattern, scope in _PATTERNS:
+        if found := re.fullmatch(pattern, layer):
+            name = "MobilenetV2/" + scope.format(**found.groupdict())
+            return name.replace("expanded_conv_0/", "expanded_conv/")
+    return None
+
+
+def _slim_name(path: str) -> str | None:
+    """TF-Slim's name of ``…/<layer>/<variable>``, None if it belongs to another layer."""
+    layer, _, variable = path.removesuffix(":0").rpartition("/")
+    scope = slim_scope(layer.rpartition("/")[2])
+    if scope not in _BY_SCOPE:
+        return None
+    if variable in ("kernel", "depthwise_kernel"):
+        return _BY_SCOPE[scope].weights_name
+    return f"{scope}/BatchNorm/{variable}" if variable in BATCH_NORM else None
+
+
+def _is_top(path: str) -> bool:
+    parts = path.removesuffix(":0").split("/")
+    return len(parts) >= 2 and parts[-2] in _TOPS and parts[-1] in ("kernel", "bias")
+
+
+def is_variable(path: str) -> bool:
+    """Whether the network can use the Keras variable ``…/<layer>/<variable>``."""
+    return _slim_name(path) is not None or _is_top(path)
+
+
+def expected_shape(path: str) -> tuple[int, ...] | None:
+    """Shape of such a variable, None for another layer's and for the classification layer's."""
+    name = _slim_name(path)
+    return _SHAPES.get(name) if name else None
+
+
+def from_variables(
+    variables: Iterable[tuple[str, NDArray[Any]]], origin: str
+) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """Keras variables ``(…/<layer>/<variable>, array)`` as TF-Slim's tensors, and notes on the rest."""
+    tensors: dict[str, NDArray[np.float32]] = {}
+    top: dict[str, NDArray[np.float32]] = {}
+    for path, array in variables:
+        values = np.ascontiguousarray(array, np.float32)
+        name = _slim_name(path)
+        if name is None:
+            top[path.removesuffix(":0").rpartition("/")[2]] = values
+        elif name in tensors and not np.array_equal(tensors[name], values):  # exports list variables twice
+            raise WeightsError(f"{origin}: {path}: a second tensor for {name}; expected one MobileNetV2")
+        else:
+            tensors[name] = values
+    return tensors, _add_top(tensors, top)
+
+
+def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.float32]]) -> list[str]:
+    if not top:
+        return []
+    kernel, bias = top.get("kernel"), top.get("bias")
+    features, classes = LOGITS.in_channels, LOGITS.out_channels
+    if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
+        return ["the classification layer is ignored: it is not that of ImageNet"]
+    note = []
+    if bias.size == classes - 1:
+        # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
+        kernel = np.concatenate([np.zeros((features, 1), np.float32), kernel], axis=1)
+        bias = np.concatenate([np.full(1, _NO_BACKGROUND), bias])
+        note = [f"the classification layer has no background class: its logit is set to {_NO_BACKGROUND:g}"]
+    tensors[LOGITS.weights_name] = np.ascontiguousarray(kernel.reshape(LOGITS.weights_shape))
+    tensors[LOGITS.biases_name] = bias
+    return note
+
+
+def layer_by_order(group: str) -> str:
+    """Keras' name of the layer saved as ``conv2d_7``: early Keras 3 counted each class's layers from 0."""
+    found = re.fullmatch(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?", group)
+    if not found:
+        return group
+    depthwise, batch_norm = found[1] == "depthwise_conv2d", found[1] == "batch_normalization"
+    layers = [layer for layer in LAYERS[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
+    index = int(found[2] or 0)
+    if index >= len(layers):
+        return group
+    scope = layers[index].scope.removeprefix("MobilenetV2/")
+    if scope in ("Conv", "Conv_1"):
+        plain = {"Conv": "Conv1", "Conv_1": "Conv_1"}[scope]
+        return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}[plain] if batch_norm else plain
+    plain = re.sub(r"expanded_conv_(\d+)/", r"block_\1_", scope).replace("expanded_conv/", "expanded_conv_")
+    return f"{plain}_BN" if batch_norm else plain

@@ -1,0 +1,31 @@
+"""What every weights reader returns: named arrays, and where they came from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.errors import printable
+
+_NOTES_LIMIT = 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """Float32 arrays as read from one file or folder, before folding.
+
+    ``tensors`` uses TF-Slim's names and shapes (see ``fastmnv2.network.Layer``). A layer comes either with
+    ``<scope>/BatchNorm/{gamma,beta,moving_mean,moving_variance}``, or already folded with ``<scope>/biases``.
+    """
+
+    form: str  # "hub", "checkpoint", "keras", "tflite", "native" or "untrained"
+    origin: str  # path, URL or name, as a bug report should show it
+    sha256: str  # of the file the tensors were read from
+    tensors: dict[str, NDArray[np.float32]]
+    notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
+
+    def __post_init__(self) -> None:
+        kept = self.notes[:_NOTES_LIMIT]
+        if len(self.notes) > _NOTES_LIMIT:
+            kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
+        object.__setattr__(self, "notes", tuple(printable(note) for note in kept))

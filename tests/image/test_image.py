@@ -1,0 +1,266 @@
+"""Decoding and resizing give TensorFlow's own bits, and broken pictures one clear error."""
+
+import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastmnv2 import image
+
+
+@pytest.fixture(scope="module")
+def tf():
+    import tensorflow
+
+    return tensorflow
+
+
+def noise(*shape, dtype=np.uint8, seed=0):
+    random = np.random.RandomState(seed)
+    if dtype == np.uint8:
+        return random.randint(0, 256, shape).astype(np.uint8)
+    return (random.randn(*shape) * 40).astype(dtype)
+
+
+def encode(array, form, **options):
+    stream = io.BytesIO()
+    picture = array if isinstance(array, PIL.Image.Image) else PIL.Image.fromarray(array)
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def same_bits(left, right):
+    assert left.dtype == right.dtype == np.float32
+    assert left.shape == right.shape
+    np.testing.assert_array_equal(left.view(np.uint32), np.ascontiguousarray(right).view(np.uint32))
+
+
+SHAPES = [(1, 1), (1, 7), (5, 1), (2, 3), (96, 96), (95, 97), (48, 192), (613, 696), (301, 17), (3, 5000)]
+
+
+class TestResize:
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_tf2_equals_tensorflow(self, tf, shape, dtype):
+        picture = noise(*shape, 3, dtype=dtype)
+        same_bits(image.resize(picture), tf.image.resize(picture, (96, 96)).numpy())
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_tf1_equals_tensorflow(self, tf, shape, dtype):
+        picture = noise(*shape, 3, dtype=dtype)
+        expected = tf.raw_ops.ResizeBilinear(images=picture[np.newaxis], size=(96, 96))[0].numpy()
+        same_bits(image.resize(picture, method="tf1"), expected)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(edges=st.tuples(*[st.integers(1, 200)] * 4), seed=st.integers(0, 1000))
+    def test_any_size_equals_tensorflow(self, tf, edges, seed):
+        height, width, *size = edges
+        picture = noise(height, width, 3, dtype=np.float32, seed=seed)
+        same_bits(image.resize(picture, tuple(size)), tf.image.resize(picture, size).numpy())
+
+    def test_batches_channels_and_dtypes(self, tf):
+        for dtype in (np.uint8, np.int32, np.float16, np.float64):
+            pictures = noise(2, 31, 45, 5, dtype=np.uint8).astype(dtype)
+            same_bits(image.resize(pictures, (40, 20)), tf.image.resize(pictures, (40, 20)).numpy())
+
+    def test_same_size_changes_nothing(self):
+        picture = noise(96, 96, 3, dtype=np.float32)
+        same_bits(image.resize(picture), picture)
+
+    def test_the_two_methods_differ(self):
+        picture = noise(200, 200, 3)
+        assert (image.resize(picture) != image.resize(picture, method="tf1")).mean() > 0.9
+
+    @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((0, 4, 3)), np.zeros((1, 1, 4, 4, 3)), 3.0])
+    def test_wrong_shape(self, bad):
+        with pytest.raises(ValueError, match=r"image: expected shape .* got \["):
+            image.resize(bad)
+
+    @pytest.mark.parametrize("dtype", [bool, complex, object, "U1"])
+    def test_wrong_dtype(self, dtype):
+        with pytest.raises(TypeError, match="image: expected uint8"):
+            image.resize(np.zeros((4, 4, 3), dtype))
+
+    @pytest.mark.parametrize("size", [(0, 96), (96,), (96.0, 96), (-1, 5)])
+    def test_wrong_size(self, size):
+        with pytest.raises(ValueError, match="size: expected"):
+            image.resize(np.zeros((4, 4, 3), np.uint8), size)
+
+    def test_wrong_method(self):
+        with pytest.raises(ValueError, match="method: expected 'tf2' or 'tf1', got 'area'"):
+            image.resize(np.zeros((4, 4, 3), np.uint8), method="area")
+
+
+RGB, RGBA = noise(37, 53, 3), noise(37, 53, 4)
+GREY16 = np.random.RandomState(1).randint(0, 1 << 16, (37, 53)).astype(np.uint16)
+PALETTE = PIL.Image.fromarray(RGB).quantize(50)
+LOSSLESS = {
+    "png": encode(RGB, "PNG"),
+    "png with alpha": encode(RGBA, "PNG"),
+    "png grey": encode(RGB[..., 0], "PNG"),
+    "png grey with alpha": encode(PIL.Image.fromarray(RGBA).convert("LA"), "PNG"),
+    "png of one bit": encode(PIL.Image.fromarray(RGB).convert("1"), "PNG"),
+    "png with palette": encode(PALETTE, "PNG"),
+    "png with transparent palette": encode(PIL.Image.fromarray(RGBA).quantize(50), "PNG"),
+    "png with one transparent entry": encode(PALETTE, "PNG", transparency=3),
+    "png of 16 bits, grey": encode(GREY16, "PNG"),
+    "bmp": encode(RGB, "BMP"),
+    "bmp with alpha": encode(RGBA, "BMP"),
+    "bmp grey": encode(RGB[..., 0], "BMP"),
+}
+
+
+class TestRead:
+    @pytest.mark.parametrize("name", LOSSLESS)
+    @pytest.mark.parametrize("band", [1, 500, 1 << 20])
+    def test_equals_decode_image(self, tf, name, band, monkeypatch):
+        monkeypatch.setattr("fastmnv2.image.decode._BAND_PIXELS", band)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = image.read(io.BytesIO(LOSSLESS[name]))
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, tf.io.decode_image(LOSSLESS[name], channels=3).numpy())
+
+    @pytest.mark.parametrize("channels", [2, 3, 4])
+    def test_16_bits_keep_the_high_eight(self, tf, channels):
+        values = np.random.RandomState(2).randint(0, 1 << 16, (9, 11, channels)).astype(np.uint16)
+        data = tf.io.encode_png(values).numpy()
+        np.testing.assert_array_equal(image.read(io.BytesIO(data)), tf.io.decode_image(data, channels=3).numpy())
+
+    @pytest.mark.parametrize("picture", [RGB, RGB[..., 0]], ids=["rgb", "grey"])
+    def test_jpeg_equals_the_accurate_decoder(self, tf, picture):
+        data = encode(picture, "JPEG", quality=85)
+        expected = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        np.testing.assert_array_equal(image.read(io.BytesIO(data)), expected)
+
+    def test_webp(self):
+        np.testing.assert_array_equal(image.read(io.BytesIO(encode(RGB, "WEBP", lossless=True))), RGB)
+
+    def test_cmyk_jpeg_becomes_rgb(self):
+        data = encode(PIL.Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")
+        red = image.read(io.BytesIO(data))
+        assert red.shape == (16, 16, 3)
+        assert (np.abs(red.astype(int) - [255, 0, 0]) <= 3).all()
+
+    def test_exif_orientation_only_if_asked_for(self):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6  # turn a quarter clockwise to show
+        data = encode(RGB, "PNG", exif=exif)
+        np.testing.assert_array_equal(image.read(io.BytesIO(data)), RGB)
+        np.testing.assert_array_equal(image.read(io.BytesIO(data), exif=True), np.rot90(RGB, -1))
+
+    def test_path_and_result_is_writable(self, tmp_path):
+        path = tmp_path / "a.png"
+        path.write_bytes(LOSSLESS["png"])
+        for name in (path, str(path)):
+            found = image.read(name)
+            np.testing.assert_array_equal(found, RGB)
+            assert found.flags.writeable
+            assert found.flags.c_contiguous
+
+    @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP"])
+    @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+    def test_truncated(self, tmp_path, form, kept):
+        data = encode(RGB, form)
+        path = tmp_path / "cut.bin"
+        path.write_bytes(data[: int(len(data) * kept)])
+        with pytest.raises(ValueError, match=r"cut\.bin: (a broken or truncated picture|expected a JPEG)"):
+            image.read(path)
+
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(
+        name=st.sampled_from(["png", "bmp", "jpeg", "webp"]),
+        changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=8),
+    )
+    def test_damaged_files_give_a_picture_or_a_value_error(self, name, changes):
+        data = bytearray(encode(RGB, name.upper()))
+        for place, value in changes:
+            data[place % len(data)] = value
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = image.read(io.BytesIO(bytes(data)), max_pixels=1 << 20)
+            except ValueError as error:
+                assert "<file>: " in str(error)  # noqa: PT017
+            else:
+                assert found.dtype == np.uint8
+                assert found.shape[2:] == (3,)
+
+    @pytest.mark.parametrize(
+        "data", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n", encode(RGB, "TIFF"), encode(RGB, "GIF")]
+    )
+    def test_other_files_are_refused(self, tmp_path, data):
+        path = tmp_path / "other.jpg"
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"other\.jpg: expected a JPEG, PNG, BMP or WebP picture"):
+            image.read(path)
+
+    @pytest.mark.parametrize("edge", [10_000, 100_000])
+    def test_bombs_are_refused_before_they_are_decoded(self, tmp_path, edge):
+        def chunk(kind, body):
+            return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+        header = chunk(b"IHDR", struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0))
+        rows = chunk(b"IDAT", zlib.compress(bytes(1 << 20)))
+        path = tmp_path / "bomb.png"
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(ValueError, match=r"bomb\.png: .*pixels"):
+                image.read(path)
+
+    def test_max_pixels_is_a_limit_not_a_bound_to_miss(self):
+        data = io.BytesIO(LOSSLESS["png"])
+        assert image.read(data, max_pixels=37 * 53).shape == (37, 53, 3)
+        with pytest.raises(ValueError, match="at most 1960 pixels, got 53 x 37"):
+            image.read(io.BytesIO(LOSSLESS["png"]), max_pixels=37 * 53 - 1)
+
+    def test_folders_and_missing_files(self, tmp_path):
+        with pytest.raises(ValueError, match="expected a picture, got a folder"):
+            image.read(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            image.read(tmp_path / "none.png")
+
+
+class TestLoadImage:
+    @pytest.mark.parametrize("name", LOSSLESS)
+    @pytest.mark.parametrize("method", ["tf2", "tf1"])
+    def test_equals_the_tensorflow_pipeline(self, tf, name, method):
+        picture = tf.image.convert_image_dtype(
+            tf.io.decode_image(LOSSLESS[name], channels=3, expand_animations=False), tf.float32
+        )
+        centred = method == "tf2"
+        expected = tf.raw_ops.ResizeBilinear(images=picture[tf.newaxis], size=(96, 96), half_pixel_centers=centred)
+        same_bits(image.load_image(io.BytesIO(LOSSLESS[name]), method=method), expected[0].numpy())
+
+    def test_equals_tf_image_resize_on_a_photo(self, tf, photos):
+        path = photos / "coffee.png"
+        picture = tf.io.decode_image(path.read_bytes(), channels=3)
+        expected = tf.image.resize(tf.image.convert_image_dtype(picture, tf.float32), (96, 96))
+        same_bits(image.load_image(path), expected.numpy())
+
+    def test_range(self):
+        white = image.load_image(io.BytesIO(encode(np.full((7, 9, 3), 255, np.uint8), "PNG")))
+        assert white.shape == (96, 96, 3)
+        assert (white == 1).all()
+
+
+def test_resize_needs_numpy_only():
+    code = (
+        "import sys; sys.modules['PIL'] = None\n"
+        "import numpy, fastmnv2.image as image\n"
+        "assert image.resize(numpy.zeros((4, 4, 3), 'u1')).shape == (96, 96, 3)\n"
+        "try: image.read(sys.argv[1])\n"
+        "except ImportError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "reading pictures needs Pillow: pip install 'fastmnv2[images]'"

@@ -1,0 +1,27 @@
+"""Files under 20 MB that ask for much more: each is refused within 5 s of processor time and 200 MB of memory."""
+
+import sys
+
+import pytest
+from bombs import BOMBS
+from processes import run
+
+SECONDS, MEGABYTES = 5, 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+@pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.__name__)
+def test_bombs(tmp_path, bomb):
+    path = bomb(tmp_path)
+    files = {file.stat().st_ino: file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()}
+    assert sum(files.values()) < 20 << 20
+    done = run("load_and_measure", path, check=False)
+    if "needs h5py" in done.stderr:
+        pytest.skip("h5py is not installed")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout, "it was not refused"
+    seconds, megabytes, says = done.stdout.split(" ", 2)
+    print(f"{seconds} s, {megabytes} MB: {says}")
+    assert float(seconds) < SECONDS
+    assert int(megabytes) < MEGABYTES
+    assert len(says) < 1000

@@ -1,0 +1,96 @@
+"""The step that puts weights into a wheel."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from build_c import ROOT
+
+import fastmnv2
+
+SCRIPT = ROOT / "wheels" / "embed_weights.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no wheels/ beside the tests")
+
+
+def embed_weights(*arguments):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_weights_from_a_file_without_logits(tmp_path, untrained_native, model, images):
+    target = tmp_path / "data" / "imagenet.safetensors"
+    code, says = embed_weights(untrained_native, "--target", target)
+    assert code == 0, says
+    embedded = fastmnv2.load(target)
+    assert (embedded.embed(images) == model.embed(images)).all()
+    assert not embedded.has_logits
+    assert target.stat().st_size < 6e6
+    assert embed_weights("--remove", "--target", target)[0] == 0
+    assert not target.exists()
+
+
+def test_weights_downloaded(tmp_path, server, untrained_native, model, images):
+    server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
+    target = tmp_path / "imagenet.safetensors"
+    code, says = embed_weights("--target", target)
+    assert code == 0, says
+    assert np.array_equal(fastmnv2.load(target).embed(images), model.embed(images))
+    server.pages.clear()
+    os.remove(target)
+    code, says = embed_weights("--target", target)
+    assert code == 1
+    assert "could not be downloaded" in says
+    assert not target.exists()
+
+
+def test_real_weights_fit_into_a_wheel(tmp_path, real_tflite):
+    code, says = embed_weights(real_tflite, "--target", tmp_path / "imagenet.safetensors")
+    assert code == 0, says
+    assert (tmp_path / "imagenet.safetensors").stat().st_size < 6e6
+
+
+def check_wheel(path):
+    command = [sys.executable, str(SCRIPT.with_name("check_wheel.py")), "--no-install", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
+    engine = Path(fastmnv2._engine.__file__)
+    info = "fastmnv2-0.1.0.dist-info"
+    good = {
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n",
+        f"{info}/licenses/LICENSE": b"",
+        "fastmnv2/py.typed": b"",
+        "fastmnv2/_engine.pyi": b"",
+        f"fastmnv2/{engine.name}": engine.read_bytes(),
+    }
+    wrong = {
+        "tags": {f"{info}/WHEEL": b"Tag: py3-none-any\n"},
+        "licenses/LICENSE is missing": {f"{info}/licenses/LICENSE": None},
+        "py.typed is missing": {"fastmnv2/py.typed": None},
+        "sources or rubbish": {"fastmnv2/_engine.c": b""},
+        "folders": {"tests/test_x.py": b""},
+        "weights are in it": {"fastmnv2/data/imagenet.safetensors": b""},
+        "expected at most 1.5": {"fastmnv2/large": os.urandom(2 << 20)},
+    }
+    if shutil.which("readelf") and sys.platform == "linux":
+        libm = next(Path("/").glob("lib*/*/libm.so.6"), None)
+        if libm:
+            wrong["exports"] = {f"fastmnv2/{engine.name}": libm.read_bytes()}
+    path = tmp_path / "fastmnv2-0.1.0-cp311-cp311-linux_x86_64.whl"
+    for says, change in ({"0 problems": {}} | wrong).items():
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in (good | change).items():
+                if data is not None:
+                    archive.writestr(name, data)
+        code, said = check_wheel(path)
+        assert says in said
+        assert code == (says != "0 problems"), said
