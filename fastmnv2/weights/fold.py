@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
+from fastmnv2.head import Head
 from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer
 from fastmnv2.weights.tensors import Source
 
 _Tensors = dict[str, NDArray[np.float32]]
+
+INPUT_RANGE = (-1.0, 1.0)
+"""What black and white become before the network, in the module and in keras.applications."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Folded:
     sha256: str
     tensors: _Tensors
     notes: tuple[str, ...] = ()
+    input_range: tuple[float, float] = INPUT_RANGE
+    head: Head | None = None
 
     @property
     def has_logits(self) -> bool:
@@ -40,8 +46,11 @@ def fold(source: Source) -> Folded:
     with biases are taken as they are, without a copy where they are float32 and contiguous.
 
     Raises:
-        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative.
+        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; or something
+            stands before the network or behind it that can't be run.
     """
+    if source.input_error or source.head_error:
+        raise WeightsError(f"{source.origin}: {source.input_error or source.head_error}")
     _check_complete(source)
     tensors: _Tensors = {}
     for layer in LAYERS:
@@ -50,7 +59,8 @@ def fold(source: Source) -> Folded:
         kernel, bias = _fold_layer(source, layer)
         tensors[layer.weights_name] = kernel
         tensors[layer.biases_name] = bias
-    return Folded(source.form, source.origin, source.sha256, tensors, source.notes)
+    input_range = source.input_range or INPUT_RANGE
+    return Folded(source.form, source.origin, source.sha256, tensors, source.notes, input_range, source.head)
 
 
 def _is_folded(source: Source, layer: Layer) -> bool:

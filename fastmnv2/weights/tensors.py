@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import printable
+from fastmnv2.head import Head
 
 _NOTES_LIMIT = 20
 
@@ -23,6 +24,10 @@ class Source:
     sha256: str  # of the file the tensors were read from
     tensors: dict[str, NDArray[np.float32]]
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
+    input_range: tuple[float, float] | None = None  # what black and white become before the network, if it is said
+    input_error: str = ""  # why what stands before the network can't be run, if it can't
+    head: Head | None = None
+    head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]

@@ -24,7 +24,7 @@ _PATTERNS = (
     (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
 )
 _BY_SCOPE = {layer.scope: layer for layer in LAYERS}
-_TOPS = ("predictions", "Logits")
+BY_TOP = ("predictions", "Logits")
 _SHAPES: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape for layer in LAYERS[:-1]} | {
     f"{layer.scope}/BatchNorm/{name}": (layer.out_channels,) for layer in LAYERS[:-1] for name in BATCH_NORM
 }
@@ -52,7 +52,7 @@ def _slim_name(path: str) -> str | None:
 
 def _is_top(path: str) -> bool:
     parts = path.removesuffix(":0").split("/")
-    return len(parts) >= 2 and parts[-2] in _TOPS and parts[-1] in ("kernel", "bias")
+    return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
 
 def is_variable(path: str) -> bool:
