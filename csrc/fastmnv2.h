@@ -71,6 +71,7 @@ typedef struct fm_model fm_model;
 typedef struct fm_weights {
     const float *kernel[FM_LAYERS];
     const float *bias[FM_LAYERS];
+    float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
 fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model);
@@ -91,7 +92,8 @@ typedef struct fm_request {
     uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
-/* Float pixels below -0.25 or above 1.25 are computed with like any other; `*out_of_range` is set to 1 if
+/* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
+ * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if
  * there are any, else left alone, so that the caller can say that [0,1] was expected. */
 fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
 

@@ -45,6 +45,7 @@ cdef extern from "fastmnv2.h" nogil:
     ctypedef struct fm_weights:
         const float *kernel[53]
         const float *bias[53]
+        float black, white
 
     ctypedef struct fm_request:
         const void *images
@@ -193,8 +194,11 @@ cdef class Engine:
     cdef fm_model *model
     cdef Py_ssize_t first_part
 
-    def __cinit__(self, str isa, list kernels, list biases):
-        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
+    def __cinit__(self, str isa, list kernels, list biases, float black=-1, float white=1):
+        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits.
+
+        ``black`` and ``white``: what an image's 0 and 1 become before the first convolution.
+        """
         cdef const fm_isa *chosen = find_isa(isa)
         cdef fm_weights weights
         cdef fm_layer layer
@@ -204,6 +208,7 @@ cdef class Engine:
         # Images a thread that take tens of milliseconds, with a fused multiply-add and without.
         self.first_part = 1 if isa in ("scalar", "sse2") else 16
         memset(&weights, 0, sizeof(weights))
+        weights.black, weights.white = black, white
         for i in range(FM_LAYERS):
             if kernels[i] is None or biases[i] is None:
                 if i < FM_LAYERS - 1:

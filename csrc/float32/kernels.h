@@ -1,4 +1,4 @@
-/* The contract between network.c and the instruction-set files: one fm_kernels table per vocabulary.
+/* The contract between the network and the instruction-set files: one fm_kernels table per vocabulary.
  *
  * Every kernel of every table computes the same bits. Each output is one chain of fused multiply-adds:
  * start from zero, take the inputs in order (k for pointwise; tap row by tap row for the 3x3 kernels, taps
@@ -8,7 +8,8 @@
  * weights and photos; TensorFlow 5.5e-8).
  *
  * Common to all: float32, NHWC, no alignment needed, nothing is read or written outside the arrays as
- * described here, and outputs do not overlap inputs. */
+ * described here, and outputs do not overlap inputs. Channels, columns and outputs are any multiple of `lanes`;
+ * nothing else about a network is known here. */
 #ifndef FM_KERNELS_H
 #define FM_KERNELS_H
 
@@ -19,23 +20,23 @@ enum { FM_PEAK_CHAINS = 12 };
 typedef enum fm_epilogue { FM_LINEAR, FM_RELU6, FM_RESIDUAL } fm_epilogue;
 
 /* One panel of a pointwise convolution, or some of its columns: a [rows][k], panel (bias, then k rows, `ldb`
- * floats from one to the next) `vecs` vectors wide, c and residual (read by FM_RESIDUAL only) with `ldc`
- * floats from row to row. While it computes it prefetches `ahead_bytes` from `ahead`, the weights that will be
- * wanted next. */
+ * floats from one to the next) `columns` wide, c and residual (read by FM_RESIDUAL only) with `ldc` floats from
+ * row to row. While it computes it prefetches `ahead_bytes` from `ahead`, the weights that will be wanted next. */
 typedef struct fm_pointwise_args {
     const float *a, *panel, *residual;
     float *c;
-    int rows, k, ldb, ldc, vecs;
+    int rows, k, ldb, ldc, columns;
     fm_epilogue epilogue;
     const float *ahead;
     int ahead_bytes;
 } fm_pointwise_args;
 
 /* `out_rows` rows of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
- * rows[stride * y + i] is the input row under tap row i of output row y, or NULL outside the image: in_width
- * pixels, `in_stride` floats from one to the next; out [out_rows][in_width / stride] likewise with
- * `out_stride`. packed holds bias and nine taps for each vector of channels. Stride 1 pads one column left
- * and right; stride 2 pads right only. */
+ * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the image (the first
+ * with stride 1, the last with either; never both): in_width pixels, 2 or more, `in_stride` floats from one to
+ * the next; out [out_rows][in_width / stride] likewise with `out_stride`. packed holds bias and nine taps for
+ * each vector of channels. Stride 1 pads one column left and right; stride 2 takes even widths and pads right
+ * only. */
 typedef struct fm_depthwise_args {
     const float *const *rows;
     const float *packed;
@@ -43,39 +44,72 @@ typedef struct fm_depthwise_args {
     int channels, in_width, in_stride, out_rows, out_stride, stride;
 } fm_depthwise_args;
 
+/* One output row of the first convolution, 3x3 with stride 2 over 3 channels, followed by ReLU6.
+ * rows[i] [width][3], the last of them NULL at the bottom of the image; packed holds the bias [outputs], then
+ * [27][outputs]; out [width / 2][outputs]. The width is even, 4 or more, and padded on the right. While it
+ * computes it prefetches `ahead_bytes` from `ahead`, the image rows that will be wanted next. */
+typedef struct fm_stem_args {
+    const float *const *rows;
+    const float *packed;
+    float *out;
+    int width, outputs;
+    const void *ahead;
+    int ahead_bytes;
+} fm_stem_args;
+
+/* `count` numbers, 16 or more, through one fused multiply-add, x * multiplier + addend: x is a float, or a byte
+ * times float32(1/255). scale_f32 returns whether any result is above `limit` in magnitude. */
+typedef struct fm_scale_args {
+    const void *from; /* float or uint8_t */
+    float *to;
+    int count;
+    float multiplier, addend, limit;
+} fm_scale_args;
+
+/* The average of each channel: map [pixels][channels] -> out [channels]; added in order, then divided. */
+typedef struct fm_pool_args {
+    const float *map;
+    float *out;
+    int pixels, channels;
+} fm_pool_args;
+
+/* For measurements: `rounds` times FM_PEAK_CHAINS independent vector multiply-adds, as fast as they go. Returns
+ * a number that depends on all of them. */
+typedef struct fm_peak_args {
+    long rounds;
+    float x, y;
+} fm_peak_args;
+
+/* Every kernel: its name, its arguments, what it returns. The table below, the templates' export, the checks and
+ * the benches are made from this list. */
+#define FM_KERNELS(KERNEL)                                                                                     \
+    KERNEL(pointwise, fm_pointwise_args, void)                                                                 \
+    KERNEL(depthwise, fm_depthwise_args, void)                                                                 \
+    KERNEL(stem, fm_stem_args, void)                                                                           \
+    KERNEL(scale_f32, fm_scale_args, int)                                                                      \
+    KERNEL(scale_u8, fm_scale_args, void)                                                                      \
+    KERNEL(pool, fm_pool_args, void)                                                                           \
+    KERNEL(peak, fm_peak_args, float)
+
 typedef struct fm_kernels {
     const char *name;
-    int lanes;        /* floats in a vector: panels and channel groups are multiples of it */
-    int panel;        /* widest pointwise panel, in vectors */
-
-    void (*pointwise)(const fm_pointwise_args *args);
-    void (*depthwise)(const fm_depthwise_args *args);
-
-    /* One output row of the 3x3 stride-2 first convolution with ReLU6.
-     * rows[i] [96][3] in [-1,1], or NULL outside the image; out [48][24]. While it computes it prefetches
-     * two image rows from `ahead`, image rows that will be wanted next. */
-    void (*stem)(const float *const rows[3], const float *packed, float *out, const char *ahead);
-
-    /* One image row, [96][3], to [-1,1]: 2 x - 1, x being float32 or uint8 * float32(1/255).
-     * scale_f32 returns whether any |2 x - 1| is above 1.5. */
-    int (*scale_f32)(const float *row, float *out);
-    void (*scale_u8)(const uint8_t *row, float *out);
-
-    /* Nine pixels of n channels -> [n]: added in order, then divided by 9. */
-    void (*pool)(const float *map, int n, float *out);
-
-    /* For measurements: `rounds` times FM_PEAK_CHAINS independent vector multiply-adds, as fast as they go.
-     * Returns a number that depends on all of them. */
-    float (*peak)(long rounds, float x, float y);
+    int lanes; /* floats in a vector: panels and channel groups are multiples of it */
+    int panel; /* widest pointwise panel, in vectors */
+#define KERNEL(name, arguments, result) result (*name)(const arguments *args);
+    FM_KERNELS(KERNEL)
+#undef KERNEL
 } fm_kernels;
 
-/* A pointwise layer of n outputs is cut into ceil(n / (panel * lanes)) panels as even as can be, so
- * that no panel is left too narrow to hide the multiply-add latency. Panel p starts at this column. */
+/* Vectors that n channels take. */
+static inline int fm_vectors(int n, int lanes) { return (n + lanes - 1) / lanes; }
+
+/* A pointwise layer of n outputs is cut into as few panels as there can be, as even as can be, so that none is
+ * left too narrow to hide the multiply-add latency. Panel p starts at this column. */
 static inline int fm_panel_count(int n, int lanes, int panel) {
-    return (n / lanes + panel - 1) / panel;
+    return fm_vectors(fm_vectors(n, lanes), panel);
 }
 static inline int fm_panel_start(int n, int lanes, int panels, int p) {
-    return (int)((int64_t)(n / lanes) * p / panels) * lanes;
+    return p < panels ? (int)((int64_t)fm_vectors(n, lanes) * p / panels) * lanes : n;
 }
 
 #define ROW_float32(table) extern const fm_kernels fm_float32_##table;

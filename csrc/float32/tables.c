@@ -30,7 +30,7 @@ double fm_peak_macs(const fm_isa *isa, double macs) {
     const fm_kernels *kernels = fm_float32_table(isa, 0);
     const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
     const long rounds = (long)(macs / each) + 1;
-    volatile float result = kernels->peak(rounds, 0.5f, 1.0f); /* volatile: the work must be done */
+    volatile float result = kernels->peak(&(fm_peak_args){rounds, 0.5f, 1.0f}); /* volatile: the work must be done */
     (void)result;
     return (double)rounds * each;
 }

@@ -1,4 +1,5 @@
 /* Making and freeing a model. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "float32/pack.h"
@@ -10,9 +11,17 @@ static size_t round_up(size_t floats) {
     return (floats + unit - 1) / unit * unit;
 }
 
+/* The scaling of image rows. Pixels a quarter outside of [0,1] are worth a warning. */
+static fm_scale_args scale_of(float black, float white) {
+    const float span = white - black, low = fabsf(black - span / 4.0f), high = fabsf(white + span / 4.0f);
+    return (fm_scale_args){.count = FM_IMAGE_ROW_FLOATS, .multiplier = span, .addend = black,
+                           .limit = low > high ? low : high};
+}
+
 fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **result) {
     fm_model *model = calloc(1, sizeof *model);
     if (!model) return FM_NO_MEMORY;
+    model->scale = scale_of(weights->black, weights->white);
     model->has_logits = weights->kernel[FM_LOGITS] && weights->bias[FM_LOGITS];
     const int layers = model->has_logits ? FM_LAYERS : FM_LOGITS;
 

@@ -101,7 +101,7 @@ static void pointwise_slice(const run *r, int layer, slice s, const float *a, in
     const int floats = s.panel_width * (k + 1);
     const float *panel = conv->packed + (size_t)s.panel * (size_t)(k + 1);
     const fm_pointwise_args args = {a, panel + (s.start - s.panel), residual, c, rows, k, s.panel_width, ldc,
-                                    s.width / conv->kernels->lanes, epilogue, panel + floats,
+                                    s.width, epilogue, panel + floats,
                                     ahead ? floats * (int)sizeof(float) : 0};
     conv->kernels->pointwise(&args);
     tock(r, layer, start);
@@ -122,11 +122,17 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
         const void *row = pixels + (size_t)(2 * y + i) * row_bytes;
-        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(row, scaled);
-        else *r->out_of_range |= conv->kernels->scale_f32(row, scaled);
+        fm_scale_args scale = r->model->scale;
+        scale.from = row;
+        scale.to = scaled;
+        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
+        else *r->out_of_range |= conv->kernels->scale_f32(&scale);
     }
     /* The rows of the call after the next: a batch lies in the outer caches. */
-    conv->kernels->stem(rows, conv->packed, out, pixels + (size_t)(2 * y + 5) * row_bytes);
+    const fm_stem_args args = {.rows = rows, .packed = conv->packed, .out = out, .width = FM_SIZE,
+                               .outputs = fm_blocks[0].expand, .ahead = pixels + (size_t)(2 * y + 5) * row_bytes,
+                               .ahead_bytes = 2 * (int)row_bytes};
+    conv->kernels->stem(&args);
     tock(r, 0, start);
 }
 
@@ -267,7 +273,8 @@ static void head(const run *r, int images, const float *in) {
         tap(r, FM_HEAD_ENDPOINT, 0, images * pixels, s, map, s.width);
         for (int i = 0; i < images; i++) {
             float *features = r->request->features + (r->image0 + (size_t)i) * FM_FEATURES + s.start;
-            conv->kernels->pool(map + i * pixels * s.width, s.width, features);
+            const fm_pool_args pool = {map + i * pixels * s.width, features, pixels, s.width};
+            conv->kernels->pool(&pool);
             tap(r, FM_POOL_ENDPOINT, i, 1, s, features, s.width);
         }
     }

@@ -46,6 +46,7 @@ struct fm_model {
     float *block; /* all packed weights, in the order they are used */
     size_t bytes;
     int has_logits;
+    fm_scale_args scale; /* from pixels in [0,1] to what the first convolution takes; without rows yet */
     _Atomic(struct fm_arena *) idle[16]; /* arenas kept between calls; see arena.c */
 };
 

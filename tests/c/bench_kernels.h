@@ -1,34 +1,42 @@
-/* check_kernels --bench: every kernel of every layer, against the multiply-add peak. Included by check_kernels.c. */
+/* check_kernels --bench: every kernel on every layer of the network, against the multiply-add peak measured at the
+ * same time. Included by check_kernels.c. */
 #ifndef BENCH_KERNELS_H
 #define BENCH_KERNELS_H
 
 #include <time.h>
 
+/* One call as the network makes it, of any kernel, and how many multiply-adds (or floats) it handles. */
 typedef struct timed {
     const fm_kernels *kernels;
-    fm_layer layer;
-    fm_pointwise_args pointwise;
-    fm_depthwise_args depthwise;
-    const float *packed, *stem_rows[3];
-    int columns;
+    const char *name;
+    void (*run)(const struct timed *t);
+    double work;
+    const float *packed;
+#define KERNEL(kernel, arguments, result) arguments kernel;
+    FM_KERNELS(KERNEL)
+#undef KERNEL
 } timed;
 
-static void plain_pointwise(const fm_kernels *kernels, const fm_pointwise_args *args) { kernels->pointwise(args); }
-
-/* One row of the layer's map. Returns its multiply-adds. */
-static double run_once(const timed *t) {
-    const int width = t->layer.in_size / t->layer.stride;
-    if (t->layer.kind == FM_POINTWISE) {
-        run_pointwise(t->kernels, t->pointwise, t->packed, t->columns, plain_pointwise);
-        return (double)t->pointwise.rows * t->layer.in_channels * t->columns;
+/* Every panel of the layer. */
+static void time_pointwise(const timed *t) {
+    const fm_kernels *kernels = t->kernels;
+    const int n = t->pointwise.ldc, panels = fm_panel_count(n, kernels->lanes, kernels->panel);
+    for (int p = 0; p < panels; p++) {
+        const int start = fm_panel_start(n, kernels->lanes, panels, p);
+        fm_pointwise_args args = t->pointwise;
+        args.columns = args.ldb = fm_panel_start(n, kernels->lanes, panels, p + 1) - start;
+        args.panel = t->packed + (size_t)start * (size_t)(args.k + 1);
+        args.c += start;
+        args.residual += start;
+        kernels->pointwise(&args);
     }
-    if (t->layer.kind == FM_DEPTHWISE) {
-        t->kernels->depthwise(&t->depthwise);
-        return 9.0 * width * t->layer.in_channels;
-    }
-    t->kernels->stem(t->stem_rows, t->packed, t->depthwise.out, (const char *)t->stem_rows[0]);
-    return 27.0 * width * t->layer.out_channels;
 }
+static void time_depthwise(const timed *t) { t->kernels->depthwise(&t->depthwise); }
+static void time_stem(const timed *t) { t->kernels->stem(&t->stem); }
+static void time_scale_f32(const timed *t) { t->kernels->scale_f32(&t->scale_f32); }
+static void time_scale_u8(const timed *t) { t->kernels->scale_u8(&t->scale_u8); }
+static void time_pool(const timed *t) { t->kernels->pool(&t->pool); }
+static void time_peak(const timed *t) { t->kernels->peak(&t->peak); }
 
 /* Numbers that take no longer than others: odd_value's denormals would. */
 static float *ordinary(size_t floats) {
@@ -43,44 +51,129 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Multiply-adds a nanosecond: the best of some bursts of a millisecond. `t` or, without it, the peak. */
-static double speed(const timed *t, const fm_kernels *kernels) {
-    double best = 0.0;
-    for (int burst = 0; burst < 20; burst++) {
-        double macs = 0.0, start = now(), spent = 0.0;
-        while ((spent = now() - start) < 1e-3) {
-            if (t) for (int i = 0; i < 20; i++) macs += run_once(t);
-            else if (kernels->peak(1000, 0.5f, 0.25f) < 1e9f) macs += 1000.0 * FM_PEAK_CHAINS * kernels->lanes;
-        }
-        if (macs / spent > best) best = macs / spent;
+/* Work a nanosecond in one burst of some 50 us. */
+static double burst(const timed *t, int calls) {
+    const double start = now();
+    for (int i = 0; i < calls; i++) t->run(t);
+    return t->work * calls / (now() - start) * 1e-9;
+}
+
+static int calls_for(const timed *t) {
+    t->run(t);
+    return (int)(50e-6 * 1e9 * burst(t, 1) / t->work) + 1;
+}
+
+static timed timed_peak(const fm_kernels *kernels) {
+    return (timed){.kernels = kernels, .run = time_peak, .work = 2000.0 * FM_PEAK_CHAINS * kernels->lanes,
+                   .peak = {2000, 0.5f, 0.25f}};
+}
+
+/* The best of many bursts, each beside one of the peak's. */
+static void report(const timed *t, int is_macs) {
+    enum { BURSTS = 300 };
+    const timed peak = timed_peak(t->kernels);
+    const int calls = calls_for(t), peak_calls = calls_for(&peak);
+    double best = 0.0, best_peak = 0.0;
+    for (int i = 0; i < BURSTS; i++) {
+        const double speed = burst(t, calls), most = burst(&peak, peak_calls);
+        if (speed > best) best = speed;
+        if (most > best_peak) best_peak = most;
     }
-    return best * 1e-9;
+    printf("%-8s %-38s %7.2f G%s/s", t->kernels->name, t->name, best, is_macs ? "MAC" : "float");
+    if (is_macs) printf(" %4.0f%%", 100.0 * best / best_peak);
+    printf("\n");
+    release();
+}
+
+static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels) {
+    const size_t taps = (size_t)(layer->kernel * layer->kernel), out = (size_t)layer->out_channels;
+    const size_t depth = layer->kind == FM_DEPTHWISE ? taps : taps * (size_t)layer->in_channels;
+    float *kernel = ordinary(depth * out), *bias = ordinary(out);
+    float *packed = fenced(fm_packed_floats(layer) * sizeof(float));
+    fm_pack(layer, kernels, kernel, bias, packed);
+    return packed;
+}
+
+/* As many pixels as the network hands over at once. */
+static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
+    const int pixels = layer->in_size * layer->in_size, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
+    const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels;
+    if (n % kernels->lanes != 0) return;
+    timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
+    t.packed = ordinary_weights(layer, kernels);
+    t.pointwise = (fm_pointwise_args){.a = ordinary((size_t)(rows * k)), .residual = ordinary((size_t)(rows * n)),
+                                      .c = ordinary((size_t)(rows * n)), .rows = rows, .k = k, .ldc = n};
+    t.pointwise.epilogue = layer->residual ? FM_RESIDUAL : layer->relu6 ? FM_RELU6 : FM_LINEAR;
+    report(&t, 1);
+}
+
+/* A slice of the channels, all rows of a small map or some of a large one. */
+static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
+    enum { MOST_ROWS = 8 };
+    const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
+    const int slice = channels < 48 ? channels : 48, out_rows = out < MOST_ROWS ? out : MOST_ROWS;
+    if (slice % kernels->lanes != 0) return;
+    const float *rows[2 * MOST_ROWS + 1], *map = ordinary((size_t)((2 * MOST_ROWS + 1) * width * slice));
+    const int in_rows = (out_rows - 1) * layer->stride + 3;
+    for (int i = 0; i < in_rows; i++) rows[i] = map + i * width * slice;
+    if (out_rows == out) rows[in_rows - 1] = NULL;
+    if (out_rows == out && layer->stride == 1) rows[0] = NULL;
+    timed t = {.kernels = kernels, .name = layer->scope, .run = time_depthwise};
+    t.work = 9.0 * out_rows * out * slice;
+    float *to = ordinary((size_t)(out_rows * out * channels));
+    t.depthwise = (fm_depthwise_args){rows, ordinary_weights(layer, kernels), to, slice, width, slice, out_rows,
+                                      channels, layer->stride};
+    report(&t, 1);
+}
+
+static void bench_layers(const fm_kernels *kernels, fm_kind kind,
+                         void (*bench)(const fm_kernels *kernels, const fm_layer *layer)) {
+    for (int i = 0; i < FM_LAYERS; i++) {
+        const fm_layer layer = fm_layer_info(i);
+        if (layer.kind == kind) bench(kernels, &layer);
+    }
+}
+
+static void bench_stem_layer(const fm_kernels *kernels, const fm_layer *layer) {
+    const int width = layer->in_size, outputs = layer->out_channels;
+    if (outputs % kernels->lanes != 0) return;
+    const float *image = ordinary((size_t)(9 * width)), *const rows[] = {image, image + 3 * width, image + 6 * width};
+    timed t = {.kernels = kernels, .name = layer->scope, .run = time_stem, .work = 27.0 * width / 2 * outputs};
+    float *to = ordinary((size_t)(width / 2 * outputs));
+    t.stem = (fm_stem_args){rows, ordinary_weights(layer, kernels), to, width, outputs, image, 24 * width};
+    report(&t, 1);
+}
+
+static void bench_pointwise(const fm_kernels *kernels) { bench_layers(kernels, FM_POINTWISE, bench_pointwise_layer); }
+static void bench_depthwise(const fm_kernels *kernels) { bench_layers(kernels, FM_DEPTHWISE, bench_depthwise_layer); }
+static void bench_stem(const fm_kernels *kernels) { bench_layers(kernels, FM_CONV, bench_stem_layer); }
+
+static void bench_scale(const fm_kernels *kernels, const char *name, void (*run)(const timed *t)) {
+    const int count = 3 * FM_SIZE;
+    timed t = {.kernels = kernels, .name = name, .run = run, .work = count};
+    t.scale_f32 = (fm_scale_args){ordinary((size_t)count), ordinary((size_t)count), count, 2.0f, -1.0f, 1.5f};
+    t.scale_u8 = t.scale_f32;
+    report(&t, 0);
+}
+static void bench_scale_f32(const fm_kernels *kernels) { bench_scale(kernels, "scale_f32", time_scale_f32); }
+static void bench_scale_u8(const fm_kernels *kernels) { bench_scale(kernels, "scale_u8", time_scale_u8); }
+
+static void bench_pool(const fm_kernels *kernels) {
+    timed t = {.kernels = kernels, .name = "pool", .run = time_pool, .work = 9.0 * FM_FEATURES};
+    t.pool = (fm_pool_args){ordinary((size_t)(9 * FM_FEATURES)), ordinary((size_t)FM_FEATURES), 9, FM_FEATURES};
+    report(&t, 0);
+}
+
+static void bench_peak(const fm_kernels *kernels) {
+    timed t = timed_peak(kernels);
+    t.name = "peak";
+    report(&t, 1);
 }
 
 static void bench_table(const fm_kernels *kernels) {
-    const double peak = kernels->peak ? speed(NULL, kernels) : 0.0;
-    for (int i = 0; i < FM_LAYERS; i++) {
-        timed t = {.kernels = kernels, .layer = fm_layer_info(i)};
-        const int in = t.layer.in_channels, width = t.layer.in_size, out = t.layer.out_channels;
-        t.columns = i == FM_LOGITS ? FM_PADDED_CLASSES : out;
-        if (t.columns % kernels->lanes != 0 || (i == 0 && !kernels->stem)) continue;
-        const size_t taps = t.layer.kind == FM_POINTWISE ? 1 : 9, inputs = t.layer.kind == FM_DEPTHWISE ? 1 : (size_t)in;
-        float *kernel = ordinary(taps * inputs * (size_t)out), *bias = ordinary((size_t)out);
-        float *rows = ordinary((size_t)(3 * width * in)), *map = ordinary((size_t)(width * t.columns));
-        float *residual = ordinary((size_t)(width * t.columns));
-        const float *const three[3] = {rows, rows + width * in, rows + 2 * width * in};
-        memcpy(t.stem_rows, three, sizeof three);
-        t.packed = packed_for(&t.layer, kernels, kernel, bias);
-        t.pointwise = (fm_pointwise_args){.a = rows, .residual = residual, .c = map, .rows = width, .k = in,
-                                          .ldc = t.columns,
-                                          .epilogue = t.layer.relu6 ? FM_RELU6 : FM_LINEAR};
-        t.depthwise = (fm_depthwise_args){t.stem_rows, t.packed, map, in, width, in, 1, in, t.layer.stride};
-        const double gmacs = speed(&t, kernels);
-        printf("%-8s %-40s %7.2f GMAC/s", kernels->name, t.layer.scope, gmacs);
-        if (peak > 0.0) printf("  %3.0f%%", 100.0 * gmacs / peak);
-        printf("\n");
-        release();
-    }
+#define KERNEL(name, arguments, result) bench_##name(kernels);
+    FM_KERNELS(KERNEL)
+#undef KERNEL
 }
 
 #endif

@@ -46,7 +46,7 @@ static void *need(void *block) {
 }
 
 static fm_weights make_weights(void) {
-    fm_weights weights;
+    fm_weights weights = {.black = -1.0f, .white = 1.0f};
     state = 1;
     for (int i = 0; i < FM_LAYERS; i++) {
         const fm_layer layer = fm_layer_info(i);
