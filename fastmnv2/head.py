@@ -28,7 +28,8 @@ def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Along the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return result
@@ -38,7 +39,7 @@ ACTIVATIONS: dict[str, Any] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "sigmoid": _sigmoid,
-    "softmax": _softmax,
+    "softmax": softmax,
 }
 """By Keras' names; "linear" is none. Computed in float64, rounded once."""
 
@@ -87,7 +88,7 @@ class Head:
     def outputs(self) -> int:
         """Length of a row of the result."""
         wide = [step.tensors["bias"].size for step in self.steps if step.kind == "dense"]
-        return wide[-1] if wide else INPUTS
+        return int(wide[-1]) if wide else INPUTS
 
     @property
     def activation(self) -> str:
@@ -109,14 +110,14 @@ class Head:
         if self.outputs == 1:
             second = _sigmoid(values) if self.activation == "linear" else values
             return np.concatenate([1 - second, second], axis=-1)
-        return _softmax(values) if self.activation == "linear" else values
+        return softmax(values) if self.activation == "linear" else values
 
 
 def _check(step: Step, inputs: int) -> int:
     """Length of the step's rows; WeightsError if its tensors are not as they should be."""
     shapes = {name: values.shape for name, values in step.tensors.items()}
     if step.kind == "dense":
-        outputs = shapes.get("bias", (0,))[0]
+        outputs = int(step.tensors["bias"].size) if "bias" in shapes else 0
         expected = {"kernel": (inputs, outputs), "bias": (outputs,)}
         if outputs < 1 or shapes != expected:
             raise WeightsError(f"{step.name}: expected a kernel [{inputs}, n] and n biases, got {shapes}")

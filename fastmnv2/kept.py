@@ -12,11 +12,11 @@ _models: dict[tuple[Any, ...], Model] = {}
 _KEPT = 4
 
 
-def load(weights: _Weights, threads: int | None = None) -> Model:
+def load(weights: Any, threads: int | None = None, **reading: Any) -> Model:
     """See ``fastmnv2.load``."""
     from fastmnv2.weights.resolve import resolve
 
-    return Model(resolve(weights), threads=threads)
+    return Model(resolve(weights, **reading), threads=threads)
 
 
 def model(weights: _Weights) -> Model:

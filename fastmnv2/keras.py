@@ -9,12 +9,13 @@ epsilon 0.001, moving statistics with a decay of 0.997, and an L2 loss on every 
 (``slim/nets/mobilenet/mobilenet.py``, ``training_scope``).
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer
+from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, Layer
 
 try:
     import keras
@@ -193,9 +194,7 @@ class _Builder:
         if layer.kind == "depthwise":
             x = keras.layers.DepthwiseConv2D(layer.kernel, **shared)(x)
         else:
-            x = keras.layers.Conv2D(
-                layer.out_channels, layer.kernel, kernel_regularizer=self._regularizer, **shared
-            )(x)
+            x = keras.layers.Conv2D(layer.out_channels, layer.kernel, kernel_regularizer=self._regularizer, **shared)(x)
         x = self._norm(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
         if not layer.relu6:
             return x
@@ -238,15 +237,14 @@ def _all_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def _source(weights: Any) -> "Source":
-    from pathlib import Path
-    from fastmnv2.weights import Source, names, read
-    from fastmnv2.weights.untrained import untrained
+    from fastmnv2.weights import Source
+    from fastmnv2.weights.fold import INPUT_RANGE, fold
+    from fastmnv2.weights.resolve import resolve_source
 
-    if isinstance(weights, Source):
-        return weights
-    if weights == "untrained":
-        return untrained()
-    if weights is not None and Path(weights).exists():
-        return read(weights)
-    f = names.resolve(weights)
-    return Source(f.form, f.origin, f.sha256, f.tensors, f.notes)
+    source = weights if isinstance(weights, Source) else resolve_source(weights)
+    fold(dataclasses.replace(source, head_error=""))  # every check that weights must pass
+    if source.input_range not in (None, INPUT_RANGE):
+        raise WeightsError(
+            f"{source.origin}: expected a network of images in [-1,1], got one of {list(source.input_range or ())}"
+        )
+    return source

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2 import _engine, arguments, network
+from fastmnv2 import head as _head
 from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
@@ -46,7 +47,7 @@ class Model:
     with any number of threads and on any instruction set.
     """
 
-    __slots__ = ("_engine", "_isa", "_threads", "_warned", "_weights")
+    __slots__ = ("_engine", "_first_class", "_head", "_isa", "_runner", "_threads", "_warned", "_weights")
 
     def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
         if threads is not None:
@@ -59,12 +60,19 @@ class Model:
             self._isa,
             [folded.tensors.get(layer.weights_name) for layer in layers],
             [folded.tensors.get(layer.biases_name) for layer in layers],
+            *folded.input_range,
         )
+        self._head = folded.head
+        self._first_class = 0 if folded.has_background else 1
+        self._runner = _head.Runner(folded.head, self._isa) if folded.head else None
         self._weights: dict[str, Any] = {
             "form": folded.form,
             "origin": folded.origin,
             "sha256": folded.sha256,
             "has_logits": network.LOGITS.weights_name in folded.tensors,
+            "input_range": folded.input_range,
+            "head": [step.name for step in folded.head.steps] if folded.head else [],
+            "classes": self.classes,
             "notes": list(folded.notes),
         }
 
@@ -75,12 +83,26 @@ class Model:
 
     @property
     def has_logits(self) -> bool:
-        """Whether ``logits`` and ``classify`` can be used."""
+        """Whether ``logits`` can be used: the weights hold ImageNet's classification layer."""
         return bool(self._weights["has_logits"])
 
     @property
+    def has_head(self) -> bool:
+        """Whether the weights came with layers of their own behind the pooling, which ``predict`` runs."""
+        return self._head is not None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the head's classes, in order, where the weights or ``load`` gave any."""
+        return self._head.classes if self._head else None
+
+    @property
     def weights(self) -> dict[str, Any]:
-        """Where the weights came from: ``form``, ``origin``, ``sha256``, ``has_logits``, ``notes``."""
+        """Where the weights came from and what they are.
+
+        ``form``, ``origin``, ``sha256``, ``has_logits``, ``input_range`` (what black and white become before the
+        network), ``head`` (layers behind the pooling, by name), ``classes``, ``notes``.
+        """
         return {**self._weights, "notes": list(self._weights["notes"])}
 
     def __repr__(self) -> str:
@@ -134,30 +156,62 @@ class Model:
         self._engine.logits(features, array.shape[0], logits)
         return logits[0] if single else logits
 
-    def classify(
-        self, images: Any, *, top: int = 5, threads: int | None = None
-    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The most probable classes of images.
+    def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """What the weights' own head makes of images: the output of the Keras model that they came from.
+
+        A Keras file's layers behind the pooling, or the head that ``fastmnv2.learn`` trained; for weights with
+        ImageNet's classes, the softmax of ``logits``, without "background" where the file had no such class. The
+        same bits for an image in any batch.
 
         Args:
             images: as for ``embed``.
-            top: how many classes, 1 to 1001.
             threads: as for ``embed``.
 
         Returns:
-            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Index 0
-            is "background". Probabilities are the softmax over all 1001 classes.
+            float32 ``[n,k]``, or ``[k]`` for one image.
 
         Raises:
-            WeightsError: the weights came without the logits layer.
+            WeightsError: the weights came without a head and without the logits layer.
+            ValueError, TypeError: as ``embed``.
+        """
+        if self._runner is None:
+            return _softmax(self.logits(images, threads=threads))[..., self._first_class :].astype(np.float32)
+        array, single = arguments.as_images(images)
+        features = np.empty((array.shape[0], arguments.FEATURES), np.float32)
+        self._forward(array, features, threads)
+        outputs = self._runner.run(features)
+        return outputs[0] if single else outputs
+
+    def classify(
+        self, images: Any, *, top: int | None = None, threads: int | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The most probable classes of images: of the weights' own head, if there is one, else of ImageNet.
+
+        Args:
+            images: as for ``embed``.
+            top: how many classes; None for 5, or all if there are fewer.
+            threads: as for ``embed``.
+
+        Returns:
+            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. An index is
+            one into ``classes``, a head's outputs; of ImageNet's 1001, index 0 is "background". Probabilities
+            are the softmax over all of them, or what the head's sigmoid gives. A head with a single output, which
+            is the probability of the second class, has two.
+
+        Raises:
+            WeightsError: the weights came without a head and without the logits layer.
             ValueError, TypeError: as ``embed``, and for ``top``.
         """
-        self._need_logits()
-        if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.LOGITS.out_channels:
-            raise ValueError(f"top: expected an int from 1 to {network.LOGITS.out_channels}, got {top!r}")
-        logits = self.logits(images, threads=threads).astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = powers / powers.sum(axis=-1, keepdims=True)
+        if self._head is None:
+            self._need_logits()
+        count = self._head.count if self._head else network.LOGITS.out_channels
+        top = min(5, count) if top is None else top
+        if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
+            raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
+        if self._head:
+            probabilities = self._head.probabilities(self.predict(images, threads=threads))
+        else:
+            probabilities = _softmax(self.logits(images, threads=threads))
         indices = np.argsort(-probabilities, axis=-1, kind="stable")[..., :top]
         return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
 
@@ -220,3 +274,7 @@ class Model:
                 f"{self._weights['origin']}: the weights came without the logits layer "
                 f"({network.LOGITS.weights_name}), so there are features but no classes"
             )
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return _head.softmax(logits.astype(np.float64))

@@ -71,7 +71,7 @@ static void panel_rows(const fm_dense *dense, int p, const float *x, int rows, f
     float tile[TILE * WIDEST];
     const float *panel = dense->packed + (size_t)start * (size_t)(dense->inputs + 1);
     const fm_pointwise_args args = {.a = x, .panel = panel, .c = tile, .rows = rows, .k = dense->inputs, .ldb = width,
-                                    .ldc = width, .vecs = width / lanes, .epilogue = FM_LINEAR, .ahead = panel};
+                                    .ldc = width, .columns = width, .epilogue = FM_LINEAR, .ahead = panel};
     if (wanted <= 0) return;
     dense->kernels->pointwise(&args);
     for (int i = 0; i < rows; i++) {

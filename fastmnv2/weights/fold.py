@@ -12,6 +12,9 @@ from fastmnv2.weights.tensors import Source
 
 _Tensors = dict[str, NDArray[np.float32]]
 
+NO_BACKGROUND = -1e30
+"""The logit that stands for a class which a file does not have: its probability is 0."""
+
 INPUT_RANGE = (-1.0, 1.0)
 """What black and white become before the network, in the module and in keras.applications."""
 
@@ -36,6 +39,11 @@ class Folded:
     def has_logits(self) -> bool:
         """Whether the logits layer is there."""
         return LOGITS.weights_name in self.tensors
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the logits' class 0 is one; Keras' files leave it out."""
+        return not self.has_logits or float(self.tensors[LOGITS.biases_name][0]) > NO_BACKGROUND
 
 
 def fold(source: Source) -> Folded:

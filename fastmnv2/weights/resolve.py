@@ -1,58 +1,109 @@
 """What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
 import contextlib
+import dataclasses
+import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
-from fastmnv2.weights import cache, read, refusing
+from fastmnv2.head import named
+from fastmnv2.weights import Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import Folded, fold
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(weights: str | os.PathLike[str] | None) -> Folded:
-    """Folded weights for a name or path; None means "imagenet".
+def resolve(
+    weights: Any,
+    *,
+    input_range: tuple[float, float] | None = None,
+    head: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Folded:
+    """Folded weights for a name, path or Keras model; None means "imagenet". The rest as ``fastmnv2.load`` has it.
 
     Raises what ``fastmnv2.load`` documents.
     """
+    found = resolve_source(weights)
+    if input_range is not None:
+        black, white = _checked_range(input_range)
+        notes = found.notes
+        if found.input_range not in (None, (black, white)):
+            notes += (f"the file's own input range, {list(found.input_range or ())}, is set aside",)
+        found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes)
+    if not head:
+        found = dataclasses.replace(found, head=None, head_error="")
+    elif classes is not None and not found.head_error:
+        found = dataclasses.replace(found, head=named(found.head, classes))
+    try:
+        return fold(found)
+    except WeightsError as error:
+        if found.origin == str(cache.folder() / cache.FILE):
+            raise _broken_cache(error) from error
+        raise
+
+
+def _checked_range(input_range: Any) -> tuple[float, float]:
+    try:
+        black, white = (float(edge) for edge in input_range)
+    except (TypeError, ValueError):
+        black = white = 0.0
+    if not (math.isfinite(black) and math.isfinite(white)) or black == white:
+        raise ValueError(
+            f"input_range: expected two numbers, what black and white become, such as (-1, 1); got {input_range!r}"
+        )
+    return black, white
+
+
+def resolve_source(weights: Any) -> Source:
+    """The same before folding: with batch norms, where the form has them.
+
+    Raises what ``fastmnv2.load`` documents, but for what folding finds.
+    """
     if weights is None:
         return _imagenet()
+    if hasattr(weights, "to_json") and hasattr(weights, "layers"):
+        from fastmnv2.weights.forms import keras
+
+        with refusing(f"the Keras model {weights.name}"):
+            return keras.read_model(weights)
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if not isinstance(weights, str) or exists(Path(name)):
-        return fold(read(name))
+        return read(name)
     if name == IMAGENET:
         return _imagenet()
     if name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
 
-        return fold(untrained())
+        return untrained()
     if name.startswith(("https://", "http://")):
         return _from_url(name)
     if not _is_prefix(name):
         raise FileNotFoundError(
             f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
         )
-    return fold(read(name))
+    return read(name)
 
 
 def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
 
-def _imagenet() -> Folded:
+def _imagenet() -> Source:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
         if configured == IMAGENET or _is_handle(configured):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
-        return resolve(configured)
+        return resolve_source(configured)
     if cache.embedded():
-        return fold(read(cache.EMBEDDED))
+        return read(cache.EMBEDDED)
 
     from fastmnv2.weights.forms import hub
 
@@ -61,17 +112,21 @@ def _imagenet() -> Folded:
     cached = cache.folder() / cache.FILE
     if cached.is_file():
         try:
-            return fold(read(cached))
+            return read(cached)
         except WeightsError as error:
-            raise WeightsError(f"{error}; this is a broken cache: delete {cached}") from error
+            raise _broken_cache(error) from error
     return _download(cached)
 
 
-def _cached_module(folder: Path, handle: str) -> Folded:
+def _broken_cache(error: WeightsError) -> WeightsError:
+    return WeightsError(f"{error}; this is a broken cache: delete {cache.folder() / cache.FILE}")
+
+
+def _cached_module(folder: Path, handle: str) -> Source:
     from fastmnv2.weights.forms import hub
 
     with refusing(folder):
-        return fold(hub.read(folder, origin=handle))
+        return hub.read(folder, origin=handle)
 
 
 def _is_handle(url: str) -> bool:
@@ -82,7 +137,7 @@ def _is_handle(url: str) -> bool:
     return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
 
 
-def _from_url(url: str) -> Folded:
+def _from_url(url: str) -> Source:
     from fastmnv2.weights.forms import hub
 
     if module := hub.find_cached(url):
@@ -109,7 +164,7 @@ def offline() -> Iterator[None]:
             os.environ["FASTMNV2_OFFLINE"] = before
 
 
-def _download(cached: Path) -> Folded:
+def _download(cached: Path) -> Source:
     from fastmnv2.weights import download
     from fastmnv2.weights.forms import native
 
@@ -127,7 +182,7 @@ def _download(cached: Path) -> Folded:
             "FASTMNV2_CACHE_DIR can name a writable folder",
             stacklevel=2,
         )
-    return folded
+    return Source(folded.form, folded.origin, folded.sha256, folded.tensors, folded.notes)
 
 
 def unavailable(cached: Path, tried: list[str]) -> WeightsUnavailable:

@@ -1,5 +1,6 @@
 """What every weights reader returns: named arrays, and where they came from."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,18 @@ from fastmnv2.errors import printable
 from fastmnv2.head import Head
 
 _NOTES_LIMIT = 20
+
+
+def range_of(scale: float, shift: float) -> tuple[float, float] | None:
+    """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.
+
+    A file says what it does, not what to: pixels in [0,255], or in [0,1]. What becomes of pixels is of the order of
+    1, and an offset is never many times a pixel's largest value. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+    """
+    pixels = 255 * abs(scale) <= 16 or abs(shift) > 8 * abs(scale)
+    # Rounded, so that 255 * (1 / 127.5) is 2.
+    black, white = (float(np.float32(value)) for value in (shift, scale * (255 if pixels else 1) + shift))
+    return (black, white) if math.isfinite(black) and math.isfinite(white) and black != white else None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,7 @@
 
 import numpy as np
 import pytest
-from reference import forward
-from test_tensorflow import odd_variables, within_bar
 
-import fastmnv2
 from fastmnv2.network import BATCH_NORM, LAYERS
 from fastmnv2.weights import Source
 from fastmnv2.weights.untrained import untrained

@@ -231,7 +231,7 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
         )
         layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
         batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
-        variables = BATCH_NORM if batch_norm else ("kernel", "bias")
+        variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
         if not (keras_names.slim_scope(layer) or layer in keras_names.BY_TOP):
             variables = ()  # those of other layers depend on their class
         index = int(number)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError, printable
+from fastmnv2.head import Head
 from fastmnv2.network import EPSILON, LOGITS
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
@@ -95,20 +96,23 @@ def _check_directory(file: IO[bytes], path: Path) -> None:
 def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Source:
     """What a model's configuration (None where there is none) and its variables come to."""
     tensors, notes = keras_names.from_variables(content.variables.items(), origin)
-    graph = None
+    graph, others = None, dict(content.others)
+    if LOGITS.weights_name not in tensors:
+        others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
         _check_norms(config, origin)
         graph = keras_graph.around(config)
     if graph is None:
-        layers = sorted({path.rpartition("/")[0] for path in content.others})
+        layers = sorted({path.rpartition("/")[0] for path in others})
         if layers:
             shown = ", ".join(layers[:5]) + (", …" if len(layers) > 5 else "")
             notes.append(f"{len(layers)} other layers are ignored, for the file has no graph: {shown}")
         return Source("keras", origin, sha256, tensors, tuple(notes))
-    head, head_error = None, graph.head_error
+    head: Head | None = None
+    head_error = graph.head_error
     if not head_error:
         try:
-            head = keras_graph.head(graph, lambda layer: _variables_of(layer, content.others))
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others))
         except ValueError as error:
             head_error = str(error)
     if head is not None and LOGITS.weights_name in tensors:  # layers behind ImageNet's classes

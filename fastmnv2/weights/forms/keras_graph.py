@@ -5,7 +5,6 @@ the input, from its last activation on to the output, through models within mode
 Keras 2 and 3 write them. Each way must be a single chain.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.head import INPUTS, Head, Step
 from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
+from fastmnv2.weights.tensors import range_of
 
 _LAYERS_LIMIT = 2000
 _DEPTH_LIMIT = 16
@@ -274,17 +274,10 @@ def _input_range(first: _Node) -> tuple[float, float] | None:
         scale, shift, says = scale * factor, shift * factor + offset, True
     if not says:
         return None
-    if not (math.isfinite(scale) and math.isfinite(shift)) or scale == 0:
+    found = range_of(scale, shift)
+    if found is None:
         raise _refuse(first, f"gets its image times {scale} plus {shift}, expected numbers that keep it")
-    # The layers say what they do, not what to: pixels in [0,255], or in [0,1]. What becomes of pixels is of the
-    # order of 1, and an offset is never many times a pixel's largest value.
-    pixels = 255 * abs(scale) <= 16 or abs(shift) > 8 * abs(scale)
-    return _rounded(shift), _rounded(scale * (255 if pixels else 1) + shift)
-
-
-def _rounded(value: float) -> float:
-    """To float32's precision, so that 255 * (1 / 127.5) is 2."""
-    return float(np.float32(value))
+    return found
 
 
 def _arithmetic(node: _Node) -> tuple[float, float]:
@@ -292,7 +285,9 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
     if node.kind == "Rescaling":
         scale, offset = (node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0)))
         if not all(isinstance(value, (int, float)) for value in (scale, offset)):
-            raise _refuse(node, f"scales each channel apart ({str(scale)[:60]}, {str(offset)[:60]}), which can't be run")
+            raise _refuse(
+                node, f"scales each channel apart ({str(scale)[:60]}, {str(offset)[:60]}), which can't be run"
+            )
         return float(scale), float(offset)
     kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
     sign = _ARITHMETIC.get(str(kind))
@@ -318,7 +313,9 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
     for node in behind:
         if not pooled:
             if not _pools(node):
-                raise _refuse(node, "stands behind the last convolution and can't be run; expected the average of the map")
+                raise _refuse(
+                    node, "stands behind the last convolution and can't be run; expected the average of the map"
+                )
             pooled = True
         elif node.kind == "GlobalAveragePooling2D" or node.kind == "Flatten" or _keeps(node):
             continue
@@ -361,8 +358,11 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
             raise _refuse(node, f"clamps to {limit} with slope {slope} and threshold {threshold}, which can't be run")
         steps = [Step("relu6" if limit else "relu", node.name)]
     else:
-        raise _refuse(node, "stands behind the pooling and can't be run; expected Dense, BatchNormalization, "
-                            "Dropout or an activation, or head=False, which leaves all of it out")
+        raise _refuse(
+            node,
+            "stands behind the pooling and can't be run; expected Dense, BatchNormalization, "
+            "Dropout or an activation, or head=False, which leaves all of it out",
+        )
     return lambda _: steps
 
 
@@ -372,8 +372,11 @@ def _activation(node: _Node, name: Any) -> list[Step]:
     if name in (None, "linear"):
         return []
     if name not in ("relu", "relu6", "sigmoid", "softmax"):
-        raise _refuse(node, f"has the activation {str(name)[:60]!r}, which can't be run; "
-                            "expected linear, relu, relu6, sigmoid or softmax, or head=False, which leaves all out")
+        raise _refuse(
+            node,
+            f"has the activation {str(name)[:60]!r}, which can't be run; "
+            "expected linear, relu, relu6, sigmoid or softmax, or head=False, which leaves all out",
+        )
     return [Step(str(name), node.name)]
 
 

@@ -50,14 +50,15 @@ def _slim_name(path: str) -> str | None:
     return f"{scope}/BatchNorm/{variable}" if variable in BATCH_NORM else None
 
 
-def _is_top(path: str) -> bool:
+def is_top(path: str) -> bool:
+    """Whether it is a variable of the classification layer, by its name."""
     parts = path.removesuffix(":0").split("/")
     return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
 
 def is_variable(path: str) -> bool:
     """Whether the network can use the Keras variable ``…/<layer>/<variable>``."""
-    return _slim_name(path) is not None or _is_top(path)
+    return _slim_name(path) is not None or is_top(path)
 
 
 def expected_shape(path: str) -> tuple[int, ...] | None:
@@ -90,7 +91,7 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     kernel, bias = top.get("kernel"), top.get("bias")
     features, classes = LOGITS.in_channels, LOGITS.out_channels
     if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
-        return ["the classification layer is ignored: it is not that of ImageNet"]
+        return []  # a head of the user's own
     note = []
     if bias.size == classes - 1:
         # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
