@@ -1,4 +1,4 @@
-/* fastmnv2: MobileNet V2, depth multiplier 0.75, 96x96, as one forward pass on the CPU.
+/* fastmnv2: MobileNet V2 as one forward pass on the CPU.
  *
  * The public C API. Models are opaque and immutable once made, so any number of threads may call
  * fm_forward on one model at the same time. There are no mutable globals. Every call that can fail
@@ -9,20 +9,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    FM_SIZE = 96,       /* input height and width, pixels */
-    FM_FEATURES = 1280, /* length of a feature vector */
-    FM_CLASSES = 1001,  /* logits; index 0 is "background" */
-    FM_BLOCKS = 17,     /* inverted residual blocks */
-    FM_LAYERS = 53,     /* convolutions, the logits layer last */
-    FM_HEAD = 51,       /* layer index of Conv_1 */
-    FM_LOGITS = 52,     /* layer index of Logits/Conv2d_1c_1x1 */
-    FM_ENDPOINTS = 70   /* named intermediate outputs, 'default' not counted */
-};
-
 typedef enum fm_status { FM_OK, FM_NO_MEMORY, FM_NO_LOGITS } fm_status;
 
 /* ---- the network as data ------------------------------------------------------------------- */
+
+typedef struct fm_network {
+    int size;      /* input height and width, pixels */
+    int colours;   /* of a pixel */
+    int features;  /* length of a feature vector */
+    int classes;   /* logits; index 0 is "background" */
+    int layers;    /* convolutions, the logits layer last */
+    int endpoints; /* named intermediate outputs, 'default' not counted */
+} fm_network;
+
+const fm_network *fm_network_info(void);
 
 typedef enum fm_kind { FM_CONV, FM_DEPTHWISE, FM_POINTWISE } fm_kind;
 
@@ -43,8 +43,8 @@ typedef struct fm_endpoint {
     int size, channels;
 } fm_endpoint;
 
-fm_layer fm_layer_info(int index);       /* 0 <= index < FM_LAYERS */
-fm_endpoint fm_endpoint_info(int index); /* 0 <= index < FM_ENDPOINTS */
+fm_layer fm_layer_info(int index);       /* 0 <= index < layers */
+fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints */
 
 /* ---- instruction sets ---------------------------------------------------------------------- */
 
@@ -66,11 +66,11 @@ uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 
 typedef struct fm_model fm_model;
 
-/* Folded weights in TF-Slim's layouts, indexed by layer: conv [3][3][3][24], depthwise [3][3][C][1],
- * pointwise [in][out]; biases [out]. Entry FM_LOGITS may be NULL in both. They are copied. */
+/* Folded weights in TF-Slim's layouts, indexed by layer: convolution [3][3][in][out], depthwise [3][3][C][1],
+ * pointwise [in][out]; biases [out]. The last entry, the logits, may be NULL in both. They are copied. */
 typedef struct fm_weights {
-    const float *kernel[FM_LAYERS];
-    const float *bias[FM_LAYERS];
+    const float *const *kernels;
+    const float *const *biases;
     float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
@@ -83,21 +83,20 @@ typedef enum fm_dtype { FM_FLOAT32, FM_UINT8 } fm_dtype;
 /* n images in, features (and any endpoints) out. All arrays are C-contiguous, need no alignment and
  * must not overlap. */
 typedef struct fm_request {
-    const void *images; /* [n][96][96][3], RGB: float32 in [0,1], or uint8 */
+    const void *images; /* [n][size][size][3], RGB: float32 in [0,1], or uint8 */
     fm_dtype dtype;
     size_t n;
-    float *features;                  /* [n][1280] */
-    float *endpoints[FM_ENDPOINTS];   /* [n][size][size][channels] each, or NULL */
-    int threads;                      /* >= 1; the most threads to use */
-    uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
+    float *features;         /* [n][features] */
+    void *const *endpoints;  /* NULL, or by index: float [n][size][size][channels] each, or NULL */
+    int threads;             /* >= 1; the most threads to use */
+    uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
 /* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
- * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if
- * there are any, else left alone, so that the caller can say that [0,1] was expected. */
+ * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if there are any, else left alone, so that the caller can say that [0,1] was expected. */
 fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
 
-/* features [n][1280] -> logits [n][1001]; FM_NO_LOGITS if the weights came without that layer. */
+/* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights came without that layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
 
 /* ---- fully connected layers ------------------------------------------------------------------ */
@@ -109,8 +108,8 @@ typedef struct fm_dense fm_dense;
  * set. Immutable once made, as models are. */
 fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
                        fm_dense **dense);
-void fm_dense_free(fm_dense *dense);                                            /* NULL is allowed */
-void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y);   /* [n][inputs] -> [n][outputs] */
+void fm_dense_free(fm_dense *dense);                                          /* NULL is allowed */
+void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y); /* [n][inputs] -> [n][outputs] */
 
 /* ---- threads ------------------------------------------------------------------------------- */
 

@@ -4,69 +4,33 @@
 
 #include <stdatomic.h>
 
-#include "cpu.h"
+enum { FM_MAX_THREADS = 64 };
 
-#if defined(FM_X86)
-#include <emmintrin.h>
-static inline void fm_pause(void) { _mm_pause(); }
-#elif defined(FM_ARM64) && defined(__GNUC__)
-static inline void fm_pause(void) { __asm__ volatile("yield"); }
-#else
-static inline void fm_pause(void) {}
-#endif
-
-#if defined(_WIN32)
-#define WIN32_LEAN_AND_MEAN
-#include <windows.h>
-static inline void fm_yield(void) { SwitchToThread(); }
-#else
-#include <sched.h>
-static inline void fm_yield(void) { sched_yield(); }
-#endif
-
-#ifdef _OPENMP
-#include <omp.h>
-#define FM_PRAGMA(text) _Pragma(#text)
-static inline int fm_rank(void) { return omp_get_thread_num(); }
-static inline int fm_team_size(void) { return omp_get_num_threads(); }
-#else
-#define FM_PRAGMA(text)
-static inline int fm_rank(void) { return 0; }
-static inline int fm_team_size(void) { return 1; }
-#endif
-
-/* All of a team wait for each other here. A call has some thirty of these a few microseconds apart: spinning
- * takes 0.04 us where OpenMP's own barrier takes 0.25 (two cores, Zen 4). With more threads than processors
- * the others need to be let in, hence the yielding. */
+/* Where a team waits for each other. Every thread counts its arrivals on a cache line of its own, two lines apart
+ * because processors fetch lines in pairs, and looks at the others': one line's way from core to core, where a
+ * counter that all add to, and a flag behind it, take two. */
 typedef struct fm_barrier {
-    atomic_int arrived, phase;
+    struct {
+        _Alignas(128) atomic_uint arrivals;
+    } ranks[FM_MAX_THREADS];
 } fm_barrier;
 
-/* The threads that work on one image (or one group of images) together. */
+/* The threads that work on something together, and this one's place among them. */
 typedef struct fm_team {
     int rank, size;
     fm_barrier *barrier; /* may be NULL for a team of one */
 } fm_team;
 
+/* Calls `work` on up to `threads` threads at once (1 <= threads <= FM_MAX_THREADS), each with its place in the team,
+ * whose size may be less than asked for, and in the floating-point mode that the same bits need. */
+void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
+
+/* All of a team wait for each other here. */
+void fm_wait(fm_team team);
+
 /* A thread's share of `count` things begins here; it ends where the next rank's begins. */
 static inline int fm_share(fm_team team, int count) { return (int)((long long)count * team.rank / team.size); }
 
 static inline fm_team fm_next(fm_team team) { return (fm_team){team.rank + 1, team.size, NULL}; }
-
-static inline void fm_wait(fm_team team) {
-    enum { SPINS = 2000 }; /* about 20 us */
-    if (team.size == 1) return;
-    fm_barrier *barrier = team.barrier;
-    const int phase = atomic_load_explicit(&barrier->phase, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) == team.size - 1) {
-        atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&barrier->phase, phase + 1, memory_order_release);
-        return;
-    }
-    for (int spins = 0; atomic_load_explicit(&barrier->phase, memory_order_acquire) == phase; spins++) {
-        if (spins < SPINS) fm_pause();
-        else fm_yield();
-    }
-}
 
 #endif

@@ -4,10 +4,9 @@ Callers (model.py) have checked shapes and dtypes; what is checked again here is
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from time import perf_counter
 
 
 cdef extern from "crc32c.h" nogil:
@@ -19,14 +18,14 @@ cdef extern from "cpu.h" nogil:
 
 
 cdef extern from "fastmnv2.h" nogil:
-    enum:
-        FM_SIZE, FM_FEATURES, FM_CLASSES, FM_LAYERS, FM_ENDPOINTS
-
     ctypedef enum fm_status:
         FM_OK, FM_NO_MEMORY, FM_NO_LOGITS
 
     ctypedef enum fm_dtype:
         FM_FLOAT32, FM_UINT8
+
+    ctypedef struct fm_network:
+        int size, colours, features, classes, layers, endpoints
 
     ctypedef struct fm_layer:
         char scope[48]
@@ -43,8 +42,8 @@ cdef extern from "fastmnv2.h" nogil:
         pass
 
     ctypedef struct fm_weights:
-        const float *kernel[53]
-        const float *bias[53]
+        const float **kernels
+        const float **biases
         float black, white
 
     ctypedef struct fm_request:
@@ -52,16 +51,18 @@ cdef extern from "fastmnv2.h" nogil:
         fm_dtype dtype
         size_t n
         float *features
-        float *endpoints[70]
+        void **endpoints
         int threads
         uint64_t *ticks
 
+    const fm_network *fm_network_info()
     fm_layer fm_layer_info(int index)
     fm_endpoint fm_endpoint_info(int index)
     int fm_isa_count()
     const fm_isa *fm_isa_at(int index)
     const char *fm_isa_name(const fm_isa *isa)
     int fm_isa_supported(const fm_isa *isa)
+    int fm_isa_images(const fm_isa *isa)
     double fm_peak_macs(const fm_isa *isa, double macs)
     uint64_t fm_ticks()
     fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
@@ -77,6 +78,9 @@ cdef extern from "fastmnv2.h" nogil:
     void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
     int fm_openmp()
     int fm_max_threads()
+
+
+cdef const fm_network *network = fm_network_info()
 
 
 cdef extern from *:
@@ -96,7 +100,7 @@ def layers():
     """Rows of ``fastmnv2.network.Layer``, in order."""
     kinds = ("conv", "depthwise", "pointwise")
     rows = []
-    for i in range(FM_LAYERS):
+    for i in range(network.layers):
         row = fm_layer_info(i)
         rows.append((row.scope.decode(), kinds[row.kind], row.kernel, row.stride, row.in_size, row.out_size,
                      row.in_channels, row.out_channels, bool(row.relu6), bool(row.residual)))
@@ -106,7 +110,7 @@ def layers():
 def endpoints():
     """Rows of ``fastmnv2.network.Endpoint``, in order."""
     rows = []
-    for i in range(FM_ENDPOINTS):
+    for i in range(network.endpoints):
         row = fm_endpoint_info(i)
         rows.append((row.name.decode(), row.size, row.channels))
     return tuple(rows)
@@ -116,6 +120,11 @@ def isas():
     """(name, can run here) of every instruction set compiled in, slowest first."""
     return tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
                  for i in range(fm_isa_count()))
+
+
+def images_in_a_moment(str isa):
+    """How many images take a thread some ten milliseconds on an instruction set."""
+    return fm_isa_images(find_isa(isa))
 
 
 def max_threads():
@@ -169,16 +178,20 @@ cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1
 cdef class Views:
     """Buffers held for the length of a call."""
 
-    cdef Py_buffer views[2 * 53]
+    cdef Py_buffer *views
     cdef int count
 
-    def __cinit__(self):
+    def __cinit__(self, int most):
         self.count = 0
+        self.views = <Py_buffer *>PyMem_Malloc(most * sizeof(Py_buffer))
+        if self.views == NULL:
+            raise MemoryError()
 
     def __dealloc__(self):
         while self.count > 0:
             self.count -= 1
             PyBuffer_Release(&self.views[self.count])
+        PyMem_Free(self.views)
 
     cdef void *get(self, array, size_t items, size_t item_bytes, bint writable) except NULL:
         cdef Py_buffer *view = &self.views[self.count]
@@ -188,11 +201,24 @@ cdef class Views:
         return view.buf
 
 
+cdef class Pointers:
+    """One pointer for each layer or endpoint, NULL at first."""
+
+    cdef void **at
+
+    def __cinit__(self, int count):
+        self.at = <void **>PyMem_Calloc(count, sizeof(void *))
+        if self.at == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
 cdef class Engine:
     """Packed weights for one instruction set. Immutable: any thread may call it at any time."""
 
     cdef fm_model *model
-    cdef Py_ssize_t first_part
 
     def __cinit__(self, str isa, list kernels, list biases, float black=-1, float white=1):
         """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits.
@@ -200,26 +226,27 @@ cdef class Engine:
         ``black`` and ``white``: what an image's 0 and 1 become before the first convolution.
         """
         cdef const fm_isa *chosen = find_isa(isa)
+        cdef int layers = network.layers
+        cdef Views views = Views(2 * layers)
+        cdef Pointers kernel = Pointers(layers), bias = Pointers(layers)
         cdef fm_weights weights
         cdef fm_layer layer
-        cdef Views views = Views()
         cdef fm_status status
         cdef size_t items
-        # Images a thread that take tens of milliseconds, with a fused multiply-add and without.
-        self.first_part = 1 if isa in ("scalar", "sse2") else 16
-        memset(&weights, 0, sizeof(weights))
-        weights.black, weights.white = black, white
-        for i in range(FM_LAYERS):
+        for i in range(layers):
             if kernels[i] is None or biases[i] is None:
-                if i < FM_LAYERS - 1:
+                if i < layers - 1:
                     raise ValueError(f"layer {i} is missing")
                 continue
             layer = fm_layer_info(i)
             items = layer.kernel * layer.kernel * layer.out_channels
             if layer.kind != 1:  # not depthwise
                 items *= layer.in_channels
-            weights.kernel[i] = <const float *>views.get(kernels[i], items, sizeof(float), False)
-            weights.bias[i] = <const float *>views.get(biases[i], layer.out_channels, sizeof(float), False)
+            kernel.at[i] = views.get(kernels[i], items, sizeof(float), False)
+            bias.at[i] = views.get(biases[i], layer.out_channels, sizeof(float), False)
+        weights.kernels = <const float **>kernel.at
+        weights.biases = <const float **>bias.at
+        weights.black, weights.white = black, white
         with nogil:
             status = fm_model_new(chosen, &weights, &self.model)
         if status == FM_NO_MEMORY:
@@ -233,69 +260,53 @@ cdef class Engine:
         """Size of the packed weights."""
         return fm_model_bytes(self.model)
 
-    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict taps=None, ticks=None):
+    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
         """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
 
         All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
-        [n,1280] float32, taps {endpoint index: [n,size,size,channels] float32}. The time spent in each layer
-        is added to ticks, uint64 [53], which takes threads=1. Raises MemoryError.
+        [n,1280] float32, records {endpoint index: [n,size,size,channels] float32}. The time spent in each layer
+        is added to ticks, uint64 [layers], on one thread. Raises MemoryError.
         """
-        cdef fm_request request, part
+        cdef fm_request request
         cdef fm_endpoint shape
-        cdef Views views = Views()
-        cdef fm_status status = FM_OK
+        cdef Views views = Views(3 + (len(records) if records else 0))
+        cdef Pointers endpoints
+        cdef fm_status status
         cdef int out_of_range = 0
-        # Python's signal handlers run between parts: the first of them short, the others of about 40 ms.
-        cdef Py_ssize_t first = 0, most = self.first_part * (threads if threads > 0 else 1)
-        cdef double start = perf_counter() if n > most else 0.0, passed
-        cdef size_t pixels = FM_SIZE * FM_SIZE * 3, item = 1 if uint8 else sizeof(float)
+        cdef size_t pixels = network.size * network.size * network.colours
         memset(&request, 0, sizeof(request))
         request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
         request.threads = threads
-        request.images = views.get(images, n * pixels, item, False)
-        request.features = <float *>views.get(features, n * FM_FEATURES, sizeof(float), True)
+        request.n = n
+        request.images = views.get(images, n * pixels, 1 if uint8 else sizeof(float), False)
+        request.features = <float *>views.get(features, n * network.features, sizeof(float), True)
         if ticks is not None:
-            request.threads = 1
-            request.ticks = <uint64_t *>views.get(ticks, FM_LAYERS, sizeof(uint64_t), True)
-        if taps:
-            for i, array in taps.items():
+            request.ticks = <uint64_t *>views.get(ticks, network.layers, sizeof(uint64_t), True)
+        if records:
+            endpoints = Pointers(network.endpoints)
+            request.endpoints = endpoints.at
+            for i, array in records.items():
                 shape = fm_endpoint_info(i)
-                request.endpoints[<int>i] = <float *>views.get(
+                endpoints.at[<int>i] = views.get(
                     array, n * shape.size * shape.size * shape.channels, sizeof(float), True)
-        while first < n:
-            part = request
-            part.n = <size_t>min(most, n - first)
-            part.images = <const char *>request.images + first * pixels * item
-            part.features = request.features + first * FM_FEATURES
-            for i in range(FM_ENDPOINTS if taps else 0):
-                if request.endpoints[i] != NULL:
-                    shape = fm_endpoint_info(i)
-                    part.endpoints[i] = request.endpoints[i] + first * shape.size * shape.size * shape.channels
-            with nogil:
-                status = fm_forward(self.model, &part, &out_of_range)
-            if status != FM_OK:
-                raise MemoryError("not enough memory for the working buffers")
-            first += part.n
-            if first < n:
-                PyErr_CheckSignals()
-                passed = perf_counter() - start
-                most = <Py_ssize_t>(<double>first * 0.04 / passed) + 1 if passed > 0 else 1
+        with nogil:
+            status = fm_forward(self.model, &request, &out_of_range)
+        if status != FM_OK:
+            raise MemoryError("not enough memory for the working buffers")
         return bool(out_of_range)
 
     def logits(self, features, Py_ssize_t n, logits):
-        """features [n,1280] -> logits [n,1001], both C-contiguous float32."""
-        cdef Views views = Views()
-        cdef const float *source = <const float *>views.get(features, n * FM_FEATURES, sizeof(float), False)
-        cdef float *target = <float *>views.get(logits, n * FM_CLASSES, sizeof(float), True)
+        """features [n,1280] -> logits [n,1001], both C-contiguous float32. Raises MemoryError, ValueError."""
+        cdef Views views = Views(2)
+        cdef const float *source = <const float *>views.get(features, n * network.features, sizeof(float), False)
+        cdef float *target = <float *>views.get(logits, n * network.classes, sizeof(float), True)
         cdef fm_status status
-        cdef Py_ssize_t first, most = 16  # between which Python's signal handlers run
-        for first in range(0, n, most):
-            with nogil:
-                status = fm_logits(self.model, source + first * FM_FEATURES, <size_t>min(most, n - first),
-                                   target + first * FM_CLASSES)
-            if status == FM_NO_LOGITS:
-                raise ValueError("the weights came without the logits layer")
-            PyErr_CheckSignals()
+        with nogil:
+            status = fm_logits(self.model, source, n, target)
+        if status == FM_NO_LOGITS:
+            raise ValueError("the weights came without the logits layer")
+        if status != FM_OK:
+            raise MemoryError("not enough memory for the working buffers")
 
 
 cdef class Dense:
@@ -307,7 +318,7 @@ cdef class Dense:
     def __cinit__(self, str isa, kernel, bias):
         """``kernel`` [inputs,outputs] and ``bias`` [outputs]: C-contiguous float32 arrays."""
         cdef const fm_isa *chosen = find_isa(isa)
-        cdef Views views = Views()
+        cdef Views views = Views(2)
         cdef const float *weights
         cdef const float *biases
         cdef fm_status status
@@ -324,12 +335,8 @@ cdef class Dense:
 
     def run(self, x, Py_ssize_t n, y):
         """x [n,inputs] -> y [n,outputs], both C-contiguous float32."""
-        cdef Views views = Views()
+        cdef Views views = Views(2)
         cdef const float *source = <const float *>views.get(x, n * self.inputs, sizeof(float), False)
         cdef float *target = <float *>views.get(y, n * self.outputs, sizeof(float), True)
-        cdef Py_ssize_t first, most = 256  # between which Python's signal handlers run
-        for first in range(0, n, most):
-            with nogil:
-                fm_dense_run(self.dense, source + first * self.inputs, <size_t>min(most, n - first),
-                             target + first * self.outputs)
-            PyErr_CheckSignals()
+        with nogil:
+            fm_dense_run(self.dense, source, n, target)

@@ -7,12 +7,17 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "programs"
 
 
-def command(name, *arguments):
-    """To run ``tests/programs/<name>.py``."""
+def program(name, *arguments):
+    """The command that runs ``tests/programs/<name>.py``."""
     return [sys.executable, str(FOLDER / f"{name}.py"), *map(str, arguments)]
 
 
-def run(name, *arguments, check=True, timeout=120, **options):
-    """Run it to its end; what it said is text."""
-    options = {"capture_output": True, "text": True, "timeout": timeout} | options
-    return subprocess.run(command(name, *arguments), check=check, **options)
+def run(name, *arguments, check=True, **options):
+    """Run it to its end; what it printed is text."""
+    command = program(name, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **options)
+
+
+def start(name, *arguments):
+    """Start it; what it prints can be read as text while it runs."""
+    return subprocess.Popen(program(name, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -95,6 +95,7 @@ typedef struct fm_kernels {
     const char *name;
     int lanes; /* floats in a vector: panels and channel groups are multiples of it */
     int panel; /* widest pointwise panel, in vectors */
+    int rows;  /* of the tallest pointwise tile */
 #define KERNEL(name, arguments, result) result (*name)(const arguments *args);
     FM_KERNELS(KERNEL)
 #undef KERNEL

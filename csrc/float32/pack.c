@@ -2,8 +2,12 @@
 
 #include <string.h>
 
-static int padded_columns(const fm_layer *layer) {
-    return layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels;
+/* Columns are padded with zeros to whole vectors of every table; only the logits' are not that already. */
+enum { COLUMN_UNIT = 16, CHANNEL_UNIT = 8 };
+
+int fm_padded_columns(const fm_layer *layer) {
+    const int columns = layer->out_channels;
+    return columns % CHANNEL_UNIT ? (columns + COLUMN_UNIT - 1) / COLUMN_UNIT * COLUMN_UNIT : columns;
 }
 
 static int depth(const fm_layer *layer) {
@@ -12,26 +16,27 @@ static int depth(const fm_layer *layer) {
 }
 
 size_t fm_packed_floats(const fm_layer *layer) {
-    return (size_t)padded_columns(layer) * (size_t)(depth(layer) + 1);
+    return (size_t)fm_padded_columns(layer) * (size_t)(depth(layer) + 1);
 }
 
-void fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
-             float *packed) {
+fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
+                float *packed) {
     /* Every layout is the same thing: columns cut into panels, each panel a bias row and then one row
      * for each step of the multiply-add chain. Only the cut differs. */
-    const int columns = layer->out_channels, padded = padded_columns(layer), k = depth(layer);
-    int panels = 1;
-    if (layer->kind == FM_DEPTHWISE) panels = padded / kernels->lanes;
-    if (layer->kind == FM_POINTWISE) panels = fm_panel_count(padded, kernels->lanes, kernels->panel);
-    for (int p = 0; p < panels; p++) {
-        const int start = fm_panel_start(padded, kernels->lanes, panels, p);
-        const int end = fm_panel_start(padded, kernels->lanes, panels, p + 1);
-        const int real = columns <= start ? start : columns < end ? columns : end;
-        for (int i = -1; i < k; i++) {
+    fm_conv conv = {.kernels = kernels, .packed = packed, .depth = depth(layer), .columns = fm_padded_columns(layer)};
+    conv.panels = 1;
+    if (layer->kind == FM_DEPTHWISE) conv.panels = conv.columns / kernels->lanes;
+    if (layer->kind == FM_POINTWISE) conv.panels = fm_panel_count(conv.columns, kernels->lanes, kernels->panel);
+    const int columns = layer->out_channels;
+    for (int p = 0; p < conv.panels; p++) {
+        const fm_panel panel = fm_panel_at(&conv, p);
+        const int real = fm_most(0, fm_least(columns - panel.start, panel.width));
+        for (int i = -1; i < conv.depth; i++) {
             const float *row = i < 0 ? bias : kernel + (size_t)i * (size_t)columns;
-            memcpy(packed, row + start, sizeof(float) * (size_t)(real - start));
-            memset(packed + (real - start), 0, sizeof(float) * (size_t)(end - real));
-            packed += end - start;
+            memcpy(packed, row + panel.start, sizeof(float) * (size_t)real);
+            memset(packed + real, 0, sizeof(float) * (size_t)(panel.width - real));
+            packed += panel.width;
         }
     }
+    return conv;
 }

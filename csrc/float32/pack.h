@@ -1,17 +1,53 @@
 /* The only code that knows packed layouts, beside the kernels that read them. */
-#ifndef FM_PACK_H
-#define FM_PACK_H
+#ifndef FM_FLOAT32_PACK_H
+#define FM_FLOAT32_PACK_H
 
-#include "net/network.h"
+#include "float32/kernels.h"
+#include "net/layers.h"
+
+/* A layer ready to run: the kernels chosen for it and its weights in their layout. */
+typedef struct fm_conv {
+    const fm_kernels *kernels;
+    const float *packed;
+    int depth;   /* multiply-adds of an output */
+    int columns; /* outputs, padded as need be */
+    int panels;
+} fm_conv;
+
+/* One of a pointwise layer's panels: its first column, and how many it has. */
+typedef struct fm_panel {
+    int start, width;
+} fm_panel;
+
+/* A layer's outputs, and zeros up to whole vectors of some table. */
+int fm_padded_columns(const fm_layer *layer);
 
 /* Floats that a layer takes when packed: its kernel and bias, columns padded as need be. */
 size_t fm_packed_floats(const fm_layer *layer);
 
 /* TF-Slim layouts in, packed layout out:
- *   conv       [27][24] behind its bias [24]
- *   depthwise  per vector of channels: bias, then the nine taps
- *   pointwise  per panel: bias, then one row of the panel for each k */
-void fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
-             float *packed);
+ *   convolution  [27][out] behind its bias [out]
+ *   depthwise    per vector of channels: bias, then the nine taps
+ *   pointwise    per panel: bias, then one row of the panel for each k */
+fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
+                float *packed);
+
+static inline fm_panel fm_panel_at(const fm_conv *conv, int p) {
+    const int lanes = conv->kernels->lanes, start = fm_panel_start(conv->columns, lanes, conv->panels, p);
+    return (fm_panel){start, fm_panel_start(conv->columns, lanes, conv->panels, p + 1) - start};
+}
+
+/* A panel's bias row, behind which come its rows of weights; and its size. */
+static inline const float *fm_panel_weights(const fm_conv *conv, fm_panel panel) {
+    return conv->packed + (size_t)panel.start * ((size_t)conv->depth + 1);
+}
+static inline size_t fm_panel_floats(const fm_conv *conv, fm_panel panel) {
+    return (size_t)panel.width * ((size_t)conv->depth + 1);
+}
+
+/* Where a depthwise layer's weights for a channel and those after it begin; whole vectors. */
+static inline const float *fm_depthwise_weights(const fm_conv *conv, int channel) {
+    return conv->packed + (size_t)channel * ((size_t)conv->depth + 1);
+}
 
 #endif

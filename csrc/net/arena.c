@@ -1,5 +1,5 @@
 #define _DEFAULT_SOURCE /* madvise, posix_memalign */
-#include "net/arena.h"
+#include "net/model.h"
 
 #include <stdlib.h>
 #if defined(_WIN32)
@@ -12,34 +12,63 @@ void *fm_aligned_alloc(size_t bytes) {
 #if defined(_WIN32)
     return _aligned_malloc(bytes, FM_ALIGN);
 #else
-    /* Large blocks go on huge pages where the system has them: fewer faults while loading, and no TLB
+    /* Large ones go on huge pages where the system has them: fewer faults while loading, and no TLB
      * misses while megabytes of weights stream by. */
     const size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : FM_ALIGN;
-    void *block = NULL;
-    if (posix_memalign(&block, align, bytes)) return NULL; /* aligned_alloc is not on macOS before 10.15 */
+    void *memory = NULL;
+    if (posix_memalign(&memory, align, bytes)) return NULL; /* aligned_alloc is not on macOS before 10.15 */
 #if defined(__linux__)
-    if (align == huge) madvise(block, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
+    if (align == huge) madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
 #endif
-    return block;
+    return memory;
 #endif
 }
 
-void fm_aligned_free(void *block) {
+void fm_aligned_free(void *memory) {
 #ifdef _WIN32
-    _aligned_free(block);
+    _aligned_free(memory);
 #else
-    free(block);
+    free(memory);
 #endif
 }
 
 enum { SLOTS = sizeof(((fm_model *)0)->idle) / sizeof(((fm_model *)0)->idle[0]) };
+
+/* The next part of an arena's memory; while `memory` is NULL, parts are only counted. */
+static void *part(char *memory, size_t *used, size_t bytes) {
+    char *start = memory ? memory + *used : NULL;
+    *used += (bytes + FM_ALIGN - 1) / FM_ALIGN * FM_ALIGN;
+    return start;
+}
+
+/* Lays an arena out; returns the bytes that it takes. */
+static size_t lay_out(const fm_plan *plan, char *memory) {
+    const size_t element = plan->needs.element;
+    size_t used = 0;
+    fm_arena counted;
+    fm_arena *arena = part(memory, &used, sizeof *arena);
+    if (!arena) arena = &counted;
+    for (int i = 0; i < 2; i++) arena->map[i] = part(memory, &used, plan->map * element);
+    arena->early = part(memory, &used, (size_t)plan->group * plan->early * element);
+    arena->depthwise = part(memory, &used, plan->depthwise * element);
+    arena->ring = part(memory, &used, plan->ring * element);
+    for (int i = 0; i < FM_IMAGE_ROWS; i++) arena->image[i] = part(memory, &used, plan->image_row * element);
+    arena->rows = part(memory, &used, ((size_t)plan->tallest_ring + 2) * sizeof *arena->rows);
+    return used;
+}
+
+static fm_arena *make_arena(const fm_plan *plan) {
+    char *memory = fm_aligned_alloc(lay_out(plan, NULL));
+    if (memory) lay_out(plan, memory);
+    return (fm_arena *)memory;
+}
 
 fm_arena *fm_arena_take(fm_model *model) {
     for (int i = 0; i < SLOTS; i++) {
         fm_arena *arena = atomic_exchange(&model->idle[i], NULL);
         if (arena) return arena;
     }
-    return fm_aligned_alloc(sizeof(fm_arena));
+    return make_arena(&model->plan);
 }
 
 void fm_arena_give(fm_model *model, fm_arena *arena) {

@@ -8,12 +8,9 @@ from numpy.typing import NDArray
 from fastmnv2.errors import WeightsError
 from fastmnv2.head import Head
 from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import NO_BACKGROUND, Source
 
 _Tensors = dict[str, NDArray[np.float32]]
-
-NO_BACKGROUND = -1e30
-"""The logit that stands for a class which a file does not have: its probability is 0."""
 
 INPUT_RANGE = (-1.0, 1.0)
 """What black and white become before the network, in the module and in keras.applications."""

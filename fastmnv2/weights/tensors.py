@@ -11,6 +11,9 @@ from fastmnv2.head import Head
 
 _NOTES_LIMIT = 20
 
+NO_BACKGROUND = -1e30
+"""The logit that stands for a class which a file does not have: its probability is 0."""
+
 
 def range_of(scale: float, shift: float) -> tuple[float, float] | None:
     """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.

@@ -5,9 +5,9 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
+from processes import program
 
 import fastmnv2
 
@@ -85,13 +85,11 @@ def test_an_old_processor_runs_kernels_without_avx(model, untrained_native, imag
     emulator = shutil.which("qemu-x86_64")
     if not emulator:
         pytest.skip("no qemu-x86_64")
-    code = "import sys, numpy, fastmnv2; m = fastmnv2.load(sys.argv[1]); print(m.isa); "
-    code += "numpy.save(sys.argv[2], m.embed(numpy.load(sys.argv[3]), threads=1))"
     import numpy as np
 
     np.save(tmp_path / "images.npy", images[:1])
     paths = [untrained_native, tmp_path / "features.npy", tmp_path / "images.npy"]
-    command = [emulator, "-cpu", "Nehalem", sys.executable, "-c", code, *map(str, paths)]
+    command = [emulator, "-cpu", "Nehalem", *program("embed_on_its_isa", *paths)]
     # On some hosts numpy's OpenBLAS takes the processor for a newer one than is emulated.
     environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -97,7 +97,7 @@ static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels)
 /* As many pixels as the network hands over at once. */
 static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_size * layer->in_size, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
-    const int n = layer->out_channels == FM_CLASSES ? FM_PADDED_CLASSES : layer->out_channels;
+    const int n = fm_padded_columns(layer);
     if (n % kernels->lanes != 0) return;
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
     t.packed = ordinary_weights(layer, kernels);
@@ -149,7 +149,7 @@ static void bench_depthwise(const fm_kernels *kernels) { bench_layers(kernels, F
 static void bench_stem(const fm_kernels *kernels) { bench_layers(kernels, FM_CONV, bench_stem_layer); }
 
 static void bench_scale(const fm_kernels *kernels, const char *name, void (*run)(const timed *t)) {
-    const int count = 3 * FM_SIZE;
+    const int count = 3 * fm_network_info()->size;
     timed t = {.kernels = kernels, .name = name, .run = run, .work = count};
     t.scale_f32 = (fm_scale_args){ordinary((size_t)count), ordinary((size_t)count), count, 2.0f, -1.0f, 1.5f};
     t.scale_u8 = t.scale_f32;
@@ -159,8 +159,10 @@ static void bench_scale_f32(const fm_kernels *kernels) { bench_scale(kernels, "s
 static void bench_scale_u8(const fm_kernels *kernels) { bench_scale(kernels, "scale_u8", time_scale_u8); }
 
 static void bench_pool(const fm_kernels *kernels) {
-    timed t = {.kernels = kernels, .name = "pool", .run = time_pool, .work = 9.0 * FM_FEATURES};
-    t.pool = (fm_pool_args){ordinary((size_t)(9 * FM_FEATURES)), ordinary((size_t)FM_FEATURES), 9, FM_FEATURES};
+    enum { PIXELS = 9 };
+    const int features = fm_network_info()->features, count = PIXELS * features;
+    timed t = {.kernels = kernels, .name = "pool", .run = time_pool, .work = count};
+    t.pool = (fm_pool_args){ordinary((size_t)count), ordinary((size_t)features), PIXELS, features};
     report(&t, 0);
 }
 

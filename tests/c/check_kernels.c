@@ -15,7 +15,7 @@
 #include "float32/isa/vec_scalar.h"
 #include "float32/pack.h"
 #include "float32/tables.h"
-#include "net/network.h"
+#include "net/layers.h"
 
 /* Some ordinary numbers, and all that are not. */
 static float odd_value(void) {
@@ -125,7 +125,7 @@ static void call_pointwise(const fm_kernels *kernels, fm_pointwise_args args, co
 static void check_pointwise_shape(const fm_kernels *kernels, int rows, int k, int outputs, fm_epilogue epilogue,
                                   numbers which) {
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = k, .out_channels = outputs};
-    const int n = outputs == FM_CLASSES ? FM_PADDED_CLASSES : outputs;
+    const int n = fm_padded_columns(&layer);
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     const float *a = fill_input((size_t)(rows * k), which), *residual = fill((size_t)(rows * n));
     const weights w = fill_weights(&layer, tables, which);
@@ -153,13 +153,13 @@ static void check_pointwise(const fm_kernels *kernels, numbers which) {
         const int most = MOST_MACS / (k * (n + 1)), rows = between(1, most < 1 ? 1 : most > 49 ? 49 : most);
         if (n > 0) check_pointwise_shape(kernels, rows, k, n, (fm_epilogue)(i % 3), which);
     }
-    if (FM_PADDED_CLASSES % kernels->lanes == 0) check_pointwise_shape(kernels, 1, 56, FM_CLASSES, FM_LINEAR, which);
+    check_pointwise_shape(kernels, 1, 56, fm_network_info()->classes, FM_LINEAR, which);
 }
 
 /* Sums a hair from the middle between two floats: right only where a multiply-add rounds once, which on random
  * numbers shows once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
 static void check_middles(const fm_kernels *kernels) {
-    const int n = kernels->lanes * kernels->panel, rows = 9;
+    const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* whole eights: others are padded */
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 2, .out_channels = n};
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     for (int i = 1; i < 64; i++) {
@@ -428,7 +428,7 @@ static void check_mutant(const char *name) {
         fm_kernels mutant = fm_float32_scalar;
         mutant.pool = mutants[i].pool;
         fence_front = mutants[i].front;
-        check_pool_shape(&mutant, 9, FM_FEATURES, ORDINARY);
+        check_pool_shape(&mutant, 9, 1280, ORDINARY);
     }
 }
 

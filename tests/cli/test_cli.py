@@ -14,6 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from click.testing import CliRunner
+from processes import start
 
 import fastmnv2
 from fastmnv2 import cli, image
@@ -424,25 +425,13 @@ def test_importing_it_imports_nothing_heavy():
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, signum, code):
-    slow = (
-        # A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
-        "import signal, time, fastmnv2\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def slow(self, images):\n    print('started', flush=True); [time.sleep(0.1) for _ in range(600)]\n"
-        "fastmnv2.Model.embed = slow\n"
-        "from fastmnv2.cli import main; main()"
-    )
-    command = [sys.executable, "-c", slow, "embed", pictures, "-o", tmp_path / "f.npy"]
-    with subprocess.Popen(
-        [*map(str, command), "--weights", str(untrained_native)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout.readline() == b"started\n"
+    arguments = ["embed", pictures, "-o", tmp_path / "f.npy", "--weights", untrained_native]
+    with start("slow_embed", *arguments) as process:
+        assert process.stdout.readline() == "started\n"
         assert len(list(tmp_path.iterdir())) == 2  # the temporary files
         process.send_signal(signum)
         assert process.wait(30) == code
-        assert b"Traceback" not in process.stderr.read()
+        assert "Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,8 +2,6 @@
 
 import io
 import struct
-import subprocess
-import sys
 import warnings
 import zlib
 
@@ -12,6 +10,7 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run
 
 from fastmnv2 import image
 
@@ -255,12 +254,5 @@ class TestLoadImage:
 
 
 def test_resize_needs_numpy_only():
-    code = (
-        "import sys; sys.modules['PIL'] = None\n"
-        "import numpy, fastmnv2.image as image\n"
-        "assert image.resize(numpy.zeros((4, 4, 3), 'u1')).shape == (96, 96, 3)\n"
-        "try: image.read(sys.argv[1])\n"
-        "except ImportError as error: print(error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, __file__], capture_output=True, text=True, check=True)
+    done = run("without_pillow", __file__)
     assert done.stdout.strip() == "reading pictures needs Pillow: pip install 'fastmnv2[images]'"

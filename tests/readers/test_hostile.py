@@ -7,7 +7,6 @@ import pickle
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -19,6 +18,7 @@ import fuzz_guided
 import numpy as np
 import pytest
 from fuzz_readers import fuzz
+from processes import run, start
 
 import fastmnv2
 from fastmnv2.errors import WeightsError
@@ -160,13 +160,10 @@ def test_what_may_not_be_read(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     (tmp_path / "w.h5").touch(mode=0)
     os.chmod(tmp_path, 0o755)
-    code = "import os, sys, fastmnv2\nif os.getuid() == 0: os.setuid(65534)\n"
-    code += "try: fastmnv2.weights.read(sys.argv[1])\nexcept fastmnv2.WeightsError as error: print(error)"
     for path in (tmp_path / "w.h5", tmp_path / "closed" / "w.h5"):
         for parent in tmp_path.parents[:3]:
             os.chmod(parent, 0o755)
-        command = [sys.executable, "-c", "import fastmnv2.weights\n" + code, str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run("read_as_nobody", path, check=False)
         assert "Permission denied" in done.stdout, done.stderr
 
 
@@ -174,10 +171,8 @@ def test_a_file_cut_short_while_it_is_read(forms, tmp_path):
     """A mapped file would end the process (SIGBUS)."""
     path = tmp_path / "n.safetensors"
     data = forms["native"].read_bytes()
-    code = "import sys, fastmnv2\nprint('go', flush=True)\nfor _ in range(150):\n"
-    code += "    try: fastmnv2.load(sys.argv[1])\n    except fastmnv2.WeightsError: pass"
     path.write_bytes(data)
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE) as child:
+    with start("load_often", path) as child:
         child.stdout.readline()
         while child.poll() is None:
             os.truncate(path, 5000)

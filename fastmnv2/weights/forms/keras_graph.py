@@ -317,7 +317,7 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
                     node, "stands behind the last convolution and can't be run; expected the average of the map"
                 )
             pooled = True
-        elif node.kind == "GlobalAveragePooling2D" or node.kind == "Flatten" or _keeps(node):
+        elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _keeps(node):
             continue
         elif node.name in BY_TOP and len(behind) <= 4 and node.config.get("units") in (1000, 1001):
             continue  # ImageNet's own classes

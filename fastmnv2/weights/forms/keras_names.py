@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS
+from fastmnv2.weights.tensors import NO_BACKGROUND
 
-_NO_BACKGROUND = np.float32(-1e30)
 _PATTERNS = (
     (r"Conv1|bn_Conv1", "Conv"),
     (r"Conv_1|Conv_1_bn", "Conv_1"),
@@ -96,8 +96,8 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     if bias.size == classes - 1:
         # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
         kernel = np.concatenate([np.zeros((features, 1), np.float32), kernel], axis=1)
-        bias = np.concatenate([np.full(1, _NO_BACKGROUND), bias])
-        note = [f"the classification layer has no background class: its logit is set to {_NO_BACKGROUND:g}"]
+        bias = np.concatenate([np.full(1, NO_BACKGROUND, np.float32), bias])
+        note = [f"the classification layer has no background class: its logit is set to {NO_BACKGROUND:g}"]
     tensors[LOGITS.weights_name] = np.ascontiguousarray(kernel.reshape(LOGITS.weights_shape))
     tensors[LOGITS.biases_name] = bias
     return note

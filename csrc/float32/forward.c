@@ -1,0 +1,154 @@
+/* The float32 tier's part of the walk: which kernel does each step, on which weights. */
+#include "float32/model.h"
+
+#include "fpenv.h"
+#include "net/walk.h"
+
+#define ELEMENT float
+
+static const fm_conv *conv_of(const run *r, int layer) { return &((const fm_float32_model *)r->model)->conv[layer]; }
+
+static int slice_count(const run *r, int layer) { return layer == 0 ? 1 : conv_of(r, layer)->panels; }
+
+static slice slice_of(const run *r, int layer, int index, int from, int to) {
+    const fm_conv *conv = conv_of(r, layer);
+    if (layer == 0) return (slice){.panel = 0, .start = 0, .width = conv->columns};
+    const fm_panel panel = fm_panel_at(conv, index);
+    const int first = fm_most(panel.start, from), last = fm_least(panel.start + panel.width, to);
+    return (slice){.panel = index, .start = first, .width = fm_most(0, last - first)};
+}
+
+/* Whole vectors, of any panel. */
+static int share_of(const run *r, int layer, fm_team team) {
+    const fm_conv *conv = conv_of(r, layer);
+    const int lanes = conv->kernels->lanes;
+    return fm_least(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
+}
+
+/* One slice of a pointwise layer: args' a, residual, c, rows, ldc and epilogue are given. With `ahead`, the next panel
+ * is fetched on the way. */
+static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_args args) {
+    const fm_conv *conv = conv_of(r, layer);
+    const uint64_t start = tick(r);
+    const fm_panel panel = fm_panel_at(conv, s.panel);
+    const float *weights = fm_panel_weights(conv, panel);
+    args.k = conv->depth;
+    args.panel = weights + (s.start - panel.start);
+    args.ldb = panel.width;
+    args.columns = s.width;
+    args.ahead = weights + fm_panel_floats(conv, panel);
+    args.ahead_bytes = ahead ? (int)(fm_panel_floats(conv, panel) * sizeof(float)) : 0;
+    conv->kernels->pointwise(&args);
+    tock(r, layer, start);
+}
+
+/* Image rows 2y .. 2y+2, the last of them outside at the bottom. Scaled rows are kept from one call to the next;
+ * `fresh` says that there are none yet. */
+static void stem_row(const run *r, int y, int fresh, float *out) {
+    const fm_conv *conv = conv_of(r, 0);
+    const int size = fm_network_info()->size;
+    const size_t items = r->model->plan.image_row;
+    const size_t row_bytes = items * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
+    const char *pixels = (const char *)r->request->images + r->image0 * (size_t)size * row_bytes;
+    const float *rows[FM_IMAGE_ROWS] = {NULL, NULL, NULL};
+    const uint64_t start = tick(r);
+    for (int i = 0; i < FM_IMAGE_ROWS && 2 * y + i < size; i++) {
+        float *scaled = r->own->image[(2 * y + i) % FM_IMAGE_ROWS];
+        rows[i] = scaled;
+        if (i == 0 && !fresh) continue;
+        fm_scale_args scale = ((const fm_float32_model *)r->model)->scale;
+        scale.from = pixels + (size_t)(2 * y + i) * row_bytes;
+        scale.to = scaled;
+        if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
+        else *r->out_of_range |= conv->kernels->scale_f32(&scale);
+    }
+    /* The rows of the call after the next: a batch lies in the outer caches. */
+    const fm_stem_args args = {.rows = rows,
+                               .packed = conv->packed,
+                               .out = out,
+                               .width = size,
+                               .outputs = conv->columns,
+                               .ahead = pixels + (size_t)(2 * y + 5) * row_bytes,
+                               .ahead_bytes = 2 * (int)row_bytes};
+    conv->kernels->stem(&args);
+    tock(r, 0, start);
+}
+
+static void expand(const run *r, int b, slice s, const float *in, int rows, float *out) {
+    const fm_pointwise_args args = {
+        .a = in, .c = out, .rows = rows * fm_blocks[b].size, .ldc = s.width, .epilogue = FM_RELU6};
+    pointwise(r, fm_expand_layer(b), s, r->model->plan.blocks[b].streamed, args);
+}
+
+static void depthwise(const run *r, int b, slice s, const float *const *rows, int count, float *out) {
+    const fm_conv *conv = conv_of(r, fm_depthwise_layer(b));
+    const fm_depthwise_args args = {.rows = rows,
+                                    .packed = fm_depthwise_weights(conv, s.start),
+                                    .out = out,
+                                    .channels = s.width,
+                                    .in_width = fm_blocks[b].size,
+                                    .in_stride = s.width,
+                                    .out_rows = count,
+                                    .out_stride = fm_blocks[b].expand,
+                                    .stride = fm_blocks[b].stride};
+    const uint64_t start = tick(r);
+    conv->kernels->depthwise(&args);
+    tock(r, fm_depthwise_layer(b), start);
+}
+
+static void project(const run *r, int b, slice s, const float *in, int pixels, float *out, const float *residual) {
+    const fm_pointwise_args args = {.a = in,
+                                    .residual = residual,
+                                    .c = out,
+                                    .rows = pixels,
+                                    .ldc = fm_blocks[b].out,
+                                    .epilogue = residual ? FM_RESIDUAL : FM_LINEAR};
+    pointwise(r, fm_project_layer(b), s, r->model->plan.blocks[b].streamed, args);
+}
+
+static void head(const run *r, slice s, const float *in, int pixels, float *out) {
+    const fm_pointwise_args args = {.a = in, .c = out, .rows = pixels, .ldc = s.width, .epilogue = FM_RELU6};
+    pointwise(r, FM_HEAD, s, 1, args);
+}
+
+static void record(const run *r, int endpoint, int pixel, int pixels, slice s, const float *from, int stride);
+
+static void pool(const run *r, slice s, const float *map, int image) {
+    const size_t index = r->image0 + (size_t)image;
+    float *features = r->request->features + index * (size_t)fm_network_info()->features + s.start;
+    const fm_layer layer = fm_layer_info(FM_HEAD);
+    const fm_pool_args args = {
+        .map = map, .out = features, .pixels = layer.out_size * layer.out_size, .channels = s.width};
+    conv_of(r, FM_HEAD)->kernels->pool(&args);
+    record(r, FM_POOL_ENDPOINT, image, 1, s, features, s.width);
+}
+
+#include "net/walk.inc"
+
+static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
+    const fm_network *network = fm_network_info();
+    const fm_request request = {.ticks = NULL};
+    const run r = {.model = model, .request = &request};
+    fm_arena *arena = fm_arena_take((fm_model *)model);
+    if (!arena) return FM_NO_MEMORY;
+    const fm_conv *conv = conv_of(&r, FM_LOGITS);
+    float *padded = arena->map[0]; /* there are more columns than classes */
+    const fm_fpenv saved = fm_fpenv_enter();
+    for (size_t i = 0; i < n; i++) {
+        for (int p = 0; p < conv->panels; p++) {
+            const slice s = slice_of(&r, FM_LOGITS, p, 0, conv->columns);
+            const fm_pointwise_args args = {.a = features + i * (size_t)network->features,
+                                            .c = padded + s.start,
+                                            .rows = 1,
+                                            .ldc = conv->columns,
+                                            .epilogue = FM_LINEAR};
+            pointwise(&r, FM_LOGITS, s, 1, args);
+        }
+        memcpy(out + i * (size_t)network->classes, padded, sizeof(float) * (size_t)network->classes);
+    }
+    fm_fpenv_leave(saved);
+    fm_arena_give((fm_model *)model, arena);
+    return FM_OK;
+}
+
+const fm_tier fm_float32_tier = {.forward = forward, .logits = logits};

@@ -1,0 +1,16 @@
+/* The float32 tier's model. */
+#ifndef FM_FLOAT32_MODEL_H
+#define FM_FLOAT32_MODEL_H
+
+#include "float32/pack.h"
+#include "net/model.h"
+
+typedef struct fm_float32_model {
+    fm_model base; /* first: an fm_model of this tier is one of these */
+    fm_conv conv[FM_LAYERS];
+    fm_scale_args scale; /* from pixels in [0,1] to what the first convolution takes; without rows yet */
+} fm_float32_model;
+
+extern const fm_tier fm_float32_tier;
+
+#endif

@@ -1,0 +1,42 @@
+"""Children forked before and after another library's parallel region; prints their exit codes."""
+
+import ctypes
+import os
+import sys
+import threading
+import warnings
+
+import numpy as np
+
+import fastmnv2
+from fastmnv2 import threads
+
+warnings.simplefilter("ignore")  # of forks in a program with threads
+model = fastmnv2.load(sys.argv[1])
+images = np.random.RandomState(0).rand(6, 96, 96, 3).astype(np.float32)
+want = model.embed(images, threads=1)
+
+
+def same(count):
+    return (model.embed(images, threads=count) == want).all()
+
+
+def child(check):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if check() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_a_thread():
+    said = []
+    thread = threading.Thread(target=lambda: said.append(threads.resolve(2) == 2 and same(2)))
+    thread.start()
+    thread.join()
+    return said == [True] and threads.resolve(2) == 1 and same(2)
+
+
+first = child(lambda: threads.resolve(2) == 2 and same(2))  # nothing has run in parallel yet
+libgomp = ctypes.CDLL("libgomp.so.1")  # another library's parallel region: free(NULL) on two threads
+libgomp.GOMP_parallel(ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, 2, 0)
+print(first, child(lambda: same(2)), child(in_a_thread), child(lambda: child(lambda: same(2)) == 0))

@@ -1,0 +1,11 @@
+"""Loads a file again and again, which its parent changes meanwhile."""
+
+import contextlib
+import sys
+
+import fastmnv2
+
+print("go", flush=True)
+for _ in range(150):
+    with contextlib.suppress(fastmnv2.WeightsError):
+        fastmnv2.load(sys.argv[1])

@@ -1,0 +1,13 @@
+"""Features of the images in argv[2], saved to argv[3]; prints how many threads there are."""
+
+import sys
+
+import numpy as np
+
+import fastmnv2
+
+model = fastmnv2.load(sys.argv[1])
+features = [model.embed(np.load(sys.argv[2]), threads=threads) for threads in (None, 1, 4)]
+assert all((part == features[0]).all() for part in features)
+print(fastmnv2.info()["threads"])
+np.save(sys.argv[3], features[0])

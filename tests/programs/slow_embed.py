@@ -1,0 +1,20 @@
+"""The command line with a model that takes a minute."""
+
+import signal
+import time
+
+import fastmnv2
+from fastmnv2.cli import main
+
+# A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def slow(self, images):
+    print("started", flush=True)
+    for _ in range(600):
+        time.sleep(0.1)
+
+
+fastmnv2.Model.embed = slow
+main()

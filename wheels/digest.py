@@ -1,0 +1,12 @@
+"""Prints the SHA-256 of features, of float32 and of uint8 images, and of logits, with the untrained weights."""
+
+import hashlib
+
+import numpy as np
+
+import fastmnv2
+
+images = np.random.RandomState(0).randint(0, 256, (5, 96, 96, 3)).astype(np.uint8)
+model = fastmnv2.load("untrained")
+parts = model.embed(images), model.embed(images * np.float32(1 / 255)), model.logits(images)
+print(hashlib.sha256(b"".join(part.astype("<f4").tobytes() for part in parts)).hexdigest())
