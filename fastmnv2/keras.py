@@ -173,8 +173,8 @@ def names_of(layer: Layer) -> tuple[str, str]:
 class _Builder:
     """Lays the layers out, under keras.applications' names, so that files of the model are Keras files like others."""
 
-    def __init__(self, decay: float, weight_decay: float, norm: Any = BatchNormalization) -> None:
-        self._decay, self._norm = decay, norm
+    def __init__(self, decay: float, weight_decay: float) -> None:
+        self._decay = decay
         # Keras' L2 has no factor 1/2.
         self._regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
@@ -195,7 +195,7 @@ class _Builder:
             x = keras.layers.DepthwiseConv2D(layer.kernel, **shared)(x)
         else:
             x = keras.layers.Conv2D(layer.out_channels, layer.kernel, kernel_regularizer=self._regularizer, **shared)(x)
-        x = self._norm(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
+        x = BatchNormalization(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
         if not layer.relu6:
             return x
         last = layer == LAYERS[-2]

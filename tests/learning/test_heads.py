@@ -408,7 +408,7 @@ def test_the_warning_knows_the_range(network, pixels):
 
 
 def test_tflite_files_say_their_range(network, pixels, tmp_path):
-    """A factor without offset goes into the first convolution: such a file takes pixels as they are, and can't say so."""
+    """A factor without offset goes into the first convolution: such a file takes plain pixels, and can't say so."""
     import tensorflow as tf
     from keras import layers
 

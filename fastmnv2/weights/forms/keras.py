@@ -115,8 +115,9 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
             head = keras_graph.head(graph, lambda layer: _variables_of(layer, others))
         except ValueError as error:
             head_error = str(error)
-    if head is not None and LOGITS.weights_name in tensors:  # layers behind ImageNet's classes
-        head, head_error = None, f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
+    if head is not None and LOGITS.weights_name in tensors:
+        head_error = f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
+        head = None
     return Source(
         "keras", origin, sha256, tensors, tuple(notes), graph.input_range, graph.input_error, head, head_error
     )
