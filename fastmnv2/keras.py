@@ -87,7 +87,8 @@ def build(
             Dense layer with softmax called "head"; a Keras layer; a sequence of them; or a function of the features.
         dropout: share of the features dropped before the head in training, slim's 0.2; 0 for none. Without a
             head there is none.
-        decay: of the moving statistics; see ``DECAY``.
+        decay: of the moving statistics; see ``DECAY``. With it they remember some 300 steps: a training of fewer
+            ends with statistics that lag behind the weights, and wants 0.9 or so, or frozen norms.
         weight_decay: see ``WEIGHT_DECAY``; 0 for no regularisation losses.
 
     Returns:
