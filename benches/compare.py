@@ -39,7 +39,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
-    """Each format in its own process: the converters' libraries don't bear each other."""
+    """Each format in its own process: the converters' libraries can't all be loaded in one."""
     here = str(Path(__file__).parent)
     for form in sorted({form for name in names for form in PEERS[name].needs}):
         code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmnv2.network import LAYERS
-from fastmnv2.weights.fold import Folded
+from fastmnv2.weights.tensors import Folded
 
 
 def _steps(folded: Folded):

@@ -1,8 +1,11 @@
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _GNU_SOURCE /* sched_getaffinity, sched_getcpu */
 #include "cpu.h"
 
 #if defined(__linux__)
 #include <sched.h>
+#elif defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
 #endif
 
 #ifdef FM_X86
@@ -57,12 +60,47 @@ int fm_cpu_has_avx512(void) {
     return fm_cpu_has_avx2() && (saved_state() & zmm) == zmm && (cpuid(7).b & all) == all;
 }
 
+int fm_cpu_half_width(void) {
+    const uint32_t amd = 0x68747541, zen4 = 0x19; /* "Auth…"; the family, of which only Zen 4 has AVX-512 */
+    const uint32_t signature = cpuid(1).a, base = signature >> 8 & 15;
+    return cpuid(0).b == amd && base + (signature >> 20 & 255) == zen4;
+}
+
 #else
+int fm_cpu_half_width(void) { return 0; }
 int fm_cpu_has_avx2(void) { return 0; }
 int fm_cpu_has_avx512(void) { return 0; }
 #endif
 
 int fm_cpu_any(void) { return 1; }
+
+int fm_current_cpu(void) {
+#if defined(__linux__)
+    return sched_getcpu();
+#elif defined(_WIN32)
+    return (int)GetCurrentProcessorNumber();
+#else
+    return -1;
+#endif
+}
+
+void fm_leave_cpus(const int *cpus, int count) {
+#if defined(__linux__)
+    /* The system moves a thread off a processor that its affinity forbids, and not back when it is allowed again. */
+    cpu_set_t usual, others;
+    if (sched_getaffinity(0, sizeof usual, &usual)) return;
+    others = usual;
+    for (int i = 0; i < count; i++) {
+        if (cpus[i] >= 0 && cpus[i] < CPU_SETSIZE) CPU_CLR(cpus[i], &others);
+    }
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0) {
+        sched_setaffinity(0, sizeof usual, &usual);
+    }
+#else
+    (void)cpus;
+    (void)count;
+#endif
+}
 
 int fm_affinity_cpus(void) {
 #if defined(__linux__)

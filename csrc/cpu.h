@@ -12,6 +12,13 @@ int fm_cpu_any(void);        /* 1: for what every processor of the family can ru
 int fm_cpu_has_avx2(void);   /* AVX2 and FMA */
 int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and desktop part since 2017 */
 
+/* Whether 512-bit operations take two turns of 256 bits, as on Zen 4: twice the lanes, but no more a cycle. */
+int fm_cpu_half_width(void);
+
+int fm_current_cpu(void);   /* the processor that the calling thread runs on; -1 where that can't be known */
+/* Has the calling thread go on running on another processor than these, if it may; it is free to come back later. */
+void fm_leave_cpus(const int *cpus, int count);
+
 int fm_affinity_cpus(void); /* processors that the calling thread may run on; 0 where that can't be known */
 
 #endif

@@ -12,7 +12,9 @@ enum { FM_MAX_THREADS = 64 };
 typedef struct fm_barrier {
     struct {
         _Alignas(128) atomic_uint arrivals;
+        atomic_int cpu; /* where it began; -1 until it has */
     } ranks[FM_MAX_THREADS];
+    atomic_int crowded; /* two threads on one processor */
 } fm_barrier;
 
 /* The threads that work on something together, and this one's place among them. */
@@ -27,6 +29,10 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
 
 /* All of a team wait for each other here. */
 void fm_wait(fm_team team);
+
+/* To be called by all of a team that is going to wait for each other: spreads it over processors of its own. Returns
+ * whether each has one; else they would keep each other from what they wait for, and one thread is faster alone. */
+int fm_spread(fm_team team);
 
 /* A thread's share of `count` things begins here; it ends where the next rank's begins. */
 static inline int fm_share(fm_team team, int count) { return (int)((long long)count * team.rank / team.size); }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept
+from fastmnv2 import kept, network
 from fastmnv2._version import __version__
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
@@ -30,6 +30,7 @@ __all__ = [
     "available_isas",
     "embed",
     "get_expected_image_size",
+    "image",
     "info",
     "isa",
     "load",
@@ -42,6 +43,7 @@ def load(
     weights: "_Weights | KerasModel" = None,
     *,
     threads: int | None = None,
+    download: bool = True,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
@@ -54,14 +56,15 @@ def load(
             the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
             Keras model, such as one that was trained with ``fastmnv2.keras``.
         threads: default for the model's calls; None for every CPU that this process may use.
+        download: whether "imagenet" may be downloaded where it is not found.
         input_range: what black and white become before the network's first convolution, for files that don't say
             and are not of the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Layers in
             a Keras file that say it (Rescaling, arithmetic) are honoured without. What ``embed`` takes is the same.
         head: whether to load what stands behind the pooling in a Keras file, for ``Model.predict``.
         classes: names of the head's classes, in order.
 
-    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in the user's cache,
-    and is else downloaded.
+    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
+    user's cache, and is else downloaded.
 
     Raises:
         FileNotFoundError: there is no such path.
@@ -70,7 +73,7 @@ def load(
         TypeError, ValueError: ``input_range`` or ``classes`` are not as above.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
     """
-    return kept.load(weights, threads, input_range=input_range, head=head, classes=classes)
+    return kept.load(weights, threads=threads, download=download, input_range=input_range, head=head, classes=classes)
 
 
 def embed(
@@ -78,20 +81,20 @@ def embed(
     *,
     out: NDArray[np.float32] | None = None,
     threads: int | None = None,
+    normalize: bool = False,
     weights: _Weights | Model = None,
 ) -> NDArray[np.float32]:
     """Feature vectors of images: ``load(weights).embed(images)`` with the model kept for the next call.
 
     See ``Model.embed`` for the arguments and what is returned, and ``load`` for ``weights``.
     """
-    if isinstance(weights, Model):
-        return weights.embed(images, out=out, threads=threads)
-    return kept.model(weights).embed(images, out=out, threads=threads)
+    model = weights if isinstance(weights, Model) else kept.model(weights)
+    return model.embed(images, out=out, threads=threads, normalize=normalize)
 
 
 def get_expected_image_size() -> tuple[int, int]:
     """Height and width that ``embed`` takes, in pixels."""
-    return (96, 96)
+    return (network.SIZE, network.SIZE)
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:

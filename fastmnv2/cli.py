@@ -21,7 +21,7 @@ from fastmnv2._version import __version__
 if TYPE_CHECKING:
     from fastmnv2.image.stream import Pictures
 
-CLASSES = network.LOGITS.out_channels
+CLASSES = network.CLASSES
 _DEMO_PICTURES = 12  # the table's width
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -141,19 +141,15 @@ def embed(
     """  # noqa: D301 -- click's own mark
     import fastmnv2
     from fastmnv2 import outputs
-    from fastmnv2.image.stream import progress
+    from fastmnv2.progress import progress
 
     with outputs.open_output(output) as writer:
         pictures = _find(paths, **find)
         outputs.check_paths(output, pictures.paths)
         model = fastmnv2.load(weights, threads=threads)
-        with progress(len(pictures.paths)) as advance:
+        with progress("embedding", len(pictures.paths)) as advance:
             for names, images in pictures.batches(batch_size):
-                features = model.embed(images)
-                if normalize:
-                    lengths = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
-                    features /= np.where(lengths == 0, 1, lengths)
-                writer.append(names, features)
+                writer.append(names, model.embed(images, normalize=normalize))
                 advance(pictures.read + pictures.skipped)
         _check_some(pictures)
     click.echo(

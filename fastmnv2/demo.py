@@ -18,11 +18,8 @@ _BATCH = 32
 
 def load_without_network(weights: str | None, count: int | None) -> tuple[fastmnv2.Model, str]:
     """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
-    from fastmnv2.weights import resolve
-
     try:
-        with resolve.offline():
-            return fastmnv2.load(weights, threads=count), ""
+        return fastmnv2.load(weights, threads=count, download=False), ""
     except fastmnv2.WeightsUnavailable:
         if weights is not None:
             raise

@@ -36,13 +36,10 @@ def _matters(name: str) -> bool:
 
 
 def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
-    from fastmnv2.weights.resolve import offline
-
     if isinstance(weights, Model):
         return weights.weights
     try:
-        with offline():
-            return kept.model(weights).weights
+        return kept.model(weights, download=False).weights
     except (ValueError, OSError) as error:
         return {"error": str(error)}
 

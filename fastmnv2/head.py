@@ -85,6 +85,17 @@ class Head:
             raise WeightsError(f"classes: expected {self.count} names, got {len(self.classes)}")
 
     @property
+    def tensors(self) -> dict[str, _Array]:
+        """The steps' tensors, as ``head/<step>/<tensor>``."""
+        steps = enumerate(self.steps)
+        return {f"head/{number}/{name}": values for number, step in steps for name, values in step.tensors.items()}
+
+    @property
+    def outline(self) -> tuple[Any, ...]:
+        """All but the tensors."""
+        return tuple((step.kind, step.name) for step in self.steps), self.classes
+
+    @property
     def outputs(self) -> int:
         """Length of a row of the result."""
         wide = [step.tensors["bias"].size for step in self.steps if step.kind == "dense"]

@@ -82,7 +82,7 @@ def build(
             that come folded (TFLite, native files and downloads kept as such) get norms that change nothing at
             inference: gamma 1, beta the layer's bias, mean 0, variance 0.999. In training mode such a norm still
             normalises with the batch's statistics, which its weights were not trained with: features jump at the
-            first step. With these, keep the norms frozen (``freeze``, or ``unfreeze(..., norms=False)``).
+            first step. So ``calibrate`` the model first, or keep the norms frozen (``unfreeze(..., norms=False)``).
         head: what stands behind the pooling: None for the features themselves; a number of classes, which makes a
             Dense layer with softmax called "head"; a Keras layer; a sequence of them; or a function of the features.
         dropout: share of the features dropped before the head in training, slim's 0.2; 0 for none. Without a
@@ -140,6 +140,38 @@ def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) 
     for index, (layer, _) in enumerate(layers):
         is_norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= len(layers) - count and (norms or not is_norm)
+
+
+def calibrate(model: keras.Model, images: Any, *, batch_size: int = 16) -> None:
+    """Give the batch norms the statistics of ``images``, without changing what the model computes at inference.
+
+    For weights that came folded, whose norms know nothing of the data: each norm's moving mean and variance are set to
+    those of its inputs, and gamma and beta so that ``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` is as it
+    was. After that, training mode computes nearly what inference does, on batches like ``images``.
+
+    Args:
+        model: from ``build``, or another Keras model with the network in it as layers of its own.
+        images: as the model takes them; a few dozen that are like those to train on.
+        batch_size: how many at a time; the norms' inputs have 5 MB an image.
+    """
+    import numpy as np
+
+    norms = [layer for layer, _ in _network_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    probe = Network(model.inputs, [norm.input for norm in norms])
+    sums = [np.zeros((2, norm.gamma.shape[0])) for norm in norms]
+    counts = [0] * len(norms)
+    for start in range(0, len(images), batch_size):
+        for index, found in enumerate(probe(images[start : start + batch_size], training=False)):
+            values = np.asarray(found, np.float64).reshape(-1, sums[index].shape[1])
+            sums[index] += values.sum(0), (values * values).sum(0)
+            counts[index] += len(values)
+    for norm, (total, squares), count in zip(norms, sums, counts, strict=True):
+        gamma, beta, mean, variance = (values.astype(np.float64) for values in norm.get_weights())
+        new_mean = total / count
+        new_variance = np.maximum(squares / count - new_mean**2, 0)
+        scale = gamma / np.sqrt(variance + norm.epsilon)
+        new_gamma = scale * np.sqrt(new_variance + norm.epsilon)
+        norm.set_weights([new_gamma, beta + scale * (new_mean - mean), new_mean, new_variance])
 
 
 def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
@@ -239,8 +271,9 @@ def _all_layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 def _source(weights: Any) -> "Source":
     from fastmnv2.weights import Source
-    from fastmnv2.weights.fold import INPUT_RANGE, fold
+    from fastmnv2.weights.fold import fold
     from fastmnv2.weights.resolve import resolve_source
+    from fastmnv2.weights.tensors import INPUT_RANGE
 
     source = weights if isinstance(weights, Source) else resolve_source(weights)
     fold(dataclasses.replace(source, head_error=""))  # every check that weights must pass

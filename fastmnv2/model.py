@@ -1,8 +1,9 @@
 """A loaded network: images in, features, logits and endpoints out."""
 
 import os
+import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,10 +15,13 @@ from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
 if TYPE_CHECKING:
-    from fastmnv2.weights.fold import Folded
+    from fastmnv2.weights.tensors import Folded
 
 _ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
 ENDPOINT_NAMES = ("default", *_ENDPOINT_INDEX)
+
+_PART_SECONDS = 0.04
+_LOGITS_PART = 64  # vectors that take a few milliseconds at most
 
 
 def available_isas() -> tuple[str, ...]:
@@ -45,36 +49,41 @@ class Model:
 
     Made by ``fastmnv2.load``. The same image gives the same bits alone or in any batch, at any position,
     with any number of threads and on any instruction set.
+
+    It can be pickled, for pools of processes and the like. The pickle of a model from a native file names that
+    file, which must be there, and unchanged, where it is read; any other holds the weights. It runs on the
+    instruction set of the process that reads it. Copies, deep ones too, are the model itself.
     """
 
-    __slots__ = ("_engine", "_first_class", "_head", "_isa", "_runner", "_threads", "_warned", "_weights")
+    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_runner", "_threads", "_warned")
 
     def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
         if threads is not None:
             _threads.resolve(threads)
         self._threads = threads
         self._isa = isa()
+        self._first = _engine.images_in_a_moment(self._isa)
         self._warned = False
+        self._folded = folded
         layers = network.LAYERS
         self._engine = _engine.Engine(
             self._isa,
             [folded.tensors.get(layer.weights_name) for layer in layers],
             [folded.tensors.get(layer.biases_name) for layer in layers],
-            *folded.input_range,
+            *folded.range,
         )
-        self._head = folded.head
-        self._first_class = 0 if folded.has_background else 1
         self._runner = _head.Runner(folded.head, self._isa) if folded.head else None
-        self._weights: dict[str, Any] = {
-            "form": folded.form,
-            "origin": folded.origin,
-            "sha256": folded.sha256,
-            "has_logits": network.LOGITS.weights_name in folded.tensors,
-            "input_range": folded.input_range,
-            "head": [step.name for step in folded.head.steps] if folded.head else [],
-            "classes": self.classes,
-            "notes": list(folded.notes),
-        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from fastmnv2.weights import pickled
+
+        return _unpickled, (type(self), *pickled.pack(self._folded), {"threads": self._threads})
+
+    def __copy__(self) -> "Model":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
+        return self
 
     @property
     def isa(self) -> str:
@@ -84,17 +93,17 @@ class Model:
     @property
     def has_logits(self) -> bool:
         """Whether ``logits`` can be used: the weights hold ImageNet's classification layer."""
-        return bool(self._weights["has_logits"])
+        return self._folded.has_logits
 
     @property
     def has_head(self) -> bool:
         """Whether the weights came with layers of their own behind the pooling, which ``predict`` runs."""
-        return self._head is not None
+        return self._folded.head is not None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the head's classes, in order, where the weights or ``load`` gave any."""
-        return self._head.classes if self._head else None
+        return self._folded.head.classes if self._folded.head else None
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -103,13 +112,33 @@ class Model:
         ``form``, ``origin``, ``sha256``, ``has_logits``, ``input_range`` (what black and white become before the
         network), ``head`` (layers behind the pooling, by name), ``classes``, ``notes``.
         """
-        return {**self._weights, "notes": list(self._weights["notes"])}
+        folded = self._folded
+        return {
+            "form": folded.form,
+            "origin": folded.origin,
+            "sha256": folded.sha256,
+            "has_logits": folded.has_logits,
+            "input_range": folded.range,
+            "head": [step.name for step in folded.head.steps] if folded.head else [],
+            "classes": self.classes,
+            "notes": list(folded.notes),
+        }
+
+    @property
+    def engine(self) -> _engine.Engine:
+        """The C core's model, for this package's own measurements."""
+        return self._engine
 
     def __repr__(self) -> str:
-        return f"<fastmnv2.Model {self._weights['form']} {self._weights['origin']!r} on {self._isa}>"
+        return f"<fastmnv2.Model {self._folded.form} {self._folded.origin!r} on {self._isa}>"
 
     def embed(
-        self, images: Any, *, out: NDArray[np.float32] | None = None, threads: int | None = None
+        self,
+        images: Any,
+        *,
+        out: NDArray[np.float32] | None = None,
+        threads: int | None = None,
+        normalize: bool = False,
     ) -> NDArray[np.float32]:
         """Feature vectors of images.
 
@@ -120,6 +149,8 @@ class Model:
             out: C-contiguous float32 array for the result, not overlapping ``images``.
             threads: the most threads to use; None for the model's own setting, else every CPU that this
                 process may use.
+            normalize: scale each vector to length 1 (L2 norm), for cosine similarities by a plain product; one
+                that is all zeros stays so.
 
         Returns:
             float32 ``[n,1280]``, or ``[1280]`` for one image; ``out`` if it was given. Values are in
@@ -132,12 +163,14 @@ class Model:
         array, single = arguments.as_images(images)
         n = array.shape[0]
         if out is None:
-            features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
+            features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
             result = features[0] if single else features
         else:
-            result = arguments.check_out(out, (arguments.FEATURES,) if single else (n, arguments.FEATURES), array)
+            result = arguments.check_out(out, (network.FEATURES,) if single else (n, network.FEATURES), array)
             features = result
         self._forward(array, features, threads)
+        if normalize:
+            _normalize(features)
         return result
 
     def logits(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -150,10 +183,11 @@ class Model:
         """
         self._need_logits()
         array, single = arguments.as_images(images)
-        features = np.empty((array.shape[0], arguments.FEATURES), np.float32)
-        logits = np.empty((array.shape[0], network.LOGITS.out_channels), np.float32)
+        features = np.empty((array.shape[0], network.FEATURES), np.float32)
+        logits = np.empty((array.shape[0], network.CLASSES), np.float32)
         self._forward(array, features, threads)
-        self._engine.logits(features, array.shape[0], logits)
+        for part in _parts(len(features), _LOGITS_PART):
+            self._engine.logits(features[part], part.stop - part.start, logits[part])
         return logits[0] if single else logits
 
     def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -175,9 +209,10 @@ class Model:
             ValueError, TypeError: as ``embed``.
         """
         if self._runner is None:
-            return _softmax(self.logits(images, threads=threads))[..., self._first_class :].astype(np.float32)
+            first = 0 if self._folded.has_background else 1
+            return _softmax(self.logits(images, threads=threads))[..., first:].astype(np.float32)
         array, single = arguments.as_images(images)
-        features = np.empty((array.shape[0], arguments.FEATURES), np.float32)
+        features = np.empty((array.shape[0], network.FEATURES), np.float32)
         self._forward(array, features, threads)
         outputs = self._runner.run(features)
         return outputs[0] if single else outputs
@@ -202,14 +237,15 @@ class Model:
             WeightsError: the weights came without a head and without the logits layer.
             ValueError, TypeError: as ``embed``, and for ``top``.
         """
-        if self._head is None:
+        head = self._folded.head
+        if head is None:
             self._need_logits()
-        count = self._head.count if self._head else network.LOGITS.out_channels
+        count = head.count if head else network.CLASSES
         top = min(5, count) if top is None else top
         if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
             raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
-        if self._head:
-            probabilities = self._head.probabilities(self.predict(images, threads=threads))
+        if head:
+            probabilities = head.probabilities(self.predict(images, threads=threads))
         else:
             probabilities = _softmax(self.logits(images, threads=threads))
         indices = np.argsort(-probabilities, axis=-1, kind="stable")[..., :top]
@@ -242,13 +278,13 @@ class Model:
                 )
         array, single = arguments.as_images(images)
         n = array.shape[0]
-        features: NDArray[np.float32] = np.empty((n, arguments.FEATURES), np.float32)
-        taps: dict[int, NDArray[np.float32]] = {}
+        features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
+        records: dict[int, NDArray[np.float32]] = {}
         for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
             _, size, channels = network.ENDPOINTS[index]
-            taps[index] = np.empty((n, size, size, channels), np.float32)
-        self._forward(array, features, threads, taps)
-        found = {name: features if name == "default" else taps[_ENDPOINT_INDEX[name]] for name in wanted}
+            records[index] = np.empty((n, size, size, channels), np.float32)
+        self._forward(array, features, threads, records)
+        found = {name: features if name == "default" else records[_ENDPOINT_INDEX[name]] for name in wanted}
         return {name: value[0] for name, value in found.items()} if single else found
 
     def _forward(
@@ -256,11 +292,21 @@ class Model:
         images: NDArray[Any],
         features: NDArray[np.float32],
         threads: int | None,
-        taps: dict[int, NDArray[np.float32]] | None = None,
+        records: dict[int, NDArray[np.float32]] | None = None,
     ) -> None:
         count = _threads.resolve(self._threads if threads is None else threads)
         uint8 = images.dtype.itemsize == 1
-        if self._engine.forward(images, uint8, images.shape[0], features, count, taps) and not self._warned:
+        n = images.shape[0]
+        first = self._first * count
+        if n <= first:
+            out_of_range = self._engine.forward(images, uint8, n, features, count, records)
+        else:
+            out_of_range = False
+            for part in _parts(n, first):
+                recorded = {index: array[part] for index, array in records.items()} if records else None
+                size = part.stop - part.start
+                out_of_range |= self._engine.forward(images[part], uint8, size, features[part], count, recorded)
+        if out_of_range and not self._warned:
             self._warned = True
             warnings.warn(
                 "images: expected float values in [0, 1], got values below -0.25 or above 1.25; "
@@ -271,9 +317,31 @@ class Model:
     def _need_logits(self) -> None:
         if not self.has_logits:
             raise WeightsError(
-                f"{self._weights['origin']}: the weights came without the logits layer "
+                f"{self._folded.origin}: the weights came without the logits layer "
                 f"({network.LOGITS.weights_name}), so there are features but no classes"
             )
+
+
+def _unpickled(cls: type[Model], folded: "Folded", digest: str, options: dict[str, Any]) -> Model:
+    from fastmnv2.weights import pickled
+
+    return cls(pickled.unpack(folded, digest), **options)
+
+
+def _parts(n: int, first: int) -> Iterator[slice]:
+    """Parts of a long batch, between which Python runs signal handlers: a short one, then of about 40 ms each."""
+    start, done, size = time.perf_counter(), 0, first
+    while done < n:
+        stop = min(n, done + size)
+        yield slice(done, stop)
+        done = stop
+        size = int(done * _PART_SECONDS / max(time.perf_counter() - start, 1e-6)) + 1
+
+
+def _normalize(features: NDArray[np.float32]) -> None:
+    """Scale each vector, along the last axis, to length 1, in place; zeros stay zeros."""
+    lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
+    features /= np.where(lengths == 0, 1, lengths)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

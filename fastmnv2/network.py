@@ -1,8 +1,12 @@
 """The network's layers and endpoints, asked of the C core, where the table stands once."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from fastmnv2 import _engine
+
+Shapes = dict[str, tuple[int, ...]]
+"""Of tensors, by TF-Slim's names."""
 
 
 class Layer(NamedTuple):
@@ -36,6 +40,17 @@ class Layer(NamedTuple):
             return (self.kernel, self.kernel, self.in_channels, 1)
         return (self.kernel, self.kernel, self.in_channels, self.out_channels)
 
+    def folded(self) -> Shapes:
+        """Names and shapes of its tensors as they run: kernel and bias."""
+        return {self.weights_name: self.weights_shape, self.biases_name: (self.out_channels,)}
+
+    def trained(self) -> Shapes:
+        """Names and shapes of its tensors as trained: kernel and batch norm, for the logits kernel and bias."""
+        if self == LOGITS:
+            return self.folded()
+        norm = {f"{self.scope}/BatchNorm/{name}": (self.out_channels,) for name in BATCH_NORM}
+        return {self.weights_name: self.weights_shape, **norm}
+
 
 class Endpoint(NamedTuple):
     """One named output of the hub module, ``[n, size, size, channels]``."""
@@ -58,3 +73,20 @@ BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 EPSILON = 0.001
 """Batch norm's epsilon in TF-Slim and in Keras' MobileNetV2."""
+
+SIZE: int = LAYERS[0].in_size
+"""Height and width of an image, in pixels."""
+
+FEATURES: int = LOGITS.in_channels
+"""Length of a feature vector."""
+
+CLASSES: int = LOGITS.out_channels
+"""ImageNet's, and "background" before them."""
+
+
+def shapes(layers: Iterable[Layer], *, folded: bool) -> Shapes:
+    """Names and shapes of the tensors of layers, in order: the one table that weights are held against."""
+    table: Shapes = {}
+    for layer in layers:
+        table |= layer.folded() if folded else layer.trained()
+    return table

@@ -1,9 +1,9 @@
 """Feature files that ``fastmnv2 embed`` writes: in batches, bounded memory, whole or not at all."""
 
+import abc
 import contextlib
 import csv
 import os
-import secrets
 import shutil
 import struct
 import zipfile
@@ -14,22 +14,24 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.arguments import FEATURES
+from fastmnv2.atomic import writing
+from fastmnv2.network import FEATURES
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 
 
-class Writer:
+class Writer(abc.ABC):
     """Takes batches: as many paths as rows of float32 ``[n,1280]``."""
 
+    @abc.abstractmethod
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """Write one batch. The paths must have passed ``check_paths``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish(self) -> None:
         """Write what stands at the end of the file; nothing is appended after it."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Let go of everything but the file, finished or not."""
 
 
@@ -59,31 +61,9 @@ def open_output(target: Path) -> Iterator[Writer]:
         raise FileNotFoundError(f"{target}: there is no folder {str(target.parent)!r} to write it to")
     # The last one is what the user named: it appears when all it belongs with is there.
     targets = [paths_beside(target), target] if suffix == ".npy" else [target]
-    pairs = [(path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")) for path in targets]
-    with contextlib.ExitStack() as stack:
-        files = []
-        for path, temporary in pairs:
-            stack.callback(_discard, temporary)
-            try:
-                files.append(stack.enter_context(temporary.open("xb")))
-            except OSError as error:
-                error.filename = str(path)  # the name that the user knows
-                raise
-        writer = WRITERS[suffix](*files)
-        stack.callback(writer.close)
+    with writing(*targets) as files, contextlib.closing(WRITERS[suffix](*files)) as writer:
         yield writer
         writer.finish()
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        for path, temporary in pairs:
-            os.replace(temporary, path)
-
-
-def _discard(temporary: Path) -> None:
-    with contextlib.suppress(OSError):  # such as a name too long, of which opening it tells
-        temporary.unlink()
 
 
 def check_paths(target: Path, paths: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine, arguments, network
+from fastmnv2 import _engine, network
 from fastmnv2.model import Model
 
 
@@ -54,12 +54,12 @@ def peak(isa: str, amount: float = 1.2e8) -> float:
 
 
 def _images(n: int) -> NDArray[np.float32]:
-    return np.random.RandomState(0).rand(n, 96, 96, 3).astype(np.float32)
+    return np.random.RandomState(0).rand(n, network.SIZE, network.SIZE, 3).astype(np.float32)
 
 
 def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
     """Time ``model.embed`` for about ``seconds``, at least 5 calls."""
-    images, out = _images(n), np.empty((n, arguments.FEATURES), np.float32)
+    images, out = _images(n), np.empty((n, network.FEATURES), np.float32)
     times: list[float] = []
     peaks = [peak(model.isa)]
     model.embed(images, out=out, threads=threads)
@@ -80,10 +80,10 @@ def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     Reading the clock around each kernel costs the whole about 2 %. A layer's time includes waiting for its
     inputs to come from wherever the layer before left them. The pool is not counted.
     """
-    images, features = _images(n), np.empty((n, arguments.FEATURES), np.float32)
+    images, features = _images(n), np.empty((n, network.FEATURES), np.float32)
     ticks = np.zeros((calls, len(network.LAYERS)), np.uint64)
     peaks = []
-    forward = model._engine.forward
+    forward = model.engine.forward
     clock, begin = _engine.ticks(), time.perf_counter()
     for call in range(calls):
         if call % 25 == 0:

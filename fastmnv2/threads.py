@@ -18,7 +18,7 @@ _fork = {"others": False, "alone": 0}
 def _before_fork() -> None:
     try:
         _fork["others"] = len(os.listdir("/proc/self/task")) > 1
-    except OSError:  # not to be known
+    except OSError:  # no /proc: assume so
         _fork["others"] = True
 
 

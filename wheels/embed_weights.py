@@ -9,7 +9,6 @@ wheel. Run it with an installed fastmnv2.
 """
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def main() -> None:
         options.target.unlink(missing_ok=True)
         return
 
-    from fastmnv2.network import LOGITS
     from fastmnv2.weights import download
     from fastmnv2.weights.forms import native
     from fastmnv2.weights.resolve import resolve
@@ -38,9 +36,8 @@ def main() -> None:
         if fetched is None:
             sys.exit("the weights could not be downloaded: " + "; ".join(failures))
         folded = fetched
-    features = {name: value for name, value in folded.tensors.items() if not name.startswith(LOGITS.scope)}
     options.target.parent.mkdir(exist_ok=True)
-    native.write(options.target, dataclasses.replace(folded, tensors=features))
+    native.write(options.target, folded.without_logits())
     size = options.target.stat().st_size
     print(f"{options.target}: {size:,} bytes from {folded.form} {folded.origin}, sha256 {folded.sha256}")
 

@@ -25,19 +25,49 @@ static int share_of(const run *r, int layer, fm_team team) {
     return fm_least(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
 }
 
-/* One slice of a pointwise layer: args' a, residual, c, rows, ldc and epilogue are given. With `ahead`, the next panel
+/* The threads that share out a pointwise layer's channels: all of the team, or each does them all. */
+static fm_team sharing(const run *r, int layer) {
+    const int alone = layer < FM_HEAD && fm_goes_by_rows(&r->model->plan, layer / 3, r->team.size);
+    return alone ? (fm_team){0, 1, NULL} : r->team;
+}
+
+/* The panel that holds a channel. */
+static fm_panel panel_around(const fm_conv *conv, int channel) {
+    fm_panel panel = fm_panel_at(conv, 0);
+    for (int p = 1; panel.start + panel.width <= channel; p++) panel = fm_panel_at(conv, p);
+    return panel;
+}
+
+/* What a thread will want after this panel: the next one of its share of the layer, else the first one of its share of
+ * the next pointwise layer. Threads whose weights another had fetched waited for the outer caches in every layer. */
+static const float *next_panel(const run *r, int layer, int index, size_t *floats) {
+    const fm_conv *conv = conv_of(r, layer);
+    fm_panel next = fm_panel_at(conv, index);
+    const int end = next.start + next.width;
+    if (end < share_of(r, layer, fm_next(sharing(r, layer)))) {
+        next = fm_panel_at(conv, index + 1);
+    } else if (layer < FM_HEAD) {
+        layer += layer == fm_expand_layer(layer / 3) ? 2 : 1; /* the depthwise one between them is small */
+        conv = conv_of(r, layer);
+        next = panel_around(conv, share_of(r, layer, sharing(r, layer)));
+    }
+    *floats = fm_panel_floats(conv, next);
+    return fm_panel_weights(conv, next);
+}
+
+/* One slice of a pointwise layer: args' a, residual, c, rows, ldc and epilogue are given. With `ahead`, what comes next
  * is fetched on the way. */
 static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_args args) {
     const fm_conv *conv = conv_of(r, layer);
     const uint64_t start = tick(r);
     const fm_panel panel = fm_panel_at(conv, s.panel);
-    const float *weights = fm_panel_weights(conv, panel);
+    size_t floats = 0;
     args.k = conv->depth;
-    args.panel = weights + (s.start - panel.start);
+    args.panel = fm_panel_weights(conv, panel) + (s.start - panel.start);
     args.ldb = panel.width;
     args.columns = s.width;
-    args.ahead = weights + fm_panel_floats(conv, panel);
-    args.ahead_bytes = ahead ? (int)(fm_panel_floats(conv, panel) * sizeof(float)) : 0;
+    if (ahead) args.ahead = next_panel(r, layer, s.panel, &floats);
+    args.ahead_bytes = (int)(floats * sizeof(float));
     conv->kernels->pointwise(&args);
     tock(r, layer, start);
 }
@@ -128,7 +158,7 @@ static void pool(const run *r, slice s, const float *map, int image) {
 static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
     const fm_network *network = fm_network_info();
     const fm_request request = {.ticks = NULL};
-    const run r = {.model = model, .request = &request};
+    const run r = {.model = model, .request = &request, .team = {0, 1, NULL}};
     fm_arena *arena = fm_arena_take((fm_model *)model);
     if (!arena) return FM_NO_MEMORY;
     const fm_conv *conv = conv_of(&r, FM_LOGITS);

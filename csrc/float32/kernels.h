@@ -8,8 +8,8 @@
  * weights and photos; TensorFlow 5.5e-8).
  *
  * Common to all: float32, NHWC, no alignment needed, nothing is read or written outside the arrays as
- * described here, and outputs do not overlap inputs. Channels, columns and outputs are any multiple of `lanes`;
- * nothing else about a network is known here. */
+ * described here, and outputs do not overlap inputs. Channels, columns and outputs are any multiple of the table's
+ * `unit`; nothing else about a network is known here. */
 #ifndef FM_KERNELS_H
 #define FM_KERNELS_H
 
@@ -35,7 +35,7 @@ typedef struct fm_pointwise_args {
  * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the image (the first
  * with stride 1, the last with either; never both): in_width pixels, 2 or more, `in_stride` floats from one to
  * the next; out [out_rows][in_width / stride] likewise with `out_stride`. packed holds bias and nine taps for
- * each vector of channels. Stride 1 pads one column left and right; stride 2 takes even widths and pads right
+ * each vector of channels (the last one may be half). Stride 1 pads one column left and right; stride 2 takes even widths and pads right
  * only. */
 typedef struct fm_depthwise_args {
     const float *const *rows;
@@ -93,7 +93,8 @@ typedef struct fm_peak_args {
 
 typedef struct fm_kernels {
     const char *name;
-    int lanes; /* floats in a vector: panels and channel groups are multiples of it */
+    int lanes; /* floats in a vector: panels and slices start at multiples of it */
+    int unit;  /* channels are multiples of it: `lanes`, or half as many where a layer's last vector may be half */
     int panel; /* widest pointwise panel, in vectors */
     int rows;  /* of the tallest pointwise tile */
 #define KERNEL(name, arguments, result) result (*name)(const arguments *args);

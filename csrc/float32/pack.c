@@ -25,7 +25,7 @@ fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *k
      * for each step of the multiply-add chain. Only the cut differs. */
     fm_conv conv = {.kernels = kernels, .packed = packed, .depth = depth(layer), .columns = fm_padded_columns(layer)};
     conv.panels = 1;
-    if (layer->kind == FM_DEPTHWISE) conv.panels = conv.columns / kernels->lanes;
+    if (layer->kind == FM_DEPTHWISE) conv.panels = fm_vectors(conv.columns, kernels->lanes);
     if (layer->kind == FM_POINTWISE) conv.panels = fm_panel_count(conv.columns, kernels->lanes, kernels->panel);
     const int columns = layer->out_channels;
     for (int p = 0; p < conv.panels; p++) {

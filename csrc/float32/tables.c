@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "cpu.h"
+
 static const struct {
     const char *isa;
     const fm_kernels *kernels;
@@ -21,8 +23,13 @@ const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
 }
 
 const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
+    /* Half a vector costs what a whole one does where a wide operation takes two turns (see cpu.h): there, narrower
+     * vectors that fit are better. */
+    const int halves = !fm_cpu_half_width();
     int index = 0;
-    while (channels % fm_float32_table(isa, index)->lanes != 0) index++;
+    for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {
+        if (channels % (halves ? kernels->unit : kernels->lanes) == 0) break;
+    }
     return fm_float32_table(isa, index);
 }
 

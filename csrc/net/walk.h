@@ -13,6 +13,7 @@ typedef struct run {
     fm_team team;
     fm_arena *shared;  /* the team's: maps */
     fm_arena *own;     /* this thread's: rows of the expanded map */
+    void *depthwise;   /* where the block at hand has its depthwise outputs */
     int *out_of_range; /* this thread's: set where float pixels are far outside [0,1] */
 } run;
 

@@ -5,11 +5,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import arguments
+from fastmnv2 import network
 
 Method = Literal["tf2", "tf1"]
 
-SIZE = (arguments.SIZE, arguments.SIZE)
+SIZE = (network.SIZE, network.SIZE)
 
 
 def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") -> NDArray[np.float32]:

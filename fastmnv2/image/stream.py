@@ -1,7 +1,5 @@
 """Pictures by the batch: found, decoded ahead in threads, handed out in order."""
 
-import contextlib
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -83,18 +81,3 @@ def _reason(error: Exception, path: str) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     return str(error).removeprefix(f"{path}: ")
-
-
-@contextlib.contextmanager
-def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes how many are done; draws a bar on stderr if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)

@@ -34,7 +34,7 @@ def read(path: str | os.PathLike[str]) -> Source:
 
 @contextlib.contextmanager
 def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever a reader or its library makes of a malformed file, as a WeightsError that names ``origin``."""
+    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``."""
     try:
         yield
     except (WeightsError, ImportError, MemoryError):
@@ -50,7 +50,7 @@ def _is_prefix(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file; nothing of what is none."""
+    """The first bytes of a regular file; none of anything else."""
     if not path.is_file():
         return b""
     with open_file(path) as file:

@@ -3,22 +3,21 @@
 import dataclasses
 import ipaddress
 import os
-import sys
 import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.client import HTTPMessage
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO
 
 from fastmnv2.errors import WeightsError
+from fastmnv2.progress import progress
 from fastmnv2.weights import read
 from fastmnv2.weights.files import file_sha256
-from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import hub
+from fastmnv2.weights.tensors import Folded
 
 LIMIT = 64 << 20  # bytes; the larger of the two files has about 6 MB
 TIMEOUT = 10.0  # seconds without a byte
@@ -41,10 +40,6 @@ REMOTES = (
         "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.75_96_no_top.h5"
     ),
 )
-
-
-class _Progress(Protocol):
-    def __call__(self, done: int, total: int | None) -> None: ...
 
 
 def remotes() -> tuple[Remote, ...]:
@@ -77,7 +72,7 @@ def _fetch_one(remote: Remote) -> Folded:
         folded = fold(read(path))
         # The file is gone when this returns: its arrays must not be views of it, and its name is the URL.
         tensors = {name: array.copy() for name, array in folded.tensors.items()}
-    return dataclasses.replace(folded, tensors=tensors, origin=remote.url, sha256=digest)
+    return dataclasses.replace(folded, tensors=tensors, origin=remote.url, sha256=digest, file="")
 
 
 def _copy(url: str, file: IO[bytes]) -> None:
@@ -88,13 +83,13 @@ def _copy(url: str, file: IO[bytes]) -> None:
         if total is not None and total > LIMIT:
             raise WeightsError(f"expected at most {LIMIT} bytes, got {total}")
         done = 0
-        with _progress(url) as report:
+        with progress(f"downloading {url}", total, in_bytes=True) as advance:
             while chunk := answer.read(1 << 16):
                 done += len(chunk)
                 if done > LIMIT:
                     raise WeightsError(f"expected at most {LIMIT} bytes, got more")
                 file.write(chunk)
-                report(done, total)
+                advance(done, total)
         if total is not None and done != total:
             raise WeightsError(f"expected {total} bytes, got {done}")
 
@@ -121,23 +116,3 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 def _opener() -> urllib.request.OpenerDirector:
     return urllib.request.build_opener(_SafeRedirects)
-
-
-def _progress(url: str) -> AbstractContextManager[_Progress]:
-    """A progress bar on standard error if that is a terminal and rich is there."""
-    if not sys.stderr.isatty():
-        return nullcontext(lambda done, total: None)
-    try:
-        from rich.console import Console
-        from rich.progress import Progress
-    except ImportError:
-        print(f"downloading {url}", file=sys.stderr)
-        return nullcontext(lambda done, total: None)
-
-    @contextmanager
-    def bar() -> Iterator[Any]:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("downloading weights", total=None)
-            yield lambda done, total: progress.update(task, completed=done, total=total)
-
-    return bar()

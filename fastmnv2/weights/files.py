@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at ``path``, which may be no path at all."""
+    """Whether there is anything at ``path``; False for what can't be a path."""
     try:
         path.stat()
     except PermissionError:
@@ -31,7 +31,7 @@ def open_file(path: Path) -> BinaryIO:
 def read_file(path: Path, limit: int) -> bytes:
     """All bytes of a regular file, ValueError if there are more than ``limit``."""
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size  # those of /proc say 0, and may have no end
+        size = os.fstat(file.fileno()).st_size  # files in /proc say 0, and may have no end
         if size > limit:
             raise ValueError(f"{path.name} has {size} bytes, expected at most {limit}")
         return file.read(size)

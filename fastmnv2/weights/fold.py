@@ -1,46 +1,11 @@
 """Batch norms folded into the convolutions before them, after every check that weights must pass."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.head import Head
-from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer
-from fastmnv2.weights.tensors import NO_BACKGROUND, Source
-
-_Tensors = dict[str, NDArray[np.float32]]
-
-INPUT_RANGE = (-1.0, 1.0)
-"""What black and white become before the network, in the module and in keras.applications."""
-
-
-@dataclass(frozen=True)
-class Folded:
-    """The network as it runs: one kernel and one bias a layer, float32 and C-contiguous, in network order.
-
-    ``tensors`` has ``Layer.weights_name`` and ``Layer.biases_name`` of every layer in TF-Slim's shapes; the
-    logits layer may be missing. The other fields tell where they came from, as in ``Source``.
-    """
-
-    form: str
-    origin: str
-    sha256: str
-    tensors: _Tensors
-    notes: tuple[str, ...] = ()
-    input_range: tuple[float, float] = INPUT_RANGE
-    head: Head | None = None
-
-    @property
-    def has_logits(self) -> bool:
-        """Whether the logits layer is there."""
-        return LOGITS.weights_name in self.tensors
-
-    @property
-    def has_background(self) -> bool:
-        """Whether the logits' class 0 is one; Keras' files leave it out."""
-        return not self.has_logits or float(self.tensors[LOGITS.biases_name][0]) > NO_BACKGROUND
+from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer, Shapes
+from fastmnv2.weights.tensors import Folded, Source, Tensors
 
 
 def fold(source: Source) -> Folded:
@@ -57,36 +22,30 @@ def fold(source: Source) -> Folded:
     if source.input_error or source.head_error:
         raise WeightsError(f"{source.origin}: {source.input_error or source.head_error}")
     _check_complete(source)
-    tensors: _Tensors = {}
+    tensors: Tensors = {}
     for layer in LAYERS:
         if layer == LOGITS and layer.weights_name not in source.tensors:
             continue
         kernel, bias = _fold_layer(source, layer)
         tensors[layer.weights_name] = kernel
         tensors[layer.biases_name] = bias
-    input_range = source.input_range or INPUT_RANGE
-    return Folded(source.form, source.origin, source.sha256, tensors, source.notes, input_range, source.head)
+    return Folded.of(source, tensors)
 
 
 def _is_folded(source: Source, layer: Layer) -> bool:
     return layer == LOGITS or f"{layer.scope}/BatchNorm/{BATCH_NORM[0]}" not in source.tensors
 
 
-def _expected(source: Source, layer: Layer) -> dict[str, tuple[int, ...]]:
+def _expected(source: Source, layer: Layer) -> Shapes:
     """Names and shapes of the tensors that a layer must have."""
-    channels = layer.out_channels
-    shapes: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape}
-    if _is_folded(source, layer) and (layer == LOGITS or layer.biases_name in source.tensors):
-        shapes[layer.biases_name] = (channels,)
-    else:
-        shapes |= {f"{layer.scope}/BatchNorm/{name}": (channels,) for name in BATCH_NORM}
-    return shapes
+    folded = _is_folded(source, layer) and layer.biases_name in source.tensors
+    return layer.folded() if folded else layer.trained()
 
 
 def _check_complete(source: Source) -> None:
     present = source.tensors
     layers = LAYERS if LOGITS.weights_name in present else LAYERS[:-1]
-    expected: dict[str, tuple[int, ...]] = {}
+    expected: Shapes = {}
     for layer in layers:
         expected |= _expected(source, layer)
     missing = [name for name in expected if name not in present]

@@ -1,11 +1,10 @@
 """What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
-import contextlib
 import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.head import named
 from fastmnv2.weights import Source, cache, read, refusing
 from fastmnv2.weights.files import exists
-from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.fold import fold
+from fastmnv2.weights.tensors import Folded
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
@@ -21,25 +21,28 @@ IMAGENET, UNTRAINED = "imagenet", "untrained"
 def resolve(
     weights: Any,
     *,
+    download: bool = True,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
 ) -> Folded:
-    """Folded weights for a name, path or Keras model; None means "imagenet". The rest as ``fastmnv2.load`` has it.
+    """Folded weights for a name, path or Keras model; None means "imagenet", downloaded where it must be and may.
+
+    The rest as ``fastmnv2.load`` has it.
 
     Raises what ``fastmnv2.load`` documents.
     """
-    found = resolve_source(weights)
+    found = resolve_source(weights, download=download)
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes
         if found.input_range not in (None, (black, white)):
             notes += (f"the file's own input range, {list(found.input_range or ())}, is set aside",)
-        found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes)
+        found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes, file="")
     if not head:
-        found = dataclasses.replace(found, head=None, head_error="")
+        found = dataclasses.replace(found, head=None, head_error="", file="")
     elif classes is not None and not found.head_error:
-        found = dataclasses.replace(found, head=named(found.head, classes))
+        found = dataclasses.replace(found, head=named(found.head, classes), file="")
     try:
         return fold(found)
     except WeightsError as error:
@@ -60,13 +63,13 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
     return black, white
 
 
-def resolve_source(weights: Any) -> Source:
+def resolve_source(weights: Any, *, download: bool = True) -> Source:
     """The same before folding: with batch norms, where the form has them.
 
     Raises what ``fastmnv2.load`` documents, but for what folding finds.
     """
     if weights is None:
-        return _imagenet()
+        return _imagenet(download)
     if hasattr(weights, "to_json") and hasattr(weights, "layers"):
         from fastmnv2.weights.forms import keras
 
@@ -78,13 +81,13 @@ def resolve_source(weights: Any) -> Source:
     if not isinstance(weights, str) or exists(Path(name)):
         return read(name)
     if name == IMAGENET:
-        return _imagenet()
+        return _imagenet(download)
     if name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
 
         return untrained()
     if name.startswith(("https://", "http://")):
-        return _from_url(name)
+        return _from_url(name, download)
     if not _is_prefix(name):
         raise FileNotFoundError(
             f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
@@ -96,12 +99,12 @@ def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
 
-def _imagenet() -> Source:
+def _imagenet(download: bool) -> Source:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
         if configured == IMAGENET or _is_handle(configured):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
-        return resolve_source(configured)
+        return resolve_source(configured, download=download)
     if cache.embedded():
         return read(cache.EMBEDDED)
 
@@ -115,7 +118,7 @@ def _imagenet() -> Source:
             return read(cached)
         except WeightsError as error:
             raise _broken_cache(error) from error
-    return _download(cached)
+    return _download(cached, download)
 
 
 def _broken_cache(error: WeightsError) -> WeightsError:
@@ -137,40 +140,29 @@ def _is_handle(url: str) -> bool:
     return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
 
 
-def _from_url(url: str) -> Source:
+def _from_url(url: str, download: bool) -> Source:
     from fastmnv2.weights.forms import hub
 
     if module := hub.find_cached(url):
         return _cached_module(module, url)
     if _is_handle(url):
-        return _imagenet()
+        return _imagenet(download)
     raise WeightsUnavailable(
         f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only {hub.HANDLE} "
         "is downloaded; download it yourself and load the folder or archive"
     )
 
 
-@contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Within it, "imagenet" is not downloaded."""
-    before = os.environ.get("FASTMNV2_OFFLINE")
-    os.environ["FASTMNV2_OFFLINE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["FASTMNV2_OFFLINE"]
-        else:
-            os.environ["FASTMNV2_OFFLINE"] = before
-
-
-def _download(cached: Path) -> Source:
-    from fastmnv2.weights import download
-    from fastmnv2.weights.forms import native
-
+def _download(cached: Path, allowed: bool) -> Source:
+    if not allowed:
+        raise unavailable(cached, ["the network is not used: download=False"])
     if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):
         raise unavailable(cached, ["the network is not used: FASTMNV2_OFFLINE is set"])
-    folded, failures = download.fetch()
+
+    from fastmnv2.weights.download import fetch
+    from fastmnv2.weights.forms import native
+
+    folded, failures = fetch()
     if folded is None:
         raise unavailable(cached, failures)
     try:
@@ -182,7 +174,7 @@ def _download(cached: Path) -> Source:
             "FASTMNV2_CACHE_DIR can name a writable folder",
             stacklevel=2,
         )
-    return Source(folded.form, folded.origin, folded.sha256, folded.tensors, folded.notes)
+    return folded
 
 
 def unavailable(cached: Path, tried: list[str]) -> WeightsUnavailable:

@@ -1,13 +1,20 @@
-"""What every weights reader returns: named arrays, and where they came from."""
+"""Sets of named arrays and where they came from: as read from a file, and folded, as the network runs."""
 
+import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import printable
 from fastmnv2.head import Head
+from fastmnv2.network import LOGITS
+
+Tensors = dict[str, NDArray[np.float32]]
+
+INPUT_RANGE = (-1.0, 1.0)
+"""What black and white become before the network, in the module and in keras.applications."""
 
 _NOTES_LIMIT = 20
 
@@ -38,8 +45,9 @@ class Source:
     form: str  # "hub", "checkpoint", "keras", "tflite", "native" or "untrained"
     origin: str  # path, URL or name, as a bug report should show it
     sha256: str  # of the file the tensors were read from
-    tensors: dict[str, NDArray[np.float32]]
+    tensors: Tensors
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
+    file: str = ""  # absolute path of a native file, which holds these very tensors
     input_range: tuple[float, float] | None = None  # what black and white become before the network, if it is said
     input_error: str = ""  # why what stands before the network can't be run, if it can't
     head: Head | None = None
@@ -50,3 +58,49 @@ class Source:
         if len(self.notes) > _NOTES_LIMIT:
             kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
+
+
+@dataclass(frozen=True)
+class Folded(Source):
+    """The network as it runs: one kernel and one bias a layer, float32 and C-contiguous, in network order.
+
+    ``tensors`` has ``Layer.weights_name`` and ``Layer.biases_name`` of every layer in TF-Slim's shapes; the
+    logits layer may be missing.
+    """
+
+    @classmethod
+    def of(cls, source: Source, tensors: Tensors) -> "Folded":
+        """What ``source`` says of itself, with ``tensors`` for its own."""
+        told = {field.name: getattr(source, field.name) for field in fields(source)}
+        return cls(**told | {"tensors": tensors})
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the logits layer is there."""
+        return LOGITS.weights_name in self.tensors
+
+    @property
+    def has_background(self) -> bool:
+        """Whether the logits' class 0 is one; Keras' files leave it out."""
+        return not self.has_logits or float(self.tensors[LOGITS.biases_name][0]) > NO_BACKGROUND
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """What black and white become before the network."""
+        return self.input_range or INPUT_RANGE
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the network computes with, in hexadecimal."""
+        import hashlib  # here, for it takes OpenSSL 5 ms to load
+
+        digest = hashlib.sha256(repr((self.range, self.head and self.head.outline)).encode())
+        for name, array in [*self.tensors.items(), *(self.head.tensors.items() if self.head else ())]:
+            digest.update(name.encode() + b"\0")
+            digest.update(np.ascontiguousarray(array, "<f4").data)
+        return digest.hexdigest()
+
+    def without_logits(self) -> "Folded":
+        """The same without the logits layer."""
+        logits = LOGITS.folded()
+        return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in logits})

@@ -1,6 +1,7 @@
 """What callers may pass in, and what they are told when it is wrong."""
 
 import array
+import pickle
 import warnings
 
 import numpy as np
@@ -183,6 +184,40 @@ def test_wrong_out_is_refused_before_anything_is_computed(model, images, out, er
     assert not np.any(out)
 
 
+def test_normalize_scales_to_length_one(model, images):
+    plain = model.embed(images).astype(np.float64)
+    unit = model.embed(images, normalize=True)
+    assert unit.dtype == np.float32
+    np.testing.assert_allclose(unit, plain / np.sqrt((plain**2).sum(1, keepdims=True)), rtol=1e-6)
+    assert np.abs(np.linalg.norm(unit.astype(np.float64), axis=1) - 1).max() < 1e-6
+    out = np.empty_like(unit)
+    assert model.embed(images, out=out, normalize=True) is out
+    assert (out == unit).all()
+    assert (fastmnv2.embed(images, weights=model, normalize=True) == unit).all()
+    assert (model.embed(images) == plain).all()
+    for i, image in enumerate(images):  # the same bits alone and in a batch
+        assert (model.embed(image, normalize=True) == unit[i]).all()
+        assert (model.embed(image, out=np.empty(1280, np.float32), normalize=True) == unit[i]).all()
+
+
+def test_normalize_leaves_zeros_and_nan_alone(images):
+    from dataclasses import replace
+
+    from fastmnv2.weights.fold import fold
+    from fastmnv2.weights.untrained import untrained
+
+    folded = fold(untrained())
+    last = folded.tensors["MobilenetV2/Conv_1/biases"] - 1e6
+    dead = fastmnv2.Model(replace(folded, tensors=folded.tensors | {"MobilenetV2/Conv_1/biases": last}))
+    spoiled = images[:2].copy()
+    spoiled[1, 0, 0, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features = dead.embed(spoiled, normalize=True)
+    assert (features[0] == 0).all()
+    assert np.isnan(features[1]).all()
+
+
 def test_overlap_of_out_and_images_is_refused(model, images):
     block = np.zeros(4 * 96 * 96 * 3, np.float32)
     batch = block.reshape(4, 96, 96, 3)
@@ -263,6 +298,23 @@ def test_endpoints_are_those_that_embed_goes_through(model, images):
     assert (some["MobilenetV2/layer_19"] == everything["MobilenetV2/layer_19"][1]).all()
     with pytest.raises(ValueError, match="layer_99"):
         model.endpoints(images[0], ["MobilenetV2/layer_99"])
+
+
+def test_a_batch_of_many_parts_is_that_of_one(model, images, monkeypatch):
+    """A long batch is computed in parts, of which every output is put together."""
+    batch = np.concatenate([images] * 4)
+    in_bytes = (batch * 255).astype(np.uint8)
+    names = ["default", "MobilenetV2/layer_19", "MobilenetV2/layer_4/depthwise_output"]
+    want = model.embed(batch), model.embed(in_bytes), model.logits(batch), model.endpoints(batch, names)
+    parted = pickle.loads(pickle.dumps(model))
+    parted._first = 3
+    monkeypatch.setattr("fastmnv2.model._LOGITS_PART", 7)
+    monkeypatch.setattr("fastmnv2.model._PART_SECONDS", 1e-9)
+    got = parted.embed(batch), parted.embed(in_bytes), parted.logits(batch), parted.endpoints(batch, names)
+    assert all((one == other).all() for one, other in zip(got[:3], want[:3], strict=True))
+    assert all((got[3][name] == want[3][name]).all() for name in names)
+    with pytest.warns(UserWarning, match="expected float values"):
+        parted.embed(np.concatenate([batch, batch[:1] * 255]))
 
 
 def test_model_is_immutable(model):

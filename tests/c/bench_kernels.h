@@ -98,7 +98,7 @@ static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels)
 static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_size * layer->in_size, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
     const int n = fm_padded_columns(layer);
-    if (n % kernels->lanes != 0) return;
+    if (n % kernels->unit != 0) return;
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
     t.packed = ordinary_weights(layer, kernels);
     t.pointwise = (fm_pointwise_args){.a = ordinary((size_t)(rows * k)), .residual = ordinary((size_t)(rows * n)),
@@ -112,7 +112,7 @@ static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *lay
     enum { MOST_ROWS = 8 };
     const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
     const int slice = channels < 48 ? channels : 48, out_rows = out < MOST_ROWS ? out : MOST_ROWS;
-    if (slice % kernels->lanes != 0) return;
+    if (slice % kernels->unit != 0) return;
     const float *rows[2 * MOST_ROWS + 1], *map = ordinary((size_t)((2 * MOST_ROWS + 1) * width * slice));
     const int in_rows = (out_rows - 1) * layer->stride + 3;
     for (int i = 0; i < in_rows; i++) rows[i] = map + i * width * slice;
@@ -136,7 +136,7 @@ static void bench_layers(const fm_kernels *kernels, fm_kind kind,
 
 static void bench_stem_layer(const fm_kernels *kernels, const fm_layer *layer) {
     const int width = layer->in_size, outputs = layer->out_channels;
-    if (outputs % kernels->lanes != 0) return;
+    if (outputs % kernels->unit != 0) return;
     const float *image = ordinary((size_t)(9 * width)), *const rows[] = {image, image + 3 * width, image + 6 * width};
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_stem, .work = 27.0 * width / 2 * outputs};
     float *to = ordinary((size_t)(width / 2 * outputs));

@@ -144,12 +144,12 @@ static void check_pointwise_shape(const fm_kernels *kernels, int rows, int k, in
 static void check_pointwise(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 48, MOST_ROWS = 29, MOST_MACS = 1 << 20 };
     for (int rows = 1; rows <= MOST_ROWS; rows++) {
-        /* Each number of rows with a part of each number of vectors, and every depth up to 12. */
-        const int vectors = between(1, 2 * kernels->panel + 1);
-        check_pointwise_shape(kernels, rows, 1 + rows % 12, vectors * kernels->lanes, (fm_epilogue)(rows % 3), which);
+        /* Every number of rows, with columns for one panel or more and few or some inputs. */
+        const int n = between(1, (2 * kernels->panel + 1) * kernels->lanes / kernels->unit) * kernels->unit;
+        check_pointwise_shape(kernels, rows, between(1, 40), n, (fm_epilogue)(rows % 3), which);
     }
     for (int i = 0; i < SHAPES; i++) {
-        const int k = some_channels(), n = some_channels() / kernels->lanes * kernels->lanes;
+        const int k = some_channels(), n = some_channels() / kernels->unit * kernels->unit;
         const int most = MOST_MACS / (k * (n + 1)), rows = between(1, most < 1 ? 1 : most > 49 ? 49 : most);
         if (n > 0) check_pointwise_shape(kernels, rows, k, n, (fm_epilogue)(i % 3), which);
     }
@@ -199,7 +199,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
-    const int cut = between(0, channels / kernels->lanes) * kernels->lanes;
+    const int vectors = between(0, channels / kernels->lanes), cut = vectors * kernels->lanes;
     const weights w = fill_weights(&layer, tables, which);
     for (int i = 0; i < in_rows; i++) {
         const float *row = fill_input((size_t)(width * channels), which);
@@ -225,9 +225,9 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
 static void check_depthwise(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 24, NARROW = 17, WIDEST = 112, MOST_FLOATS = 1 << 13 };
     for (int i = 2; i < NARROW + SHAPES; i++) {
-        const int width = i <= NARROW ? i : between(2, WIDEST), most = MOST_FLOATS / width / kernels->lanes;
-        int channels = some_channels() / kernels->lanes * kernels->lanes;
-        if (channels == 0 || channels > most * kernels->lanes) channels = between(1, most) * kernels->lanes;
+        const int width = i <= NARROW ? i : between(2, WIDEST), most = MOST_FLOATS / width / kernels->unit;
+        int channels = some_channels() / kernels->unit * kernels->unit;
+        if (channels == 0 || channels > most * kernels->unit) channels = between(1, most) * kernels->unit;
         for (int border = -1; border <= 1; border++) check_depthwise_shape(kernels, width, channels, 1, border, which);
         if (width % 2) continue;
         for (int border = 0; border <= 1; border++) check_depthwise_shape(kernels, width, channels, 2, border, which);
@@ -258,7 +258,7 @@ static void check_stem(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 12 };
     for (int i = 0; i < SHAPES; i++) {
         const int width = i % 2 ? 2 * between(2, 16) : 32 * between(1, 7);
-        const int outputs = between(1, 8 * 8 / kernels->lanes) * kernels->lanes;
+        const int outputs = between(1, 8 * 8 / kernels->unit) * kernels->unit;
         check_stem_shape(kernels, width, outputs, i % 3 == 0, which);
     }
 }
@@ -315,8 +315,8 @@ static void check_pool_shape(const fm_kernels *kernels, int pixels, int channels
 static void check_pool(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 12 };
     for (int i = 0; i < SHAPES; i++) {
-        const int side = between(1, 7), channels = some_channels() / kernels->lanes * kernels->lanes;
-        check_pool_shape(kernels, side * side, channels > 0 ? channels : kernels->lanes, which);
+        const int side = between(1, 7), channels = some_channels() / kernels->unit * kernels->unit;
+        check_pool_shape(kernels, side * side, channels > 0 ? channels : kernels->unit, which);
     }
 }
 

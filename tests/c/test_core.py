@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from build_c import FLAGS, ISAS, ROOT, build, find_compiler, isas
+from build_c import FLAGS, ISAS, ROOT, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
 
@@ -117,11 +117,9 @@ def test_static_analysis(tmp_path):
     gcc = find_compiler("gcc")
     if b"-fanalyzer" not in subprocess.run([gcc, "--help=common"], capture_output=True, check=True).stdout:
         pytest.skip("this gcc has no -fanalyzer")
-    core = ROOT / "csrc"
-    for source, own in [(path, []) for path in core.glob("*.c")] + [
-        (core / f"float32/isa/{isa}.c", ISAS[isa]) for isa in ISAS
-    ]:
-        command = [gcc, *FLAGS, *own, "-fanalyzer", "-fopenmp", "-I", str(core), "-c", str(source), "-o", "o.o"]
+    folder = ROOT / "csrc"
+    for source, own in [(path, []) for path in core()] + [(folder / f"{isa}.c", ISAS[isa]) for isa in ISAS]:
+        command = [gcc, *FLAGS, *own, "-fanalyzer", "-fopenmp", "-I", str(folder), "-c", str(source), "-o", "o.o"]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

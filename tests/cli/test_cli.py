@@ -203,11 +203,11 @@ class TestEmbed:
     def test_interrupted_is_130_and_leaves_nothing(self, run, pictures, tmp_path, monkeypatch, suffix):
         embed, calls = fastmnv2.Model.embed, []
 
-        def second_fails(self, images):
+        def second_fails(self, images, **options):
             calls.append(1)
             if len(calls) == 2:
                 raise KeyboardInterrupt
-            return embed(self, images)
+            return embed(self, images, **options)
 
         monkeypatch.setattr(fastmnv2.Model, "embed", second_fails)
         output = tmp_path / f"f{suffix}"

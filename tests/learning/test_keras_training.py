@@ -142,6 +142,21 @@ def test_folded_weights_get_norms_that_change_nothing(variables, batch):
     assert relative(np.asarray(model(batch)), truth) <= 1e-5
 
 
+def test_calibrated_norms_keep_what_is_computed(variables, batch):
+    """Folded weights: the same at inference, and in training mode no longer far from it."""
+    from fastmnv2 import keras
+
+    folded = fold(Source("hub", "test", "", variables))
+    model = keras.build(Source("native", "test", "", folded.tensors))
+    want = np.asarray(model(batch))
+    jump = relative(np.asarray(keras.build(Source("native", "test", "", folded.tensors))(batch, training=True)), want)
+    keras.calibrate(model, batch, batch_size=7)
+    assert relative(np.asarray(model(batch)), want) <= 2e-5
+    assert relative(fastmnv2.load(model).embed(batch), want) <= 2e-5
+    near = relative(np.asarray(model(batch, training=True)), want)
+    assert near < 1e-3 < 0.1 < jump
+
+
 def test_heads_and_what_is_trained(batch):
     import keras as real_keras
 
@@ -230,6 +245,8 @@ def test_fine_tuning_on_digits(digits, request):
     pictures, labels, others, other_labels = digits
     real_keras.utils.set_random_seed(1)
     model = keras.build(weights, head=10, decay=0.9)  # for there are only 30 steps
+
+    keras.calibrate(model, pictures[:64])  # for the real ones come folded
 
     def accuracy():
         return np.mean(fastmnv2.load(model).predict(others).argmax(1) == other_labels)

@@ -10,7 +10,7 @@ from fastmnv2.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def slow(self, images):
+def slow(self, images, **options):
     print("started", flush=True)
     for _ in range(600):
         time.sleep(0.1)

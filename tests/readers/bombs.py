@@ -163,7 +163,7 @@ def quadratic_extended_headers(folder):  # CVE-2024-6232
 
 
 def headers_behind_a_folder(folder):
-    """The size of a member that is no file is no promise of data: what follows are headers again."""
+    """A folder's header may tell of gigabytes, but no data stand behind it: what follows are headers again."""
     unlock = tarfile.TarInfo("d")
     unlock.type, unlock.size = tarfile.DIRTYPE, (1 << 33) - 1
     long = tarfile.TarInfo("x")

@@ -130,8 +130,8 @@ def save_seeds() -> None:
     from keras_model import keras_model
     from make_module import make_checkpoint
 
-    from fastmnv2.weights.fold import Folded
     from fastmnv2.weights.forms import native
+    from fastmnv2.weights.tensors import Folded
     from fastmnv2.weights.untrained import untrained
 
     def save(form, name, data):

@@ -329,7 +329,7 @@ def test_native_round_trip(folded, module, tmp_path):
     for name, value in folded.items():
         assert (theirs[name] == value).all()
     assert [entry.name for entry in tmp_path.iterdir()] == ["n.safetensors"]
-    assert Path(path).stat().st_mode & 0o044  # not mkstemp's private mode
+    assert Path(path).stat().st_mode & 0o044  # as the umask says, not private
 
 
 def test_missing_optional_packages_say_what_to_install(network, tmp_path, monkeypatch):

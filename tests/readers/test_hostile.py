@@ -23,9 +23,9 @@ from processes import run, start
 import fastmnv2
 from fastmnv2.errors import WeightsError
 from fastmnv2.weights import read
-from fastmnv2.weights.fold import Folded, fold
+from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import native
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import Folded, Source
 from fastmnv2.weights.untrained import untrained
 
 
@@ -106,9 +106,9 @@ def test_a_pickle_is_never_loaded(tmp_path):
         refused(tmp_path / name)
 
 
-# ---- what is no regular file, and what is no path --------------------------------------------------------
+# ---- pipes, devices and impossible paths -----------------------------------------------------------------
 
-NO_FILES = {
+DEVICES = {
     "pipe": lambda path: os.mkfifo(path),  # noqa: PLW0108 - Windows has none
     "socket": lambda path: socket.socket(socket.AF_UNIX).bind(path.name),
     "zeros without end": lambda path: path.symlink_to("/dev/zero"),
@@ -117,9 +117,9 @@ NO_FILES = {
 }
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="files that are none")
-@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
-def test_what_is_no_regular_file_keeps_nobody_waiting(tmp_path, make):
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's devices")
+@pytest.mark.parametrize("make", DEVICES.values(), ids=DEVICES)
+def test_pipes_and_devices_keep_nobody_waiting(tmp_path, make):
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     header = bombs.record(b"", bombs.field(1, 2))
@@ -142,12 +142,12 @@ def test_what_is_no_regular_file_keeps_nobody_waiting(tmp_path, make):
     refused(bundle / "m.index")
 
 
-NO_PATHS = ["x" * 300, "n\0l", "\udcff\ud800", "nowhere/.index", "file/x", "loop", "loop/x", "a/" * 3000, ".index"]
+IMPOSSIBLE = ["x" * 300, "n\0l", "\udcff\ud800", "nowhere/.index", "file/x", "loop", "loop/x", "a/" * 3000, ".index"]
 
 
-@pytest.mark.parametrize("name", NO_PATHS)
+@pytest.mark.parametrize("name", IMPOSSIBLE)
 @pytest.mark.parametrize("kind", [str, Path])
-def test_what_is_no_path_is_not_found(tmp_path, name, kind):
+def test_impossible_paths_are_not_found(tmp_path, name, kind):
     os.chdir(tmp_path)
     Path("file").touch()
     os.symlink("loop", "loop")
@@ -156,7 +156,7 @@ def test_what_is_no_path_is_not_found(tmp_path, name, kind):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="another user is a child process")
-def test_what_may_not_be_read(tmp_path):
+def test_files_that_may_not_be_read(tmp_path):
     (tmp_path / "closed").mkdir(mode=0)
     (tmp_path / "w.h5").touch(mode=0)
     os.chmod(tmp_path, 0o755)

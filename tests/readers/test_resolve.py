@@ -130,6 +130,23 @@ def test_offline_names_the_three_ways_out(cache):
     assert not cache.exists()
 
 
+def test_download_false_asks_nobody(server, cache, native_bytes):
+    server.pages["/weights"] = 200, {}, native_bytes
+    for name in (None, "imagenet", hub.HANDLE):
+        with pytest.raises(WeightsUnavailable, match=r"download=False.*Three ways out"):
+            fastmnv2.load(name, download=False)
+    assert server.asked == []
+    assert not cache.exists()
+    fastmnv2.load()
+    assert fastmnv2.load(download=False).weights["form"] == "native"  # it is in the cache now
+
+
+def test_info_downloads_nothing(server, native_bytes):
+    server.pages["/weights"] = 200, {}, native_bytes
+    assert "download=False" in fastmnv2.info()["weights"]["error"]
+    assert server.asked == []
+
+
 def test_the_environment_names_the_weights(monkeypatch, untrained_native, images, model):
     monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
     assert np.array_equal(fastmnv2.embed(images), model.embed(images))

@@ -35,3 +35,51 @@ FM_INLINE vec vec_keep(vec a) {
 #endif
     return a;
 }
+
+/* ---- two rows in one register, for what 16 lanes don't divide: see tpl/pairs.inc ---- */
+
+#define HALF 8 /* channels of a vector of two rows */
+
+/* 8 floats, then none that matter. */
+FM_INLINE vec vec_load_half(const float *p) { return _mm512_castps256_ps512(_mm256_loadu_ps(p)); }
+
+/* The first `count` floats, 1 to 16 of them, and zeros. */
+FM_INLINE vec vec_load_first(const float *p, int count) {
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), p);
+}
+
+/* Rows a and b by turns, a0 b0 a1 b1 …: their first 8 lanes, and their last. */
+FM_INLINE vec vec_turns_low(vec a, vec b) {
+    return _mm512_permutex2var_ps(
+        a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+FM_INLINE vec vec_turns_high(vec a, vec b) {
+    return _mm512_permutex2var_ps(
+        a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
+
+/* One float of each row, again and again. */
+FM_INLINE vec vec_set2(const float *p) {
+    return _mm512_castsi512_ps(_mm512_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)p)));
+}
+
+/* Channels twice each: the even ones of 16, the odd ones, all of 8. The first two cost no more than the load. */
+FM_INLINE vec vec_twice_even(const float *p) { return _mm512_moveldup_ps(_mm512_loadu_ps(p)); }
+FM_INLINE vec vec_twice_odd(const float *p) { return _mm512_movehdup_ps(_mm512_loadu_ps(p)); }
+FM_INLINE vec vec_twice(const float *p) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
+                                 _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+
+/* Back to rows: 16 channels of a, of b; 8 channels of a, then those of b. */
+FM_INLINE vec vec_row_a(vec even, vec odd) { return _mm512_mask_moveldup_ps(even, 0xaaaa, odd); }
+FM_INLINE vec vec_row_b(vec even, vec odd) { return _mm512_mask_movehdup_ps(odd, 0x5555, even); }
+FM_INLINE vec vec_halves(vec turns) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15), turns);
+}
+
+FM_INLINE vec vec_load_halves(const float *low, const float *high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(low)), _mm256_loadu_ps(high), 1);
+}
+FM_INLINE void vec_store_low(float *p, vec a) { _mm256_storeu_ps(p, _mm512_castps512_ps256(a)); }
+FM_INLINE void vec_store_high(float *p, vec a) { _mm256_storeu_ps(p, _mm512_extractf32x8_ps(a, 1)); }

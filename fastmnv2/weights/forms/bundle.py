@@ -21,7 +21,7 @@ from fastmnv2.weights.files import exists, file_sha256, open_file, read_file
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
-# What a malformed file may make us do. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
+# The most that a malformed file may cost. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
 # characters; the network's own variables have 11 MB, twice that where an export lists them twice.
 _INDEX_LIMIT = 1 << 20
 _RECORDS_LIMIT = 20_000

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from fastmnv2.network import BATCH_NORM, LAYERS
+from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import exists, read_file
 from fastmnv2.weights.forms import bundle
 from fastmnv2.weights.tensors import Source
@@ -14,15 +14,7 @@ EMA = "/ExponentialMovingAverage"
 _STATE_LIMIT = 1 << 20
 
 # Every variable that the network can use, without any prefix.
-VARIABLES = frozenset(
-    name
-    for layer in LAYERS
-    for name in (
-        layer.weights_name,
-        layer.biases_name,
-        *(f"{layer.scope}/BatchNorm/{part}" for part in BATCH_NORM),
-    )
-)
+VARIABLES = frozenset(shapes(LAYERS, folded=False) | shapes(LAYERS, folded=True))
 
 
 def prefix_of(path: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """The variables of a Keras HDF5 file, read by h5py in a process of its own.
 
-libhdf5 is C code that a malformed file can keep busy for ever or crash: a guided fuzzer needed 9,000 files for the
-first. So it runs where a limit of processor time and memory ends it, and where only numbers come back from. Its
-standard input is the file, its standard output a line of JSON and the arrays' bytes.
+libhdf5 is C code that a malformed file can crash or keep busy for ever: a guided fuzzer needed 9,000 files to find
+one. So it runs in a process with limits of processor time and memory, which hands back numbers only. Its standard
+input is the file, its standard output a line of JSON and the arrays' bytes.
 """
 
 import json
@@ -76,7 +76,7 @@ def read(file: IO[bytes], origin: str) -> Content:
 
 
 def _answer(file: IO[bytes], origin: str) -> bytes:
-    """What the other process says of the file."""
+    """What the other process prints about the file."""
     import os
 
     command = [sys.executable, "-c", _CHILD, *sys.path]

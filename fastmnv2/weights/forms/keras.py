@@ -18,7 +18,7 @@ from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
 from fastmnv2.weights.tensors import Source
 
-# What a malformed file may make us do. The network's variables have 11 MB, its configuration 100 KB.
+# The most that a malformed file may cost. The network's variables have 11 MB, its configuration 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
@@ -46,7 +46,7 @@ def read_archive(path: Path) -> Source:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
             # zipfile bounds what these two unpack to at once, and not what the others do.
             if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise WeightsError(f"{path}: {name} is compressed in another way than stored or deflated")
+                raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
             config = _parsed(member.read(_CONFIG_LIMIT + 1), str(path))
         with archive.open("model.weights.h5") as member:
@@ -119,7 +119,15 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         head_error = f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
         head = None
     return Source(
-        "keras", origin, sha256, tensors, tuple(notes), graph.input_range, graph.input_error, head, head_error
+        "keras",
+        origin,
+        sha256,
+        tensors,
+        tuple(notes),
+        input_range=graph.input_range,
+        input_error=graph.input_error,
+        head=head,
+        head_error=head_error,
     )
 
 

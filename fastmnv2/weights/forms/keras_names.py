@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
-from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS
+from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS, shapes
 from fastmnv2.weights.tensors import NO_BACKGROUND
 
 _PATTERNS = (
@@ -25,9 +25,7 @@ _PATTERNS = (
 )
 _BY_SCOPE = {layer.scope: layer for layer in LAYERS}
 BY_TOP = ("predictions", "Logits")
-_SHAPES: dict[str, tuple[int, ...]] = {layer.weights_name: layer.weights_shape for layer in LAYERS[:-1]} | {
-    f"{layer.scope}/BatchNorm/{name}": (layer.out_channels,) for layer in LAYERS[:-1] for name in BATCH_NORM
-}
+_SHAPES = shapes(LAYERS[:-1], folded=False)
 
 
 def slim_scope(layer: str) -> str | None:

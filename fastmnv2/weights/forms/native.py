@@ -16,31 +16,24 @@ from typing import Any
 import numpy as np
 
 from fastmnv2 import head
+from fastmnv2.atomic import writing
 from fastmnv2.errors import WeightsError
-from fastmnv2.network import LAYERS
+from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
-from fastmnv2.weights.fold import INPUT_RANGE, Folded
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.forms import surroundings
+from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
 _HEADER_LIMIT = 256 << 10  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
-_CLASSES_LIMIT = 20_000
-_STEPS_LIMIT = 100
-_HEAD_TENSOR = re.compile(r"head/(\d{1,2})/(kernel|bias|scale|shift)")
 _ALIGN = 64
 
-_SHAPES: dict[str, tuple[int, ...]] = {}
-for _layer in LAYERS:
-    _SHAPES[_layer.weights_name] = _layer.weights_shape
-    _SHAPES[_layer.biases_name] = (_layer.out_channels,)
+_SHAPES = shapes(LAYERS, folded=True)
 _FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values()) + 4 * head.LIMIT
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all: a temporary file beside it, then a rename."""
-    import tempfile
-
+    """Write ``folded`` to ``path``, whole or not at all."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -51,11 +44,10 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
             "notes": json.dumps(folded.notes),
         }
     }
-    tensors, around = dict(folded.tensors), _around(folded)
+    tensors, around = dict(folded.tensors), surroundings.outline(folded)
     if around:
         header["__metadata__"] |= {"format_version": _WITH_AROUND, "around": json.dumps(around)}
-        for number, step in enumerate(folded.head.steps if folded.head else ()):
-            tensors |= {f"head/{number}/{name}": values for name, values in step.tensors.items()}
+        tensors |= folded.head.tensors if folded.head else {}
     offset = 0
     for name, array in tensors.items():
         size = array.size * 4
@@ -63,33 +55,10 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for array in tensors.values():
-                file.write(np.ascontiguousarray(array, "<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode is private
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _around(folded: Folded) -> dict[str, Any]:
-    """What is not the module's own: nothing, for most files."""
-    found: dict[str, Any] = {}
-    if folded.input_range != INPUT_RANGE:
-        found["input_range"] = folded.input_range
-    if folded.head is not None:
-        found["head"] = [{"kind": step.kind, "name": step.name} for step in folded.head.steps]
-        found["classes"] = folded.head.classes
-    return found
+    with writing(Path(path)) as (file,):
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array, "<f4").tobytes())
 
 
 def _public(origin: str) -> str:
@@ -124,55 +93,16 @@ def read(path: Path) -> Source:
         tensors[name] = np.frombuffer(data, "<f4", math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
-    input_range, found_head = _read_around(path, metadata.get("around", "{}"), tensors)
+    input_range, found_head = surroundings.read(path, metadata.get("around", "{}"), tensors)
     return Source(
         "native",
         str(path),
         metadata["source_sha256"],
         {name: array for name, array in tensors.items() if name in _SHAPES},
         (f"converted from {metadata['source_form']} {metadata['source']}", *json.loads(metadata["notes"])),
+        os.path.abspath(path),
         input_range,
         head=found_head,
-    )
-
-
-def _read_around(path: Path, text: str, tensors: dict[str, Any]) -> tuple[tuple[float, float] | None, head.Head | None]:
-    """Input range and head, from the metadata's JSON and the tensors named head/…."""
-    try:
-        around = json.loads(text)
-    except (ValueError, RecursionError):
-        around = None
-    if not isinstance(around, dict) or not around.keys() <= {"input_range", "head", "classes"}:
-        raise WeightsError(f"{path}: __metadata__: around is not what fastmnv2 writes")
-    edges = around.get("input_range")
-    if edges is not None and not (
-        isinstance(edges, list)
-        and len(edges) == 2
-        and all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in edges)
-        and edges[0] != edges[1]
-    ):
-        raise WeightsError(f"{path}: __metadata__: input_range: expected two different numbers, got {edges!r}")
-    entries, classes = around.get("head") or [], around.get("classes")
-    if not (isinstance(entries, list) and len(entries) <= _STEPS_LIMIT and all(map(_is_step, entries))):
-        raise WeightsError(f"{path}: __metadata__: head is not a list of kinds and names")
-    if classes is not None and not (
-        isinstance(classes, list) and len(classes) <= _CLASSES_LIMIT and all(isinstance(name, str) for name in classes)
-    ):
-        raise WeightsError(f"{path}: __metadata__: classes is not a list of names")
-    parts: list[dict[str, Any]] = [{} for _ in entries]
-    for name, array in tensors.items():
-        if found := _HEAD_TENSOR.fullmatch(name):
-            if int(found[1]) >= len(parts):
-                raise WeightsError(f"{path}: unexpected tensor {name!r}")
-            parts[int(found[1])][found[2]] = array
-    steps = [head.Step(entry["kind"], entry["name"], part) for entry, part in zip(entries, parts, strict=True)]
-    made = head.Head(tuple(steps), tuple(classes) if classes else None) if steps else None
-    return (float(edges[0]), float(edges[1])) if edges else None, made
-
-
-def _is_step(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict) and set(entry) == {"kind", "name"} and all(isinstance(v, str) for v in entry.values())
     )
 
 
@@ -214,18 +144,18 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise WeightsError(f"{path}: __metadata__: notes is not a JSON list of strings")
     if not re.fullmatch(r"([0-9a-f]{64})?", found["source_sha256"]):
-        raise WeightsError(f"{path}: __metadata__: source_sha256 is none")
+        raise WeightsError(f"{path}: __metadata__: expected source_sha256 to be 64 hexadecimal digits or empty")
     return found
 
 
 def _entries(path: Path, header: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():
-        if name not in _SHAPES and not _HEAD_TENSOR.fullmatch(name):
+        if name not in _SHAPES and not surroundings.TENSOR.fullmatch(name):
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"{path}: {name}: expected dtype, shape and data_offsets")
-        shape = _SHAPES.get(name) or _head_shape(path, name, entry["shape"])
+        shape = _SHAPES.get(name) or surroundings.shape(path, name, entry["shape"])
         if entry["dtype"] != "F32" or entry["shape"] != list(shape):
             raise WeightsError(f"{path}: {name}: expected F32 {list(shape)}, got {entry['dtype']!r} {entry['shape']!r}")
         offsets = entry["data_offsets"]
@@ -233,15 +163,3 @@ def _entries(path: Path, header: dict[str, Any]) -> dict[str, tuple[tuple[int, .
             raise WeightsError(f"{path}: {name}: data_offsets must be two offsets, got {offsets!r}")
         entries[name] = (shape, offsets[0], offsets[1])
     return entries
-
-
-def _head_shape(path: Path, name: str, shape: Any) -> tuple[int, ...]:
-    """What the file says of it, if that can be; the head's own checks come later."""
-    possible = (
-        isinstance(shape, list) and len(shape) in (1, 2) and all(type(edge) is int and edge > 0 for edge in shape)
-    )
-    if not possible or math.prod(shape) > head.LIMIT:
-        raise WeightsError(
-            f"{path}: {name}: expected at most {head.LIMIT} values in one or two dimensions, got {shape!r}"
-        )
-    return tuple(shape)

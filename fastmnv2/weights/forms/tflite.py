@@ -21,7 +21,7 @@ from fastmnv2.weights.tensors import Source, range_of
 if TYPE_CHECKING:
     from flatbuffers.table import Table
 
-# What a malformed file may make us do: parts of a flatbuffer may overlap, so its size is no limit.
+# The most that a malformed file may cost: parts of a flatbuffer may overlap, so its size is no limit.
 _LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
 _FEW = 16  # inputs and outputs of an operator, dimensions; further ones are not looked at
 _FILE_LIMIT = 64 << 20
@@ -77,7 +77,7 @@ def read(path: Path) -> Source:
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
     tensors, notes = walk.finish()
-    return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes), walk.input_range)
+    return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes), input_range=walk.input_range)
 
 
 class _Graph:

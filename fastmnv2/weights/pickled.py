@@ -1,0 +1,34 @@
+"""Folded weights in a pickle: those of a native file as its path and a digest, others as they are."""
+
+import dataclasses
+import os
+
+from fastmnv2.errors import WeightsError
+from fastmnv2.weights import read
+from fastmnv2.weights.fold import fold
+from fastmnv2.weights.tensors import Folded
+
+
+def pack(folded: Folded) -> tuple[Folded, str]:
+    """What to pickle: weights whose tensors are left out, and their digest, or whole weights and ""."""
+    if folded.file and os.path.isfile(folded.file):
+        return dataclasses.replace(folded, tensors={}), folded.digest
+    return folded, ""
+
+
+def unpack(folded: Folded, digest: str) -> Folded:
+    """The weights that were pickled; what was left out is read from the file again.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        WeightsError: the file is malformed, or no longer holds the same weights.
+    """
+    if not digest:
+        return folded
+    again = fold(read(folded.file))
+    if again.digest != digest:
+        raise WeightsError(
+            f"{folded.file}: the file has changed since the model was pickled: expected tensors with sha256 {digest}, "
+            f"got {again.digest}"
+        )
+    return dataclasses.replace(folded, tensors=again.tensors)

@@ -1,0 +1,91 @@
+"""Which modules import which: never in a circle, and nothing heavy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import fastmnv2
+
+PACKAGE = Path(fastmnv2.__file__).parent
+
+
+def modules():
+    """The package's modules by full name."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ["fastmnv2", *path.relative_to(PACKAGE).with_suffix("").parts]
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path, names):
+    """What a module imports at any time, also in its functions; not what only type checkers see."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in names)
+        elif isinstance(node, ast.ImportFrom) and node.module in names:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in names or inner == "fastmnv2._engine" else node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            yield ast.literal_eval(node.args[0])
+
+
+def circle(graph):
+    """Some modules that import each other in turn, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return path[path.index(name) :]
+        if name in done:
+            return None
+        path.append(name)
+        found = next(filter(None, map(visit, graph.get(name, ()))), None)
+        path.pop()
+        done.add(name)
+        return found
+
+    return next(filter(None, map(visit, graph)), None)
+
+
+def test_no_circles():
+    names = modules()
+    graph = {name: sorted(set(imported(path, names))) for name, path in names.items()}
+    assert graph["fastmnv2.cli"]
+    assert "fastmnv2.weights.resolve" in graph["fastmnv2.kept"]  # a lazy one
+    assert circle(graph) is None
+    assert circle(graph | {"fastmnv2.errors": ["fastmnv2.cli"]}) is not None
+
+
+def loaded(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+SHOW = "import sys; print(*sys.modules)"
+
+
+def test_importing_the_package_imports_numpy_and_little_else():
+    more = loaded("import fastmnv2; " + SHOW) - loaded("import numpy; " + SHOW)
+    others = {name.partition(".")[0] for name in more} - sys.stdlib_module_names
+    assert {name for name in others if "cython" not in name} == {"fastmnv2", "numpy"}
+    assert not more & {"hashlib", "tempfile", "urllib.request", "tarfile", "zipfile", "dataclasses", "subprocess"}
+
+
+def test_loading_a_native_file_imports_no_other_reader_and_no_openssl(untrained_native):
+    load = f"import numpy, fastmnv2; fastmnv2.load({str(untrained_native)!r}); "
+    more = loaded(load + SHOW) - loaded("import numpy; " + SHOW)
+    assert {name for name in more if name.startswith("fastmnv2.weights.forms.")} == {"fastmnv2.weights.forms.native"}
+    assert not more & {"hashlib", "_hashlib", "secrets", "tempfile", "urllib.request", "tarfile", "zipfile"}
+
+
+def test_images_need_no_import_of_their_own():
+    code = "import fastmnv2; before = 'fastmnv2.image' in sys.modules; fastmnv2.image.resize; print(before)"
+    assert loaded("import sys; " + code) == {"False"}
+    assert "image" in fastmnv2.__all__
