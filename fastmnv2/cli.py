@@ -216,30 +216,47 @@ def _read_labels(path: Path) -> list[str]:
 
 @cli.command()
 @click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite DST.")
-def convert(source: str, target: Path, force: bool) -> None:
-    """Write weights of any form to the native one, which loads fastest.
+@click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
+@click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
+@click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
+def convert(
+    source: str,
+    target: Path,
+    force: bool,
+    head: bool,
+    classes: str | None,
+    input_range: tuple[float, float] | None,
+) -> None:
+    """Write weights of any form to another, by DST's suffix.
+
+    \b
+    .safetensors    the native form, which loads fastest
+    .keras, .h5     a Keras model; needs fastmnv2[train]
+    .tflite, .onnx  for other engines; need fastmnv2[tensorflow], fastmnv2[onnx]
+    no suffix       a folder with a TF2 SavedModel; needs fastmnv2[tensorflow]
 
     SRC is a TF1 hub module (folder, archive or URL), a TF-Slim checkpoint, a Keras or TFLite file, or a name
     ("imagenet", "untrained").
-    """
+    """  # noqa: D301 -- click's own mark
     if target.exists() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
     if not target.parent.is_dir():
         raise click.ClickException(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    from fastmnv2.weights.forms import native
-    from fastmnv2.weights.resolve import resolve
+    from fastmnv2 import export
+    from fastmnv2.weights.resolve import adapted
 
-    folded = resolve(source)
-    native.write(target, folded)
+    names = _lines(Path(classes)) if classes is not None else None
+    folded = export.write(target, adapted(source, input_range=input_range, head=head, classes=names))
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {folded.origin}")
     click.echo(f"sha256   {folded.sha256}")
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
-    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
+    size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
+    click.echo(f"wrote    {target}, {size:,} bytes")
 
 
 @cli.command()

@@ -25,6 +25,7 @@ except ImportError as _error:
 
 if TYPE_CHECKING:
     from fastmnv2.weights import Source
+    from fastmnv2.weights.tensors import Folded
 
 DECAY = 0.997
 """Of the moving statistics: TF-Slim's, and the module's. keras.applications has 0.999."""
@@ -190,6 +191,22 @@ def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
         layer.set_weights(norm)
 
 
+def plain(source: "Source", folded: "Folded", behind: Sequence[tuple[Any, list[Any]]]) -> keras.Model:
+    """The network in Keras' own layers, for files; ``behind`` it layers with their variables.
+
+    Of weights with another input range, the model takes images in [0,1] all the same.
+    """
+    inputs = keras.Input((96, 96, 3), name="images")
+    x = _Builder(DECAY, 0, keras.layers.BatchNormalization)(inputs, *folded.range)
+    for layer, _ in behind:
+        x = layer(x)
+    model = keras.Model(inputs, x, name="mobilenetv2_0_75_96")
+    set_variables(model, source.tensors)
+    for layer, variables in behind:
+        layer.set_weights(variables)
+    return model
+
+
 def names_of(layer: Layer) -> tuple[str, str]:
     """keras.applications' names of a layer and of its batch norm."""
     scope = layer.scope.removeprefix("MobilenetV2/")
@@ -206,13 +223,13 @@ def names_of(layer: Layer) -> tuple[str, str]:
 class _Builder:
     """Lays the layers out, under keras.applications' names, so that files of the model are Keras files like others."""
 
-    def __init__(self, decay: float, weight_decay: float) -> None:
-        self._decay = decay
+    def __init__(self, decay: float, weight_decay: float, norm: Any = None) -> None:
+        self._decay, self._norm = decay, norm or BatchNormalization
         # Keras' L2 has no factor 1/2.
         self._regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
-    def __call__(self, inputs: Any) -> Any:
-        x = shortcut = keras.layers.Rescaling(2.0, offset=-1.0, name="rescaling")(inputs)
+    def __call__(self, inputs: Any, black: float = -1.0, white: float = 1.0) -> Any:
+        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name="rescaling")(inputs)
         for layer in LAYERS[:-1]:
             if layer.scope.endswith("/expand"):
                 shortcut = x
@@ -228,7 +245,7 @@ class _Builder:
             x = keras.layers.DepthwiseConv2D(layer.kernel, **shared)(x)
         else:
             x = keras.layers.Conv2D(layer.out_channels, layer.kernel, kernel_regularizer=self._regularizer, **shared)(x)
-        x = BatchNormalization(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
+        x = self._norm(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
         if not layer.relu6:
             return x
         last = layer == LAYERS[-2]

@@ -32,6 +32,24 @@ def resolve(
 
     Raises what ``fastmnv2.load`` documents.
     """
+    found = adapted(weights, download=download, input_range=input_range, head=head, classes=classes)
+    try:
+        return fold(found)
+    except WeightsError as error:
+        if found.origin == str(cache.folder() / cache.FILE):
+            raise _broken_cache(error) from error
+        raise
+
+
+def adapted(
+    weights: Any,
+    *,
+    download: bool = True,
+    input_range: tuple[float, float] | None = None,
+    head: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """The same before folding."""
     found = resolve_source(weights, download=download)
     if input_range is not None:
         black, white = _checked_range(input_range)
@@ -43,12 +61,7 @@ def resolve(
         found = dataclasses.replace(found, head=None, head_error="", file="")
     elif classes is not None and not found.head_error:
         found = dataclasses.replace(found, head=named(found.head, classes), file="")
-    try:
-        return fold(found)
-    except WeightsError as error:
-        if found.origin == str(cache.folder() / cache.FILE):
-            raise _broken_cache(error) from error
-        raise
+    return found
 
 
 def _checked_range(input_range: Any) -> tuple[float, float]:

@@ -4,15 +4,17 @@ Three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``la
 layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latter in it.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError, printable
-from fastmnv2.head import Head
+from fastmnv2.head import Head, named
 from fastmnv2.network import EPSILON, LOGITS
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
@@ -23,6 +25,10 @@ _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
 _NAME_LIMIT = 200
+_CLASSES_LIMIT = 1 << 20
+
+CLASSES_MEMBER = "classes.json"
+"""What we add to a .keras file: a JSON list of the classes' names."""
 
 
 def read(path: Path) -> Source:
@@ -36,16 +42,15 @@ def read(path: Path) -> Source:
 def read_archive(path: Path) -> Source:
     """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``, and ours with ``classes.json``."""
     import tempfile
-    import zipfile
 
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
         _check_directory(file, path)
-        archive = zipfile.ZipFile(file)
+        archive = ZipFile(file)
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
             # zipfile bounds what these two unpack to at once, and not what the others do.
-            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if archive.getinfo(name).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
             config = _parsed(member.read(_CONFIG_LIMIT + 1), str(path))
@@ -56,7 +61,25 @@ def read_archive(path: Path) -> Source:
                     raise WeightsError(f"{path}: model.weights.h5 unpacks to more than {_ARCHIVE_LIMIT} bytes")
         weights.seek(0)
         content = hdf5.read(weights, str(path))
-    return _source(str(path), file_sha256(path), config, content)
+        classes = _classes(archive, path)
+    found = _source(str(path), file_sha256(path), config, content)
+    return dataclasses.replace(found, head=named(found.head, classes)) if found.head else found
+
+
+def _classes(archive: ZipFile, path: Path) -> list[str] | None:
+    if archive.namelist().count(CLASSES_MEMBER) != 1:
+        return None
+    if archive.getinfo(CLASSES_MEMBER).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise WeightsError(f"{path}: {CLASSES_MEMBER} is compressed in another way than stored or deflated")
+    with archive.open(CLASSES_MEMBER) as member:
+        text = member.read(_CLASSES_LIMIT + 1)
+    try:
+        classes = json.loads(text) if len(text) <= _CLASSES_LIMIT else None
+    except (ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: {CLASSES_MEMBER}: expected a JSON list of names")
+    return classes
 
 
 def read_model(model: Any) -> Source:
