@@ -22,6 +22,7 @@ from measure import MACS, Case, Result, Worker, interleaved, summary
 from peers import PEERS
 
 import fastmnv2
+from fastmnv2 import profile
 
 OURS = "fastmnv2"
 CLOSE = 1e-4  # relative L2 between any engine's features and ours
@@ -114,8 +115,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         make_models(Path(scratch), options.weights, names)
         workers = start(names, threads, Path(scratch))
+        pings = [profile.ping()]
         try:
             bursts = list(interleaved(workers, batches, options.rounds))
+            pings.append(profile.ping())
         finally:
             for worker in workers.values():
                 worker.close()
@@ -126,7 +129,9 @@ def main() -> None:
         peaks = [burst["peak"] for burst in bursts if burst["case"].threads == count]
         about[f"peak_{count}"] = float(np.median(peaks)) if peaks else None
     peaks = ", ".join(f"{about[f'peak_{count}'] / 1e9:.1f} GMAC/s on {count} cores" for count in threads)
-    print(f"{about['processor']}, {about['isa']}; peak {peaks}\n")
+    about["ping"] = pings
+    apart = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
+    print(f"{about['processor']}, {about['isa']}; peak {peaks}; a cache line from core to core {apart} ns\n")
     print(table(results))
     if options.json:
         report = {

@@ -62,6 +62,10 @@ double fm_peak_macs(const fm_isa *isa, double macs);
 
 uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 
+/* For measurements: ticks of that clock that a cache line takes from one processor to another, one way; 0 where two
+ * threads don't get a processor each. */
+double fm_ping_ticks(void);
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 typedef struct fm_model fm_model;

@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,25 +14,31 @@ from numpy.typing import NDArray
 
 from fastmnv2 import kept, network
 from fastmnv2._version import __version__
-from fastmnv2.errors import WeightsError, WeightsUnavailable
+from fastmnv2.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
 
     from fastmnv2 import image as image
+    from fastmnv2.image.decode import Decode
+    from fastmnv2.image.embed import OnError
+    from fastmnv2.image.resizing import Method
 
 __all__ = [
+    "ImageError",
     "Model",
     "WeightsError",
     "WeightsUnavailable",
     "__version__",
     "available_isas",
     "embed",
+    "embed_images",
     "get_expected_image_size",
     "image",
     "info",
     "isa",
+    "iter_embed_images",
     "load",
 ]
 
@@ -88,8 +94,88 @@ def embed(
 
     See ``Model.embed`` for the arguments and what is returned, and ``load`` for ``weights``.
     """
-    model = weights if isinstance(weights, Model) else kept.model(weights)
-    return model.embed(images, out=out, threads=threads, normalize=normalize)
+    return _model(weights).embed(images, out=out, threads=threads, normalize=normalize)
+
+
+def embed_images(
+    items: Iterable[Any],
+    *,
+    weights: _Weights | Model = None,
+    batch_size: int = 64,
+    threads: int | None = None,
+    method: "Method" = "tf2",
+    decode: "Decode" = "exact",
+    on_error: "OnError" = "raise",
+    normalize: bool = False,
+    progress: bool = False,
+    out: NDArray[np.float32] | None = None,
+    exif: bool = True,
+    max_pixels: int | None = None,
+) -> NDArray[np.float32]:
+    """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core at once.
+
+    Needs ``pip install 'fastmnv2[images]'`` for anything but arrays.
+
+    Args:
+        items: paths, fsspec URLs (``fastmnv2[fsspec]``), the bytes of files, open binary files, Pillow pictures, and
+            arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1]; mixed as you like.
+            What becomes of grey, alpha, CMYK, 16 bits and animations is told at ``fastmnv2.image.read``.
+        weights: as for ``load``, or a model. Models are kept for the next call, as by ``embed``.
+        batch_size: about how many items are held at a time, in all threads together.
+        threads: the most threads to use; None for every CPU that this process may use. Each holds a decoded picture.
+        method: how pictures become 96x96, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take samples, "area"
+            averages, which is what to use where nothing has to be compared with what others have made.
+        decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, no less
+            than twice what is wanted. That is faster with large pictures, and changes the features: see README.
+        on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" those, which then have no
+            row, with one warning that names them; or a function, which is handed each such error.
+        normalize: divide each vector by its length.
+        progress: draw a bar on stderr, if that is a terminal (``fastmnv2[cli]``).
+        out: float32 [n,1280], to which the vectors are written; for skipped items, as many rows less.
+        exif: turn pictures as their EXIF orientation says. ``exif=False`` does as TensorFlow does.
+        max_pixels: refuse larger pictures; 2^26 unless given.
+
+    Returns:
+        float32 ``[n,1280]``, in the order of the items.
+
+    Raises:
+        ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
+        TypeError, ValueError: another argument is not as above.
+    """
+    return _model(weights).embed_images(
+        items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
+        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def iter_embed_images(
+    items: Iterable[Any],
+    *,
+    weights: _Weights | Model = None,
+    batch_size: int = 64,
+    threads: int | None = None,
+    method: "Method" = "tf2",
+    decode: "Decode" = "exact",
+    on_error: "OnError" = "raise",
+    normalize: bool = False,
+    exif: bool = True,
+    max_pixels: int | None = None,
+) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    """Pairs of an item and its feature vector, in order, for streams of any length, also without an end.
+
+    Arguments and errors are those of ``embed_images``; skipped items are left out. At most about ``batch_size``
+    items are held at a time. They are taken from ``items`` by whoever advances this iterator; a vector that is there
+    is handed out before the next item is taken, so that a slow source holds up one item, not a batch. Closing the
+    iterator (or Ctrl-C while it works) stops its threads.
+    """
+    return _model(weights).iter_embed_images(
+        items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
+        normalize=normalize, exif=exif, max_pixels=max_pixels,
+    )  # fmt: skip
+
+
+def _model(weights: _Weights | Model) -> Model:
+    return weights if isinstance(weights, Model) else kept.model(weights)
 
 
 def get_expected_image_size() -> tuple[int, int]:

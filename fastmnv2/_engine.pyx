@@ -65,6 +65,7 @@ cdef extern from "fastmnv2.h" nogil:
     int fm_isa_images(const fm_isa *isa)
     double fm_peak_macs(const fm_isa *isa, double macs)
     uint64_t fm_ticks()
+    double fm_ping_ticks()
     fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
     void fm_model_free(fm_model *model)
     size_t fm_model_bytes(const fm_model *model)
@@ -167,6 +168,14 @@ def peak_macs(str isa, double macs):
 def ticks():
     """The clock in which ``Engine.forward`` counts layers' time; its rate is to be measured."""
     return fm_ticks()
+
+
+def ping_ticks():
+    """Ticks of that clock that a cache line takes from one processor to another; 0 where there is just one."""
+    cdef double taken
+    with nogil:
+        taken = fm_ping_ticks()
+    return taken
 
 
 cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1:

@@ -1,10 +1,13 @@
 """The command line. What a command needs is imported when it runs."""
 
+import contextlib
+import itertools
 import json
+import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,9 +22,12 @@ from fastmnv2 import image, network
 from fastmnv2._version import __version__
 
 if TYPE_CHECKING:
-    from fastmnv2.image.stream import Pictures
+    from fastmnv2.image.given import Pictures
+    from fastmnv2.model import Model
+    from fastmnv2.outputs import Writer
 
 CLASSES = network.CLASSES
+_ROWS = 64  # that are handed to a writer together
 _DEMO_PICTURES = 12  # the table's width
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -58,9 +64,13 @@ _WEIGHTS = click.option(
 )
 _THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
 _PICTURES = (
-    click.argument("paths", nargs=-1, required=True, metavar="PATH..."),
+    click.argument("paths", nargs=-1, metavar="PATH..."),
+    click.option("--from", "listed", metavar="FILE", help="Take the paths that stand in FILE, one a line."),
+    click.option("-0", "null", is_flag=True, help="Listed paths end with NUL, as those of find -print0."),
     click.option("--recursive/--no-recursive", default=True, help="Search folders within folders (default)."),
-    click.option("--exif/--no-exif", help="Turn pictures as their EXIF orientation says; TensorFlow does not."),
+    click.option(
+        "--exif/--no-exif", default=True, help="Turn pictures as EXIF says (default); --no-exif is as TensorFlow does."
+    ),
     click.option(
         "--max-pixels",
         type=click.IntRange(min=1),
@@ -69,7 +79,28 @@ _PICTURES = (
         metavar="N",
         help="Skip larger pictures.",
     ),
-    click.option("--batch-size", type=click.IntRange(1, 4096), default=32, show_default=True, metavar="N"),
+    click.option(
+        "--method",
+        type=click.Choice(["tf2", "tf1", "area"]),
+        default="tf2",
+        show_default=True,
+        help="How pictures become 96x96: sampled as TensorFlow 2 or 1 does, or averaged.",
+    ),
+    click.option(
+        "--decode",
+        type=click.Choice(["exact", "scaled"]),
+        default="exact",
+        show_default=True,
+        help="scaled: decode large JPEGs at part of their size; faster, other features.",
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1, 4096),
+        default=64,
+        show_default=True,
+        metavar="N",
+        help="Pictures held at a time.",
+    ),
 )
 
 
@@ -91,14 +122,38 @@ def _suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Pa
     return check
 
 
-def _find(paths: Iterable[str], **options: Any) -> "Pictures":
-    from fastmnv2.image.stream import Pictures
+_FILES = (".npy", ".npz", ".csv", ".parquet")
+
+
+def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Path, bool]:
+    """The path, and whether it is a folder, which a pathlib.Path forgets."""
+    known = Path(value).suffix.lower() in _FILES
+    folder = value.endswith(("/", os.sep)) or (Path(value).is_dir() and not known)
+    if not folder and not known:
+        raise click.BadParameter(f"expected a name ending in {', '.join(_FILES)}, or a FOLDER/, got {value!r}")
+    return Path(value), folder
+
+
+def _find(
+    paths: tuple[str, ...],
+    *,
+    listed: str | None = None,
+    null: bool = False,
+    recursive: bool = True,
+    batch_size: int = 64,
+    **how: Any,
+) -> "Pictures":
+    from fastmnv2.image.decode import Options
+    from fastmnv2.image.given import Pictures
 
     def skip(path: str, why: str) -> None:
         click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
 
-    found = Pictures(paths, skip, **options)
-    if not found.paths:
+    if not paths and listed is None:
+        raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")
+    options = Options(**how)
+    found = Pictures(paths, skip, listed=listed, null=null, recursive=recursive, options=options, batch_size=batch_size)
+    if found.total == 0:
         raise click.ClickException(f"no picture found in {', '.join(map(click.format_filename, paths))}")
     return found
 
@@ -114,60 +169,105 @@ def _check_some(pictures: "Pictures") -> None:
     "-o",
     "--output",
     required=True,
-    callback=_suffix(".npy", ".npz", ".csv", ".parquet"),
-    metavar="FILE",
-    help="FILE.npy, .npz, .csv or .parquet.",
+    callback=_output,
+    metavar="OUT",
+    help="FILE.npy, .npz, .csv or .parquet, or FOLDER/.",
 )
 @click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
+@click.option("--json", "as_json", is_flag=True, help="What was done, as one JSON object on standard output.")
+@click.option("--float16", is_flag=True, help="FOLDER/: vectors of float16, half the size.")
+@click.option("--prune", is_flag=True, help="FOLDER/: drop the rows of pictures that are gone.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="FOLDER/: who computes."
+)
 def embed(
     paths: tuple[str, ...],
-    output: Path,
+    output: tuple[Path, bool],
     weights: str | None,
     threads: int | None,
-    batch_size: int,
     normalize: bool,
+    as_json: bool,
+    float16: bool,
+    prune: bool,
+    engine: str,
     **find: Any,
 ) -> None:
-    """Write the features of pictures (files, folders, quoted globs) to FILE.
+    """Write the features of pictures to a file, or to a folder for long jobs.
+
+    PATH is a picture, a folder, a quoted glob, or - for paths on standard input.
 
     \b
     .npy      float32 [n,1280], and the paths, one a line, in FILE.paths.txt
     .npz      arrays features and paths
     .csv      columns path, f0 ... f1279
     .parquet  columns path and features; needs fastmnv2[parquet]
+    FOLDER/   parts of 10,000 rows in parquet; started again, it goes on where it
+              stopped, and takes in what is new or changed
 
-    Rows are sorted by path. What can't be read is named and left out; if nothing can, FILE is not written
-    and the exit code is 1.
+    Rows are sorted by path, or as listed. What can't be read is named and left out; if nothing can, FILE is not
+    written and the exit code is 1.
     """  # noqa: D301 -- click's own mark
     import fastmnv2
-    from fastmnv2 import outputs
-    from fastmnv2.progress import progress
 
-    with outputs.open_output(output) as writer:
+    target, folder = output
+    if not folder and (float16 or prune or engine != "local"):
+        raise click.UsageError("--float16, --prune and --engine are for -o FOLDER/")
+    if folder:
+        from fastmnv2 import jobs
+
+        how = jobs.Settings(normalize=normalize, float16=float16, prune=prune, engine=engine, threads=threads)
         pictures = _find(paths, **find)
-        outputs.check_paths(output, pictures.paths)
         model = fastmnv2.load(weights, threads=threads)
-        with progress("embedding", len(pictures.paths)) as advance:
-            for names, images in pictures.batches(batch_size):
-                writer.append(names, model.embed(images, normalize=normalize))
-                advance(pictures.read + pictures.skipped)
-        _check_some(pictures)
+        counts = jobs.embed_to_folder(model, pictures, target, how)
+    else:
+        from fastmnv2 import outputs
+
+        with outputs.open_output(target) as writer:
+            pictures = _find(paths, **find)
+            outputs.check_paths(target, pictures.found)
+            model = fastmnv2.load(weights, threads=threads)
+            _embed_to_file(model, pictures, target, writer, normalize)
+            _check_some(pictures)
+        counts = {"pictures": pictures.read}
+    summary = {"output": str(target), **counts, "skipped": pictures.skipped, "weights": model.weights}
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    told = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "pictures")
     click.echo(
-        f"{output}: features of {pictures.read} pictures, {pictures.skipped} skipped; "
+        f"{target}: features of {counts['pictures']} pictures, {told + ', ' if told else ''}{pictures.skipped} skipped; "
         f"weights: {model.weights['form']}, {model.weights['origin']}",
         err=True,
     )
 
 
+def _embed_to_file(model: "Model", pictures: "Pictures", target: Path, writer: "Writer", normalize: bool) -> None:
+    from fastmnv2 import outputs
+    from fastmnv2.progress import progress
+
+    def compute(images: Any, threads: int) -> Any:
+        return model.embed(images, threads=threads, normalize=normalize)
+
+    results = pictures.results(compute, model.thread_count())
+    with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
+        while batch := list(itertools.islice(results, _ROWS)):
+            names = [name for name, _ in batch]
+            outputs.check_paths(target, names)
+            writer.append(names, np.stack([vector for _, vector in batch]))
+            advance(pictures.read + pictures.skipped)
+
+
 @cli.command()
 @_with(*_PICTURES, _WEIGHTS, _THREADS)
-@click.option("--labels", metavar="FILE", help="Names of the 1001 classes (or of the last 1000), one a line.")
-@click.option("--top", type=click.IntRange(1, CLASSES), default=5, show_default=True, metavar="K")
+@click.option(
+    "--labels", metavar="FILE", help="Names of the classes, one a line; of ImageNet's 1001, or of the last 1000."
+)
+@click.option("--top", type=click.IntRange(1), metavar="K", help="How many classes.  [default: 5, or all if fewer]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def classify(
     paths: tuple[str, ...],
     labels: str | None,
-    top: int,
+    top: int | None,
     as_json: bool,
     weights: str | None,
     threads: int | None,
@@ -177,41 +277,54 @@ def classify(
     """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
     import fastmnv2
 
-    names = _read_labels(Path(labels)) if labels is not None else None
     pictures = _find(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    model.logits(np.empty((0, *image.SIZE, 3), np.float32))  # without that layer, say so before decoding
-    for batch, images in pictures.batches(batch_size):
-        indices, probabilities = model.classify(images, top=top)
-        for path, row, values in zip(batch, indices.tolist(), probabilities, strict=True):
-            if as_json:
-                classes = [
-                    {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
-                    for i, p in zip(row, values, strict=True)
-                ]
-                click.echo(json.dumps({"path": path, "classes": classes}))
-                continue
-            for i, p in zip(row, values, strict=True):
-                click.echo(f"{click.format_filename(path)}\t{names[i] if names else i}\t{p:.4f}")
+    model.classify(np.empty((0, *image.SIZE, 3), np.float32), top=top)  # if it can't, say so before decoding
+    names: Sequence[str] | None = model.classes
+    if labels is not None:
+        names = _lines(Path(labels), len(model.classes)) if model.classes else _read_labels(Path(labels))
+
+    def compute(images: Any, count: int) -> list[tuple[Any, Any]]:
+        return list(zip(*model.classify(images, top=top, threads=count), strict=True))
+
+    for path, (row, values) in pictures.results(compute, model.thread_count()):
+        if as_json:
+            classes = [
+                {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
+                for i, p in zip(row.tolist(), values, strict=True)
+            ]
+            click.echo(json.dumps({"path": path, "classes": classes}))
+            continue
+        for i, p in zip(row.tolist(), values, strict=True):
+            click.echo(f"{click.format_filename(path)}\t{names[i] if names else i}\t{p:.4f}")
     _check_some(pictures)
 
 
 def _read_labels(path: Path) -> list[str]:
     """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
-    with path.open("rb") as file:
-        data = file.read((1 << 20) + 1)
-    try:
-        lines = data.decode("utf-8-sig").splitlines() if len(data) <= 1 << 20 else []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+    lines = _lines(path)
     if len(lines) == CLASSES - 1:
         lines = ["background", *lines]
     if len(lines) != CLASSES:
-        got = f"{len(lines)} lines" if lines else f"{len(data)} bytes or more"
         raise ValueError(
-            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {got}"
+            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {len(lines)} lines"
         )
-    return [line.strip() for line in lines]
+    return lines
+
+
+def _lines(path: Path, count: int | None = None) -> list[str]:
+    """Labels, one a line. ValueError if it is not a small file of text, or has another number of them."""
+    with path.open("rb") as file:
+        data = file.read((1 << 20) + 1)
+    if len(data) > 1 << 20:
+        raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
+    try:
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+    if count is not None and len(lines) != count:
+        raise ValueError(f"{path}: expected {count} labels, one a line, got {len(lines)} lines")
+    return lines
 
 
 @cli.command()
@@ -289,10 +402,9 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
     else:
         pictures = _find(paths)
         # In a folder of thousands the first dozen will do.
-        del pictures.paths[_DEMO_PICTURES:]
-        batches = list(pictures.batches(_DEMO_PICTURES))
+        del pictures.found[_DEMO_PICTURES:]
+        chosen = _demo.decoded(pictures)
         _check_some(pictures)
-        chosen = batches[0]
     _demo.run(weights, threads, chosen, click.echo)
 
 
@@ -317,6 +429,8 @@ def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> Non
                     f"{batch:>6} {count:>7} {call.median * 1e3:>10.3f} {call.p99 * 1e3:>8.3f} "
                     f"{batch / call.median:>9,.0f} {call.share:>8.0%}"
                 )
+        if line := profile.ping():
+            click.echo(f"a cache line takes {line * 1e9:.0f} ns from core to core")
         return
     if threads not in (None, 1):
         raise click.UsageError(f"--layers counts on one thread, not {threads}")

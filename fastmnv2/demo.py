@@ -6,12 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastmnv2
 from fastmnv2 import image, threads
+
+if TYPE_CHECKING:
+    from fastmnv2.image.given import Pictures
 
 _BATCH = 32
 
@@ -43,6 +47,12 @@ def samples() -> tuple[list[str], NDArray[np.float32]]:
             names.append(f"{name} {'ab'[variant]}")
             pictures.append(image.load_image(data))
     return names, np.stack(pictures)
+
+
+def decoded(pictures: "Pictures") -> tuple[list[str], NDArray[np.float32]]:
+    """The pictures that a command was given, through the usual preprocessing: names, [n,96,96,3]."""
+    found = list(pictures.results(lambda images, _threads: images.copy(), threads.available()))
+    return [name for name, _ in found], np.stack([value for _, value in found]) if found else np.empty((0, 96, 96, 3))
 
 
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -31,3 +31,33 @@ class WeightsUnavailable(WeightsError):
     """The default weights are neither configured, embedded, cached nor downloadable."""
 
     _longest = 4000  # it tells what was tried, and three ways out
+
+
+class ImageError(ValueError):
+    """A picture among several can't be read or decoded.
+
+    Attributes:
+        index: its place among the items, from 0 on.
+        name: its path or URL, or what kind of thing it is.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, index: int, name: str, reason: str) -> None:
+        super().__init__(f"item {index}, {printable(name)}: {printable(reason)}")
+        self.index, self.name, self.reason = index, name, reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[int, str, str]]:
+        return type(self), (self.index, self.name, self.reason)
+
+    @classmethod
+    def of(cls, error: Exception, index: int, name: str) -> "ImageError":
+        """What ``error`` says, without the name, which it may begin with."""
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        elif isinstance(error, MemoryError):
+            reason = "not enough memory to decode it"
+        else:
+            reason = (str(error) or type(error).__name__).removeprefix(f"{name}: ")
+        found = cls(index, name, reason)
+        found.__cause__ = error
+        return found

@@ -15,6 +15,9 @@ from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
 if TYPE_CHECKING:
+    from fastmnv2.image.decode import Decode
+    from fastmnv2.image.embed import OnError
+    from fastmnv2.image.resizing import Method
     from fastmnv2.weights.tensors import Folded
 
 _ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
@@ -172,6 +175,54 @@ class Model:
         if normalize:
             _normalize(features)
         return result
+
+    def embed_images(
+        self,
+        items: Iterable[Any],
+        *,
+        batch_size: int = 64,
+        threads: int | None = None,
+        method: "Method" = "tf2",
+        decode: "Decode" = "exact",
+        on_error: "OnError" = "raise",
+        normalize: bool = False,
+        progress: bool = False,
+        out: NDArray[np.float32] | None = None,
+        exif: bool = True,
+        max_pixels: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Feature vectors of picture files and other pictures: see ``fastmnv2.embed_images``."""
+        from fastmnv2.image import embed
+
+        return embed.embed_images(
+            self, items, embed.options(method, decode, exif, max_pixels), batch_size=batch_size, threads=threads,
+            on_error=on_error, normalize=normalize, progress=progress, out=out,
+        )  # fmt: skip
+
+    def iter_embed_images(
+        self,
+        items: Iterable[Any],
+        *,
+        batch_size: int = 64,
+        threads: int | None = None,
+        method: "Method" = "tf2",
+        decode: "Decode" = "exact",
+        on_error: "OnError" = "raise",
+        normalize: bool = False,
+        exif: bool = True,
+        max_pixels: int | None = None,
+    ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+        """Pairs of an item and its feature vector, as they come: see ``fastmnv2.iter_embed_images``."""
+        from fastmnv2.image import embed
+
+        return embed.iter_embed_images(
+            self, items, embed.options(method, decode, exif, max_pixels), batch_size=batch_size, threads=threads,
+            on_error=on_error, normalize=normalize,
+        )  # fmt: skip
+
+    def thread_count(self, threads: int | None = None) -> int:
+        """How many threads a call with this ``threads`` may use now."""
+        return _threads.resolve(self._threads if threads is None else threads)
 
     def logits(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
         """Class scores before the softmax: float32 ``[n,1001]``, or ``[1001]`` for one image.

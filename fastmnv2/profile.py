@@ -53,6 +53,17 @@ def peak(isa: str, amount: float = 1.2e8) -> float:
     return _engine.peak_macs(isa, amount) / (time.perf_counter() - start)
 
 
+def ping() -> float:
+    """Seconds that a cache line takes from one core to another now, one way; 0 where there is just one core.
+
+    What threads that work on one image hand each other waits at least this long. It depends on where the host of a
+    virtual machine has put its cores: 50 ns where they share a cache, four times as long where they don't.
+    """
+    clock, begin = _engine.ticks(), time.perf_counter()
+    taken = sorted(_engine.ping_ticks() for _ in range(5))[2]
+    return taken * (time.perf_counter() - begin) / (_engine.ticks() - clock)
+
+
 def _images(n: int) -> NDArray[np.float32]:
     return np.random.RandomState(0).rand(n, network.SIZE, network.SIZE, 3).astype(np.float32)
 

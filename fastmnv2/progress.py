@@ -18,8 +18,10 @@ def _silent(done: int, total: int | None = None) -> None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int | None = None, *, in_bytes: bool = False) -> Iterator[Advance]:
+def progress(what: str, total: int | None = None, *, in_bytes: bool = False, unit: str = "") -> Iterator[Advance]:
     """Yields a function to be told how much is done; draws a bar while the block runs.
+
+    With a ``unit``, such as "pictures", it also tells how many of them a second.
 
     Nothing is drawn where standard error is no terminal; without rich, ``what`` is printed there once.
     """
@@ -28,17 +30,19 @@ def progress(what: str, total: int | None = None, *, in_bytes: bool = False) -> 
         return
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+        from rich import progress as rich
     except ImportError:
         print(what, file=sys.stderr)
         yield _silent
         return
-    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
-    columns = ("{task.description}", BarColumn(), amount, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
+    amount = rich.DownloadColumn() if in_bytes else rich.MofNCompleteColumn()
+    speed = (rich.TextColumn("{task.fields[speed]}"),) if unit else ()
+    columns = ("{task.description}", rich.BarColumn(), amount, *speed, rich.TimeRemainingColumn())
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total, speed="")
 
         def advance(done: int, total: int | None = None) -> None:
-            bar.update(task, completed=done, total=total)
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=done, total=total, speed=f"{speed:,.0f} {unit}/s" if speed else "")
 
         yield advance

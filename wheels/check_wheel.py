@@ -41,7 +41,7 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
     folders = {entry.split("/")[0] for entry in names}
     expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
-    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", f"{info}/licenses/LICENSE"):
+    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", "fastmnv2/_resize.pyi", f"{info}/licenses/LICENSE"):
         expect(needed in names, f"{needed} is missing")
     strange = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
     expect(not strange, f"sources or rubbish: {strange}")
@@ -70,7 +70,7 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
     floor = tuple(map(int, glibc.split(".")))
     expect(max(versions, default=(0,)) <= floor, f"needs glibc {max(versions, default=())}, expected at most {glibc}")
     ours = [line.split()[-1] for line in symbols.splitlines() if " GLOBAL DEFAULT " in line and " UND " not in line]
-    extra = [symbol for symbol in ours if symbol != "PyInit__engine" and not symbol.startswith("__pyx")]
+    extra = [symbol for symbol in ours if not symbol.startswith(("PyInit__", "__pyx"))]
     expect(not extra, f"exports {extra}")
 
 
@@ -114,7 +114,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         check_contents(wheel, names, options.weights)
-        for module in (name for name in names if re.fullmatch(r"fastmnv2/_engine\..*(so|pyd)", name)):
+        for module in (name for name in names if re.fullmatch(r"fastmnv2/_(engine|resize)\..*(so|pyd)", name)):
             repaired = not wheel.stem.split("-")[-1].startswith("linux_")
             check_module(Path(archive.extract(module, scratch)), options.glibc, repaired)
         if not options.no_install:

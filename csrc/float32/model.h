@@ -2,6 +2,8 @@
 #ifndef FM_FLOAT32_MODEL_H
 #define FM_FLOAT32_MODEL_H
 
+#include <stddef.h>
+
 #include "float32/pack.h"
 #include "net/model.h"
 
@@ -10,6 +12,8 @@ typedef struct fm_float32_model {
     fm_conv conv[FM_LAYERS];
     fm_scale_args scale; /* from pixels in [0,1] to what the first convolution takes; without rows yet */
 } fm_float32_model;
+
+_Static_assert(offsetof(fm_float32_model, base) == 0, "a model of any tier begins with an fm_model");
 
 extern const fm_tier fm_float32_tier;
 

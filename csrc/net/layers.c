@@ -8,7 +8,7 @@ static const fm_network network = {
     .size = 96, .colours = 3, .features = 1280, .classes = 1001, .layers = FM_LAYERS, .endpoints = FM_ENDPOINTS,
 };
 
-const fm_block fm_blocks[FM_BLOCKS] = {
+const fm_block fm_blocks[] = { /* of another number of rows, this does not compile */
     /* size  in  expand out stride */
     {48, 24, 24, 16, 1}, /* its "expansion" is the first convolution, from the image, with stride 2 */
     {48, 16, 96, 24, 2},

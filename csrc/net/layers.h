@@ -16,8 +16,7 @@ enum {
     FM_LOGITS = FM_HEAD + 1,
     FM_ENDPOINTS = 4 * FM_BLOCKS + 2,
     FM_HEAD_ENDPOINT = 4 * FM_BLOCKS,
-    FM_POOL_ENDPOINT = FM_HEAD_ENDPOINT + 1,
-    FM_TAPS = 9 /* of a 3x3 kernel */
+    FM_POOL_ENDPOINT = FM_HEAD_ENDPOINT + 1
 };
 
 /* Block 0 has no expansion: where the others expand, it has the first convolution, which reads the image. */

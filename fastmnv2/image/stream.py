@@ -1,83 +1,229 @@
-"""Pictures by the batch: found, decoded ahead in threads, handed out in order."""
+"""Many pictures through decoder, resizer and network at once, on every core, in order and in bounded memory.
 
+Each thread takes the next picture, decodes it, resizes it into its own batch, and runs the network on that, alone, when
+the batch is full or no picture waits. So nothing waits for anything but the next picture, and there is nothing to
+balance: decoding may take three times as long as the network, or a third.
+"""
+
+import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import threads
-from fastmnv2.image.decode import MAX_PIXELS, load_image
-from fastmnv2.image.find import find
+from fastmnv2.errors import ImageError
+from fastmnv2.image import decode, resizing
+from fastmnv2.image.decode import Options
 
-_Image = NDArray[np.float32]
+Images = NDArray[np.float32]
+Compute = Callable[[Images, int], Sequence[Any]]
+"""What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
 
 
-class Pictures:
-    """Picture files behind paths, folders and globs; ``batches`` goes through them once.
+@dataclass(slots=True)
+class Result:
+    """What became of one item: a value, or an error that names it."""
 
-    ``paths`` are sorted, each file once. A path that is named, or that a glob matches, is taken whatever its
-    suffix; folders are searched for ``SUFFIXES``, hidden files and folders left out. What can't be
-    read is handed to ``skip`` (path, why), counted in ``skipped`` and left out; ``read`` counts the rest.
+    index: int
+    item: Any
+    value: Any = None
+    error: ImageError | None = None
+
+
+class _Job(Result):
+    """A result on its way. ``data`` is what is decoded: the item, or what was read of it."""
+
+    __slots__ = ("data", "done", "fatal")
+
+    def __init__(self, index: int, item: Any) -> None:
+        super().__init__(index, item)
+        self.data: Any = item
+        self.fatal: BaseException | None = None
+        self.done = False
+
+    def failed(self, error: Exception) -> None:
+        self.error = ImageError.of(error, self.index, decode.name_of(self.item))
+
+
+def stream(
+    items: Iterable[Any], compute: Compute, options: Options, *, threads: int = 1, batch_size: int = 64
+) -> Generator[Result, None, None]:
+    """What ``compute`` makes of each item, in order.
+
+    At most about ``batch_size`` items (or two a thread, if that is more) are held at a time, and a thread's batches
+    are a part of that; a picture being decoded is held by each thread. Items are taken from the iterable, and open
+    files read, where the generator is advanced; when the next item does not come, what is there already is finished
+    first. Closing the generator stops the threads after the picture, or batch, that each has in hand.
     """
+    if isinstance(items, Sized) and len(items) == 1:  # no threads for one: they would cost more than resizing
+        yield from _one(next(iter(items)), compute, options, threads)
+        return
+    workers = _Workers(compute, options, threads, batch_size)
+    try:
+        yield from workers.run(iter(items))
+    finally:
+        workers.stop()
 
-    def __init__(
-        self,
-        arguments: Iterable[str],
-        skip: Callable[[str, str], None],
-        *,
-        recursive: bool = True,
-        exif: bool = False,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        self.read = self.skipped = 0
-        self._report, self._exif, self._max_pixels = skip, exif, max_pixels
-        self.paths = find(arguments, self._skip, recursive=recursive)
 
-    def _skip(self, path: str, why: object) -> None:
-        self.skipped += 1
-        self._report(path, str(why))
+def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterator[Result]:
+    job = _Job(0, item)
+    image = np.empty((1, *resizing.SIZE, 3), np.float32)
+    try:
+        _load(_readable(item), options, image[0])
+    except Exception as error:
+        job.failed(error)
+    else:
+        job.value = compute(image, threads)[0]
+    yield Result(0, item, job.value, job.error)
 
-    def batches(self, size: int) -> Iterator[tuple[list[str], _Image]]:
-        """Up to ``size`` paths at a time, and their pictures as float32 ``[n,96,96,3]`` in [0,1]."""
-        paths: list[str] = []
-        images: list[_Image] = []
-        for path, future in self._decoded(ahead=size):
+
+class _Workers:
+    """Threads that take jobs from a queue. ``_changed`` guards what they say of them."""
+
+    def __init__(self, compute: Compute, options: Options, threads: int, batch_size: int) -> None:
+        self._compute, self._options = compute, options
+        self._most = max(batch_size, 2 * threads)
+        self._batch = max(1, self._most // (2 * threads))
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._threads = [threading.Thread(target=self._work, name=f"pictures-{i}", daemon=True) for i in range(threads)]
+
+    def run(self, items: Iterator[Any]) -> Iterator[Result]:
+        for thread in self._threads:
+            thread.start()
+        window: deque[_Job] = deque()
+        index, more = 0, True
+        while more or window:
+            while more and len(window) < self._most and not (window and window[0].done):
+                try:
+                    job = _Job(index, next(items))
+                except StopIteration:
+                    more = False
+                    break
+                index += 1
+                window.append(job)
+                self._submit(job)
+            if window:
+                self._wait_for(window[0])
+                job = window.popleft()
+                if job.fatal is not None:
+                    raise job.fatal
+                yield Result(job.index, job.item, job.value, job.error)
+
+    def _submit(self, job: _Job) -> None:
+        try:
+            job.data = _readable(job.item)
+        except Exception as error:
+            job.failed(error)
+            job.done = True
+        else:
+            self._jobs.put(job)
+
+    def _wait_for(self, job: _Job) -> None:
+        with self._changed:
+            # Now and then, for where a wait without an end can't be interrupted, and for what a fork leaves behind.
+            while not self._changed.wait_for(lambda: job.done, timeout=0.5):
+                if not any(thread.is_alive() for thread in self._threads):
+                    raise RuntimeError(
+                        "the threads that decode pictures are gone: this iterator was begun before a fork"
+                    )
+
+    def stop(self) -> None:
+        """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
+        self._stopped = True
+        for _ in self._threads:
+            self._jobs.put(None)
+        until = time.monotonic() + 1
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0, until - time.monotonic()))
+
+    def _work(self) -> None:
+        images = np.empty((self._batch, *resizing.SIZE, 3), np.float32)
+        waiting: list[_Job] = []
+        room = _Room()
+        while True:
             try:
-                picture = future.result()
-            except (OSError, ValueError, MemoryError) as error:
-                self._skip(path, _reason(error, path))
+                job = self._jobs.get(block=not waiting)
+            except Empty:
+                self._finish(waiting, images)
                 continue
-            paths.append(path)
-            images.append(picture)
-            if len(paths) == size:
-                self.read += size
-                yield paths, np.stack(images)
-                paths, images = [], []
-        if paths:
-            self.read += len(paths)
-            yield paths, np.stack(images)
-
-    def _decoded(self, ahead: int) -> Iterator[tuple[str, "Future[_Image]"]]:
-        workers = min(threads.available(), 4)  # each may hold a picture of the largest size
-        waiting: deque[tuple[str, Future[_Image]]] = deque()
-        with ThreadPoolExecutor(workers, "decode") as pool:
+            if job is None or self._stopped:
+                return
             try:
-                for path in self.paths:
-                    load = pool.submit(load_image, path, exif=self._exif, max_pixels=self._max_pixels)
-                    waiting.append((path, load))
-                    if len(waiting) >= ahead + workers:
-                        yield waiting.popleft()
-                while waiting:
-                    yield waiting.popleft()
-            finally:  # on an exception or Ctrl-C: don't decode what nobody waits for
-                pool.shutdown(cancel_futures=True)
+                _load(job.data, self._options, images[len(waiting)], room)
+            except Exception as error:
+                job.failed(error)
+                self._finish([job], images[:0])
+            else:
+                waiting.append(job)
+                if len(waiting) == len(images):
+                    self._finish(waiting, images)
+            finally:
+                job.data = None
+
+    def _finish(self, jobs: list[_Job], images: Images) -> None:
+        if len(images):
+            try:
+                for job, value in zip(jobs, self._compute(images[: len(jobs)], 1), strict=True):
+                    job.value = value
+            except BaseException as error:  # not the pictures' fault: raised where the results are waited for
+                for job in jobs:
+                    job.fatal = error
+        with self._changed:
+            for job in jobs:
+                job.done = True
+            self._changed.notify_all()
+        jobs.clear()
 
 
-def _reason(error: Exception, path: str) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
-    return str(error).removeprefix(f"{path}: ")
+class _Room:
+    """One thread's memory for decoded pictures: fresh memory for each would cost a third of decoding it."""
+
+    def __init__(self) -> None:
+        self._memory: NDArray[np.uint8] | None = None
+
+    def __call__(self, size: int) -> NDArray[np.uint8]:
+        if self._memory is None or len(self._memory) < size:
+            self._memory = None  # before there is more
+            self._memory = np.empty(size, np.uint8)
+        return self._memory[:size]
+
+
+def _readable(item: Any) -> Any:
+    """``item``, or the bytes of an open file: those who share a file read it one after the other."""
+    return decode.read_whole(item, decode.name_of(item)) if hasattr(item, "read") else item
+
+
+def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
+    """One item, resized into ``out`` [96,96,3]."""
+    if hasattr(item, "getexif") or isinstance(item, (str, bytes, bytearray, memoryview)) or hasattr(item, "__fspath__"):
+        decode.open_picture(item, options, room).resize(out, options.method)
+        return
+    array = _as_array(item, options.max_pixels)
+    unit = resizing.UNIT if array.dtype == np.uint8 else np.float32(1)
+    resizing.resize_array(array, out, options.method, unit)
+
+
+def _as_array(item: Any, max_pixels: int) -> NDArray[Any]:
+    """An array of one picture as [H,W,3], uint8 or float: grey is repeated, alpha dropped."""
+    if not hasattr(item, "__array__") and not hasattr(item, "__array_interface__"):
+        raise TypeError(
+            f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}"
+        )
+    array = np.asarray(item)
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise TypeError(f"expected an array of uint8, or of floats in [0, 1], got {array.dtype}")
+    if array.ndim == 2:
+        array = array[..., np.newaxis]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ValueError(f"expected an array [H, W], or [H, W, C] of 1, 3 or 4 channels, got {list(array.shape)}")
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise ValueError(f"expected at most {max_pixels} pixels, got {array.shape[1]} x {array.shape[0]}")
+    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[..., :3]

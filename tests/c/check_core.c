@@ -4,6 +4,7 @@
  *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
  *   check_core nested      calls from inside another parallel region: the same bits
+ *   check_core rested      calls after a rest, with threads that slept: the same bits
  *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=posix_memalign
  *   check_core overrun     writes past an array, which must end the program in a build with sanitizers
  *   check_core soak N      N calls: resident memory in the first half and in the second */
@@ -13,7 +14,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "cpu.h"
 #include "fastmnv2.h"
 
 /* Of the features of IMAGES images, float32 and uint8. Only a change of the promised bits changes it. */
@@ -179,6 +182,30 @@ static void check_threads(const fm_weights *weights) {
     fm_model_free(model);
 }
 
+/* Calls after a rest, when the system wakes threads where it likes: the same bits, and every thread may run where it
+ * might before (fm_spread moves threads for a moment). */
+static void check_rested(const fm_weights *weights) {
+    static float want[MOST_FEATURES], got[MOST_FEATURES];
+    fm_model *model = make_model(fm_isa_at(0), weights);
+    run(model, FM_FLOAT32, 0, 1, 1, want);
+    const int cpus = fm_affinity_cpus();
+    for (int i = 0; i < 8; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+        run(model, FM_FLOAT32, 0, 1, 2 + i % 3, got);
+        expect(memcmp(got, want, sizeof got) == 0, "after a rest");
+#ifdef _OPENMP
+#pragma omp parallel num_threads(4)
+#endif
+        if (fm_affinity_cpus() != cpus) {
+#ifdef _OPENMP
+#pragma omp critical
+#endif
+            expect(0, "a thread may not run where it might before");
+        }
+    }
+    fm_model_free(model);
+}
+
 /* Called from inside somebody else's parallel region, where OpenMP gives a call fewer threads than it asks for. */
 static void check_nested(const fm_weights *weights) {
     enum { CALLERS = 4 };
@@ -301,10 +328,11 @@ int main(int argc, char **argv) {
     if (strcmp(what, "digest") == 0) check_digest(&weights);
     else if (strcmp(what, "threads") == 0) check_threads(&weights);
     else if (strcmp(what, "nested") == 0) check_nested(&weights);
+    else if (strcmp(what, "rested") == 0) check_rested(&weights);
     else if (strcmp(what, "memory") == 0) check_memory(&weights);
     else if (strcmp(what, "soak") == 0) check_soak(&weights, argc > 2 ? atol(argv[2]) : 1000);
     else if (strcmp(what, "overrun") == 0) check_overrun(&weights);
-    else expect(0, "expected digest, threads, nested, memory or soak N");
+    else expect(0, "expected digest, threads, nested, rested, memory, overrun or soak N");
     free_weights();
     printf("%s: %d failures\n", what, failures);
     return failures != 0;

@@ -126,8 +126,8 @@ def test_static_analysis(tmp_path):
 
 def test_failing_allocations_and_many_calls(tmp_path):
     program = build(tmp_path, "check_core.c", "-fopenmp", *WRAPPED)
-    run(program, "memory")
-    run(program, "threads")
+    for what in ("memory", "threads", "rested"):
+        run(program, what)
     run(program, "soak", "3000")
 
 

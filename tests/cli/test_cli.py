@@ -147,10 +147,11 @@ class TestEmbed:
         PIL.Image.open(pictures / "a.png").save(turned, exif=exif)
         result = run("embed", turned, "--max-pixels", 5000, "-o", tmp_path / "f.npz", code=1)
         assert "at most 5000 pixels, got 120 x 90" in result.stderr
-        run("embed", turned, "--exif", "-o", tmp_path / "f.npz")
-        upright = model.embed(image.load_image(turned, exif=True))
-        np.testing.assert_array_equal(read_back(tmp_path / "f.npz")[1][0], upright)
-        assert (upright != model.embed(image.load_image(turned))).any()
+        for option, exif in (("--exif", True), ("--no-exif", False)):
+            run("embed", turned, option, "-o", tmp_path / "f.npz")
+            expected = model.embed(image.load_image(turned, exif=exif))
+            np.testing.assert_array_equal(read_back(tmp_path / "f.npz")[1][0], expected)
+        assert (expected != model.embed(image.load_image(turned))).any()
 
     @pytest.mark.parametrize("name", ["f.txt", "f", "f.npy.gz"])
     def test_other_suffixes_are_a_usage_error(self, run, pictures, tmp_path, name):

@@ -70,6 +70,7 @@ def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
         f"{info}/licenses/LICENSE": b"",
         "fastmnv2/py.typed": b"",
         "fastmnv2/_engine.pyi": b"",
+        "fastmnv2/_resize.pyi": b"",
         f"fastmnv2/{engine.name}": engine.read_bytes(),
     }
     wrong = {

@@ -1,0 +1,165 @@
+"""Pictures in, vectors out: what ``fastmnv2.embed_images`` and ``Model.embed_images`` do."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import network
+from fastmnv2 import threads as _threads
+from fastmnv2.errors import ImageError
+from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
+from fastmnv2.image.resizing import Method
+from fastmnv2.image.stream import Compute, Result, stream
+from fastmnv2.progress import progress as progress_bar
+
+if TYPE_CHECKING:
+    from fastmnv2.model import Model
+
+OnError = Literal["raise", "skip"] | Callable[[ImageError], object]
+
+Results = Generator[Result, None, None]
+
+_NAMED = 5  # skipped items that a warning names
+
+
+def options(method: Method, decode: Decode, exif: bool, max_pixels: int | None) -> Options:
+    """How pictures are read, checked; ``max_pixels`` is ``MAX_PIXELS`` unless given."""
+    return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels)
+
+
+def embed_images(
+    model: "Model",
+    items: Iterable[Any],
+    options: Options,
+    *,
+    batch_size: int,
+    threads: int | None,
+    on_error: OnError,
+    normalize: bool,
+    progress: bool,
+    out: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    """See ``fastmnv2.embed_images``."""
+    count = len(items) if isinstance(items, Sized) else None
+    if out is not None:
+        _check_out(out, count)
+    skipped: list[ImageError] = []
+    results = vectors(
+        model, items, options, batch_size=batch_size, threads=threads, normalize=normalize,
+        on_error=(lambda error: _note(skipped, error)) if on_error == "skip" else on_error,
+    )  # fmt: skip
+    known = out if out is not None else None if count is None else np.empty((count, network.FEATURES), np.float32)
+    rows: list[NDArray[np.float32]] = []
+    done = 0
+    bar = progress_bar("", count, unit="pictures") if progress else contextlib.nullcontext(lambda done: None)
+    with contextlib.closing(results), bar as advance:
+        for result in results:
+            if known is None:
+                rows.append(result.value)
+            elif done == len(known):
+                raise ValueError(f"out: expected a row for every item, got {len(known)} rows, and more items")
+            else:
+                known[done] = result.value
+            done += 1
+            advance(result.index + 1)
+    if skipped:
+        named = "; ".join(map(str, skipped[:_NAMED]))
+        more = f"; and {skipped[-1].index} more" if len(skipped) > _NAMED else ""
+        warnings.warn(f"skipped items that can't be read: {named}{more}", stacklevel=3)
+    if known is None:
+        return np.stack(rows) if rows else np.empty((0, network.FEATURES), np.float32)
+    return known[:done]
+
+
+def iter_embed_images(
+    model: "Model", items: Iterable[Any], options: Options, *, on_error: OnError, **how: Any
+) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    """See ``fastmnv2.iter_embed_images``."""
+    silently = (lambda error: None) if on_error == "skip" else on_error
+    results = vectors(model, items, options, on_error=silently, **how)
+    return _pairs(results)
+
+
+def _pairs(results: Results) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+    with contextlib.closing(results):
+        for result in results:
+            yield result.item, result.value
+
+
+def vectors(
+    model: "Model",
+    items: Iterable[Any],
+    options: Options,
+    *,
+    batch_size: int,
+    threads: int | None,
+    on_error: OnError,
+    normalize: bool,
+) -> Results:
+    """The results that are vectors, in order; ``on_error`` is handed the others' errors, or "raise"."""
+
+    def compute(images: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+        return model.embed(images, threads=count, normalize=normalize)
+
+    count = model.thread_count(threads)
+    return run(compute, items, options, batch_size=batch_size, threads=count, on_error=on_error)
+
+
+def run(
+    compute: Compute,
+    items: Iterable[Any],
+    options: Options,
+    *,
+    batch_size: int,
+    threads: int,
+    on_error: OnError,
+) -> Results:
+    """The same for anything that a model computes. Arguments are checked here, before the first item is taken."""
+    if isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif"):
+        raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
+    if isinstance(items, np.ndarray) and items.ndim != 4:
+        raise ValueError(f"items: expected arrays of pictures or one array [n, H, W, C], got {list(items.shape)}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items: expected an iterable of pictures, got {type(items).__name__}")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise ValueError(f"batch_size: expected a positive int, got {batch_size!r}")
+    if on_error != "raise" and not callable(on_error):
+        raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
+    results = stream(items, compute, options, threads=threads, batch_size=int(batch_size))
+    return _handed_on(results, on_error)
+
+
+def _handed_on(results: Results, on_error: Any) -> Results:
+    with contextlib.closing(results):
+        for result in results:
+            if result.error is None:
+                yield result
+            elif on_error == "raise":
+                raise result.error
+            else:
+                on_error(result.error)
+
+
+def _note(skipped: list[ImageError], error: ImageError) -> None:
+    """The first few, and then how many more."""
+    if len(skipped) <= _NAMED:
+        skipped.append(error if len(skipped) < _NAMED else ImageError(0, "", ""))
+    if len(skipped) > _NAMED:
+        skipped[-1].index += 1
+
+
+def _check_out(out: Any, count: int | None) -> None:
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
+    if out.dtype != np.float32:
+        raise TypeError(f"out: expected dtype float32, got {out.dtype}")
+    if out.ndim != 2 or out.shape[1] != network.FEATURES or (count is not None and len(out) != count):
+        rows = "n" if count is None else count
+        raise ValueError(f"out: expected shape [{rows}, {network.FEATURES}], got {list(out.shape)}")
+    if not out.flags.writeable:
+        raise ValueError("out: expected a writable array, got a read-only one")

@@ -1,0 +1,53 @@
+"""Compiles and runs check_image.c: resizing on every instruction set, bit for bit, at guard pages."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from build_c import HOST, ISAS, build, find_compiler, isas
+
+
+def _run(program, *arguments):
+    return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("names", "level"), [(["gcc", "cc"], "-O3"), (["clang"], "-O2")])
+def test_every_table_equals_the_scalar_one(tmp_path, names, level):
+    program = build(tmp_path, "check_image.c", level, compiler=find_compiler(*names))
+    checked = _run(program)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   scalar" in checked.stdout
+    # What must be caught: a float too many, a write to an input, a multiply-add that rounds once.
+    assert _run(program, "--mutant", "end").returncode < 0
+    assert _run(program, "--mutant", "input").returncode < 0
+    assert "blend_rows" in _run(program, "--mutant", "fused").stdout
+
+
+def test_under_sanitizers(tmp_path):
+    flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    assert " 0 failures" in _run(build(tmp_path, "check_image.c", *flags)).stdout
+
+
+@pytest.mark.skipif(HOST != "X86", reason="AVX-512 is emulated on x86 only")
+def test_avx512_emulated(tmp_path):
+    """The AVX-512 files with SIMDe's plain C in place of the instructions, for machines without them."""
+    emulated = ["-I", str(Path(__file__).with_name("emulated")), *ISAS["image/isa/avx2"], "-Wno-psabi"]
+    probe = subprocess.run(
+        [find_compiler("gcc", "clang", "cc"), "-E", "-x", "c", "-", "-o", "/dev/null"],
+        input=b"#include <simde/x86/avx512.h>\n",
+        check=False,
+    )
+    if probe.returncode != 0:
+        pytest.skip("the SIMDe headers are not installed")
+    files = {name: emulated if "avx512" in name else own for name, own in ISAS.items()}
+    checked = _run(build(tmp_path, "check_image.c", isas=files), "--all")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   avx512\n" in checked.stdout
+
+
+def test_neon_emulated(tmp_path):
+    emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
+    program = build(tmp_path, "check_image.c", "-static", compiler=compiler, isas=isas("ARM64"))
+    checked = _run(emulator, program)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   neon\n" in checked.stdout
