@@ -17,8 +17,10 @@ def write_tflite(path: Path, _source: Source, folded: Folded) -> None:
     """Write ``folded`` as float32, for one image; see ``fastmnv2.export``."""
     tensors = folded.tensors | (folded.head.tensors if folded.head else {})
     run = _outputs(folded, tensors.__getitem__, _folded_norm)
-    function = tf.function(run, input_signature=[tf.TensorSpec([1, SIZE, SIZE, 3], **_SPEC)])
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function.get_concrete_function()])
+    module = tf.Module()
+    module.run = tf.function(run, input_signature=[tf.TensorSpec([1, SIZE, SIZE, 3], **_SPEC)])
+    # With a module that holds the function, the file has a signature with the outputs' names.
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
     path.write_bytes(converter.convert())
 
 
