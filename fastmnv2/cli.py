@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from fastmnv2 import image, network
 from fastmnv2._version import __version__
+from fastmnv2.cli_train import train
 
 if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures
@@ -307,7 +308,7 @@ def _read_labels(path: Path) -> list[str]:
         lines = ["background", *lines]
     if len(lines) != CLASSES:
         raise ValueError(
-            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {len(lines)} lines"
+            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {len(lines)}"
         )
     return lines
 
@@ -444,6 +445,9 @@ def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> Non
             f"{name:<27} {kind:<9} {amount / 1e6:>8.3f} {sum(row.bytes for row in part) / 1024:>7.0f} "
             f"{seconds * 1e6:>8.1f} {amount / seconds / rows[0].peak:>8.0%}"
         )
+
+
+cli.add_command(train)
 
 
 def main() -> None:

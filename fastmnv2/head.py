@@ -22,7 +22,8 @@ LIMIT = 4 << 20
 """Values in a head: 16 MB. Three layers of a thousand have 3.3 million."""
 
 
-def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each value."""
     with np.errstate(over="ignore"):
         result: NDArray[np.float64] = 1 / (1 + np.exp(-x))
     return result
@@ -38,7 +39,7 @@ def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
 ACTIVATIONS: dict[str, Any] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
-    "sigmoid": _sigmoid,
+    "sigmoid": sigmoid,
     "softmax": softmax,
 }
 """By Keras' names; "linear" is none. Computed in float64, rounded once."""
@@ -119,7 +120,7 @@ class Head:
         """
         values = outputs.astype(np.float64)
         if self.outputs == 1:
-            second = _sigmoid(values) if self.activation == "linear" else values
+            second = sigmoid(values) if self.activation == "linear" else values
             return np.concatenate([1 - second, second], axis=-1)
         return softmax(values) if self.activation == "linear" else values
 

@@ -5,8 +5,8 @@
   picture that can't be read; ``error``, why, else null. What the features were made with is in the schema's metadata.
 - ``manifest.json``: what there is, written last. While it is missing, the job is not finished.
 
-A part is written to a temporary file and renamed. Rows of changed pictures go to the last part; the old ones are dropped
-from theirs when the job is through. Until then a path may stand in two parts: the later one counts.
+A part is written to a temporary file and renamed. Rows of changed pictures go to the last part; the old ones are
+dropped from theirs when the job is through. Until then a path may stand in two parts: the later one counts.
 """
 
 import contextlib

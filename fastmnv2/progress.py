@@ -29,8 +29,8 @@ def progress(what: str, total: int | None = None, *, in_bytes: bool = False, uni
         yield _silent
         return
     try:
-        from rich.console import Console
         from rich import progress as rich
+        from rich.console import Console
     except ImportError:
         print(what, file=sys.stderr)
         yield _silent

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2 import kept, network
+from fastmnv2.image.resizing import Method
 from fastmnv2.model import Model
 
 try:
@@ -42,7 +43,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         weights: str | os.PathLike[str] | Model | None = None,
         *,
         precision: str = "float32",
-        method: str = "tf2",
+        method: Method = "tf2",
         normalize: bool = False,
         batch_size: int = 64,
         threads: int | None = None,
@@ -54,12 +55,12 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.batch_size = batch_size
         self.threads = threads
 
-    def fit(self, X: Any, y: Any = None) -> "Embedder":  # noqa: N803 - scikit-learn's name
+    def fit(self, X: Any, y: Any = None) -> "Embedder":
         """Load the weights, so that what is wrong with them is said here. ``X`` and ``y`` are not looked at."""
         self._model()
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float32]:  # noqa: N803 - scikit-learn's name
+    def transform(self, X: Any) -> NDArray[np.float32]:
         """Features of pictures.
 
         Args:
@@ -94,7 +95,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
-        return kept.model(self.weights, **({} if self.precision == "float32" else {"precision": self.precision}))
+        options: dict[str, Any] = {} if self.precision == "float32" else {"precision": self.precision}
+        return kept.model(self.weights, **options)
 
     def __sklearn_is_fitted__(self) -> bool:
         """Always: there is nothing to fit."""

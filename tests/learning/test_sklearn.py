@@ -54,11 +54,18 @@ def test_what_it_takes(task, images, tmp_path):
 
 
 # Those that need no two-dimensional X, which pictures are not; check_estimator itself runs only the first then.
-CHECKS = """
-    check_estimator_cloneable check_no_attributes_set_in_init check_do_not_raise_errors_in_init_or_set_param
-    check_parameters_default_constructible check_get_params_invariance check_set_params check_estimator_repr
-    check_valid_tag_types check_estimator_tags_renamed check_mixin_order
-""".split()
+CHECKS = [
+    "check_estimator_cloneable",
+    "check_no_attributes_set_in_init",
+    "check_do_not_raise_errors_in_init_or_set_param",
+    "check_parameters_default_constructible",
+    "check_get_params_invariance",
+    "check_set_params",
+    "check_estimator_repr",
+    "check_valid_tag_types",
+    "check_estimator_tags_renamed",
+    "check_mixin_order",
+]
 
 
 def test_scikit_learns_own_checks():
