@@ -234,9 +234,9 @@ def embed(
     if as_json:
         click.echo(json.dumps(summary))
         return
-    told = ", ".join(f"{number} {what}" for what, number in counts.items() if what != "pictures")
+    told = "".join(f", {number} {what}" for what, number in counts.items() if what != "pictures")
     click.echo(
-        f"{target}: features of {counts['pictures']} pictures, {told + ', ' if told else ''}{pictures.skipped} skipped; "
+        f"{target}: features of {counts['pictures']} pictures{told}, {pictures.skipped} skipped; "
         f"weights: {model.weights['form']}, {model.weights['origin']}",
         err=True,
     )

@@ -1,5 +1,16 @@
 """The exceptions that are fastmnv2's own; anything else raised is a builtin."""
 
+import errno
+from typing import TypeGuard
+
+
+_MACHINES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN})
+
+
+def is_this_machines(error: object) -> TypeGuard[OSError]:
+    """Whether an error is about this machine's state (no room, no file to open), not about what was to be read."""
+    return isinstance(error, OSError) and error.errno in _MACHINES
+
 
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""

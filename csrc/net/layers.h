@@ -20,7 +20,7 @@ enum {
 };
 
 /* Block 0 has no expansion: where the others expand, it has the first convolution, which reads the image. */
-extern const fm_block fm_blocks[FM_BLOCKS];
+extern const fm_block *const fm_blocks; /* [FM_BLOCKS] */
 
 static inline int fm_expand_layer(int block) { return 3 * block; }
 static inline int fm_depthwise_layer(int block) { return 3 * block + 1; }
@@ -30,6 +30,8 @@ static inline int fm_project_layer(int block) { return 3 * block + 2; }
 static inline int fm_expand_endpoint(int block) { return 4 * block; }
 static inline int fm_depthwise_endpoint(int block) { return 4 * block + 1; }
 static inline int fm_output_endpoint(int block) { return 4 * block + 2; }
+
+static inline int fm_projection_endpoint(int block) { return FM_ENDPOINTS + block; } /* behind the named ones */
 
 static inline int fm_out_size(const fm_block *block) { return block->size / block->stride; }
 static inline int fm_has_residual(const fm_block *block) { return block->stride == 1 && block->in == block->out; }

@@ -108,7 +108,9 @@ def _columns(path: Path, names: list[str]) -> tuple[str, str]:
     for expected, place in ((_PATHS, 0), (_LABELS, 1)):
         known = [name for name in names if name.strip().lower() in expected]
         if not known and len(names) != 2:
-            raise ValueError(f"{path}: expected a column {expected[0]!r} or {expected[1]!r}, got {', '.join(names[:10])}")
+            raise ValueError(
+                f"{path}: expected a column {expected[0]!r} or {expected[1]!r}, got {', '.join(names[:10])}"
+            )
         found.append(known[0] if known else names[place])
     return found[0], found[1]
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.errors import WeightsError, is_this_machines
 from fastmnv2.weights.files import exists, open_file
 from fastmnv2.weights.tensors import Source
 
@@ -17,29 +17,38 @@ FORMS = (
 )
 
 
-def read(path: str | os.PathLike[str]) -> Source:
-    """Read a weights file or folder of any of the five forms.
+PRECISIONS = ("float32", "int8")
+
+
+def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
+    """Read a weights file or folder of any of the five forms: with "int8" the integers of an 8-bit one (a Quantised).
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
         WeightsError: it is none of the forms, or malformed; the message names the path and what is wrong.
+        OSError: there is no room on the disk to unpack it, or no more files can be opened.
         ImportError: the form needs an optional package; the message says which to install.
     """
     place = Path(path)
     if not exists(place) and not _is_prefix(place):
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     with refusing(place):
-        return _read(place)
+        return _quantised(place) if precision == "int8" else _read(place)
 
 
 @contextlib.contextmanager
 def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``."""
+    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``.
+
+    Not what is no fault of the file: no memory, no room on the disk, no more files to open.
+    """
     try:
         yield
     except (WeightsError, ImportError, MemoryError):
         raise
     except Exception as error:
+        if is_this_machines(error):
+            raise
         raise WeightsError(f"{origin}: {error or type(error).__name__}") from error
 
 
@@ -47,6 +56,25 @@ def _is_prefix(path: Path) -> bool:
     from fastmnv2.weights.forms import checkpoint
 
     return checkpoint.prefix_of(path) is not None
+
+
+def _quantised(path: Path) -> Source:
+    head = _head(path)
+    found: Source | None = None
+    if head[4:8] == b"TFL3":
+        from fastmnv2.weights.forms import tflite_int8
+
+        return tflite_int8.read(path)
+    if head[4:9] == b"\0\0\0\0{":
+        from fastmnv2.weights.forms import native
+
+        found = native.read(path)
+    if found is None or found.quantised is None:
+        raise WeightsError(
+            f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of float "
+            "ones"
+        )
+    return found
 
 
 def _head(path: Path) -> bytes:
@@ -62,7 +90,8 @@ def _read(path: Path) -> Source:
     if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
         from fastmnv2.weights.forms import native
 
-        return native.read(path)
+        found = native.read(path)
+        return found.quantised.dequantised() if found.quantised else found
     from fastmnv2.weights.forms import checkpoint, hub
 
     prefix = checkpoint.prefix_of(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
 from fastmnv2.head import named
-from fastmnv2.weights import Source, cache, read, refusing
+from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded
@@ -18,21 +18,16 @@ from fastmnv2.weights.tensors import Folded
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(
-    weights: Any,
-    *,
-    download: bool = True,
-    input_range: tuple[float, float] | None = None,
-    head: bool = True,
-    classes: Sequence[str] | None = None,
-) -> Folded:
+def resolve(weights: Any, **how: Any) -> Folded:
     """Folded weights for a name, path or Keras model; None means "imagenet", downloaded where it must be and may.
 
-    The rest as ``fastmnv2.load`` has it.
+    ``how`` as ``adapted`` and ``fastmnv2.load`` have it. With precision "int8" it is a Quantised.
 
     Raises what ``fastmnv2.load`` documents.
     """
-    found = adapted(weights, download=download, input_range=input_range, head=head, classes=classes)
+    found = adapted(weights, **how)
+    if isinstance(found, Folded):
+        return found
     try:
         return fold(found)
     except WeightsError as error:
@@ -45,12 +40,17 @@ def adapted(
     weights: Any,
     *,
     download: bool = True,
+    precision: str = "float32",
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
 ) -> Source:
-    """The same before folding."""
-    found = resolve_source(weights, download=download)
+    """The same before folding, with batch norms where the form has them."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    if precision == "int8" and input_range is not None:
+        raise ValueError("input_range: 8-bit files say themselves what their integers stand for; expected None")
+    found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes
@@ -77,7 +77,7 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
 
 
 def resolve_source(weights: Any, *, download: bool = True) -> Source:
-    """The same before folding: with batch norms, where the form has them.
+    """What ``weights`` stand for, as read: without settings, before folding.
 
     Raises what ``fastmnv2.load`` documents, but for what folding finds.
     """
@@ -108,6 +108,23 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
     return read(name)
 
 
+def _integers(weights: str | os.PathLike[str] | None) -> Folded:
+    from fastmnv2.weights.quantised import Quantised
+
+    name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
+    if not isinstance(name, str):
+        raise TypeError(f"weights: expected a str or path, got {name!r}")
+    if name in (IMAGENET, UNTRAINED) and not exists(Path(name)):
+        raise WeightsError(
+            f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
+            f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"
+        )
+    found = read(name, "int8")
+    if not isinstance(found, Quantised):
+        raise TypeError(f"{name}: expected 8-bit weights, got {type(found).__name__}")
+    return found
+
+
 def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
@@ -130,6 +147,8 @@ def _imagenet(download: bool) -> Source:
         try:
             return read(cached)
         except WeightsError as error:
+            if isinstance(error.__cause__, OSError):  # it could not be read
+                raise
             raise _broken_cache(error) from error
     return _download(cached, download)
 

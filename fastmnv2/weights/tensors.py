@@ -3,13 +3,18 @@
 import functools
 import math
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2 import _engine
 from fastmnv2.errors import printable
-from fastmnv2.head import Head
-from fastmnv2.network import LOGITS
+from fastmnv2.head import Head, softmax
+from fastmnv2.network import LAYERS, LOGITS
+
+if TYPE_CHECKING:
+    from fastmnv2.weights.quantised import Quantised
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -59,6 +64,11 @@ class Source:
             kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
 
+    @property
+    def quantised(self) -> "Quantised | None":
+        """Itself, if it is of integers."""
+        return None
+
 
 @dataclass(frozen=True)
 class Folded(Source):
@@ -73,6 +83,25 @@ class Folded(Source):
         """What ``source`` says of itself, with ``tensors`` for its own."""
         told = {field.name: getattr(source, field.name) for field in fields(source)}
         return cls(**told | {"tensors": tensors})
+
+    @property
+    def precision(self) -> str:
+        """What a model of it computes in."""
+        return "float32"
+
+    def engine(self, isa: str) -> _engine.Network:
+        """The C core's model."""
+        tensors = self.tensors
+        return _engine.Engine(
+            isa,
+            [tensors.get(layer.weights_name) for layer in LAYERS],
+            [tensors.get(layer.biases_name) for layer in LAYERS],
+            *self.range,
+        )
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Softmax of logits, over the last axis."""
+        return softmax(logits.astype(np.float64))
 
     @property
     def has_logits(self) -> bool:

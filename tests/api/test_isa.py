@@ -56,8 +56,8 @@ NEWER = re.compile(
     r"bls|bzhi|mulx|pdep|pext |rorx|sarx|shlx|shrx|movbe|adcx|adox|fxsave|cmpxchg16b)"
 )
 
-# What csrc/float32/tpl makes; everything else in the module is code for any processor.
-KERNELS = re.compile(r"(pointwise(_\dx\d)?|depthwise|stem|scale_f32|scale_u8|pool|peak)(\.\w+)*")
+# What the tiers make of their templates; everything else in the module is code for any processor.
+KERNELS = re.compile(r"((pointwise|conv)(_\dx\d)?|add|image|depthwise|stem|scale_f32|scale_u8|pool|peak)(\.\w+)*")
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64")
