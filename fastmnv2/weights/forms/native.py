@@ -48,7 +48,7 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with writing(Path(path)) as (file,):
+    with writing(Path(path)) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in folded.tensors.values():
             file.write(np.ascontiguousarray(array, "<f4").tobytes())
