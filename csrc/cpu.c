@@ -7,6 +7,12 @@
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 #endif
+#if defined(FM_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(FM_ARM64) && defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
 
 #ifdef FM_X86
 #include <stdint.h>
@@ -20,23 +26,23 @@ typedef struct cpuid_regs {
     uint32_t a, b, c, d;
 } cpuid_regs;
 
-static cpuid_regs cpuid(uint32_t leaf) {
+static cpuid_regs cpuid(uint32_t leaf, uint32_t sub) {
     cpuid_regs r = {0, 0, 0, 0};
 #if defined(_MSC_VER)
     int out[4];
     __cpuid(out, 0);
     if ((uint32_t)out[0] < leaf) return r;
-    __cpuidex(out, (int)leaf, 0);
+    __cpuidex(out, (int)leaf, (int)sub);
     r = (cpuid_regs){(uint32_t)out[0], (uint32_t)out[1], (uint32_t)out[2], (uint32_t)out[3]};
 #else
-    __get_cpuid_count(leaf, 0, &r.a, &r.b, &r.c, &r.d); /* leaves zeros where the leaf is not there */
+    __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d); /* leaves zeros where the leaf is not there */
 #endif
     return r;
 }
 
 /* CPUID alone misleads where the system or a hypervisor does not save the wide registers. */
 static uint64_t saved_state(void) {
-    if (!(cpuid(1).c & (1u << 27))) return 0; /* OSXSAVE */
+    if (!(cpuid(1, 0).c & (1u << 27))) return 0; /* OSXSAVE */
 #if defined(_MSC_VER)
     return _xgetbv(0);
 #else
@@ -49,28 +55,52 @@ static uint64_t saved_state(void) {
 int fm_cpu_has_avx2(void) {
     const uint64_t ymm = 0x6;
     const uint32_t fma = 1u << 12, avx = 1u << 28, avx2 = 1u << 5;
-    const cpuid_regs one = cpuid(1);
-    return (saved_state() & ymm) == ymm && (one.c & fma) && (one.c & avx) && (cpuid(7).b & avx2);
+    const cpuid_regs one = cpuid(1, 0);
+    return (saved_state() & ymm) == ymm && (one.c & fma) && (one.c & avx) && (cpuid(7, 0).b & avx2);
 }
 
 int fm_cpu_has_avx512(void) {
     const uint64_t zmm = 0xe6;
     const uint32_t f = 1u << 16, dq = 1u << 17, bw = 1u << 30, vl = 1u << 31;
     const uint32_t all = f | dq | bw | vl;
-    return fm_cpu_has_avx2() && (saved_state() & zmm) == zmm && (cpuid(7).b & all) == all;
+    return fm_cpu_has_avx2() && (saved_state() & zmm) == zmm && (cpuid(7, 0).b & all) == all;
+}
+
+int fm_cpu_has_avxvnni(void) {
+    const uint32_t avxvnni = 1u << 4;
+    return fm_cpu_has_avx2() && cpuid(7, 0).a >= 1 && (cpuid(7, 1).a & avxvnni);
+}
+
+int fm_cpu_has_avx512vnni(void) {
+    const uint32_t vnni = 1u << 11;
+    return fm_cpu_has_avx512() && (cpuid(7, 0).c & vnni);
 }
 
 int fm_cpu_half_width(void) {
     const uint32_t amd = 0x68747541, zen4 = 0x19; /* "Auth…"; the family, of which only Zen 4 has AVX-512 */
-    const uint32_t signature = cpuid(1).a, base = signature >> 8 & 15;
-    return cpuid(0).b == amd && base + (signature >> 20 & 255) == zen4;
+    const uint32_t signature = cpuid(1, 0).a, base = signature >> 8 & 15;
+    return cpuid(0, 0).b == amd && base + (signature >> 20 & 255) == zen4;
 }
 
 #else
 int fm_cpu_half_width(void) { return 0; }
 int fm_cpu_has_avx2(void) { return 0; }
 int fm_cpu_has_avx512(void) { return 0; }
+int fm_cpu_has_avxvnni(void) { return 0; }
+int fm_cpu_has_avx512vnni(void) { return 0; }
 #endif
+
+int fm_cpu_has_dotprod(void) {
+#if defined(FM_ARM64) && defined(__APPLE__)
+    return 1; /* every 64-bit Mac */
+#elif defined(FM_ARM64) && defined(__linux__)
+    return (getauxval(AT_HWCAP) >> 20 & 1) != 0; /* HWCAP_ASIMDDP */
+#elif defined(FM_ARM64) && defined(_WIN32)
+    return IsProcessorFeaturePresent(43) != 0; /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+#else
+    return 0;
+#endif
+}
 
 int fm_cpu_any(void) { return 1; }
 

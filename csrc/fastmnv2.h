@@ -20,6 +20,7 @@ typedef struct fm_network {
     int classes;   /* logits; index 0 is "background" */
     int layers;    /* convolutions, the logits layer last */
     int endpoints; /* named intermediate outputs, 'default' not counted */
+    int blocks;    /* inverted residual blocks */
 } fm_network;
 
 const fm_network *fm_network_info(void);
@@ -44,7 +45,7 @@ typedef struct fm_endpoint {
 } fm_endpoint;
 
 fm_layer fm_layer_info(int index);       /* 0 <= index < layers */
-fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints */
+fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints, or endpoints + block: see fm_request */
 
 /* ---- instruction sets ---------------------------------------------------------------------- */
 
@@ -54,6 +55,10 @@ int fm_isa_count(void);              /* compiled in, slowest first */
 const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
+
+/* The instruction set that models of a tier, "float32" or "int8", run when `isa` is asked for: that one, or the nearest
+ * slower one that has kernels for them and that this machine can run. */
+const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
 int fm_isa_images(const fm_isa *isa);    /* images of a thread that take some ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
@@ -90,7 +95,9 @@ typedef struct fm_request {
     fm_dtype dtype;
     size_t n;
     float *features;         /* [n][features] */
-    void *const *endpoints;  /* NULL, or by index: float [n][size][size][channels] each, or NULL */
+    /* NULL, or by index: float (8-bit models: bytes) [n][size][size][channels] each, or NULL. Behind the endpoints, for
+     * 8-bit models, stand the blocks' projections before any residual is added: [endpoints + blocks]. */
+    void *const *endpoints;
     int threads;             /* >= 1; the most threads to use */
     uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
 } fm_request;
@@ -101,6 +108,39 @@ fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_
 
 /* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights came without that layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
+
+/* ---- 8-bit models -------------------------------------------------------------------------- */
+
+/* Activations and weights are unsigned bytes here: those of int8 files moved by 128, zero points too. */
+
+/* One convolution: kernel in the layout of fm_weights, bias [out], scale [out] what a sum is multiplied by. */
+typedef struct fm_int8_layer {
+    const uint8_t *kernel; /* NULL for missing logits */
+    const int32_t *bias;
+    const float *scale;
+    int kernel_zero, in_zero, out_zero, low, high; /* outputs are clamped to [low, high] */
+} fm_int8_layer;
+
+/* A residual addition of the block's output (a) and its input (b):
+ * (ma * (a - a_zero) + mb * (b - b_zero) + 2^(shift - 1)) >> shift, plus out_zero, clamped. */
+typedef struct fm_int8_sum {
+    int32_t ma, mb;
+    int shift, a_zero, b_zero, out_zero, low, high;
+} fm_int8_sum;
+
+typedef struct fm_int8_weights {
+    const fm_int8_layer *layers; /* [layers], the logits last */
+    const fm_int8_sum *sums;     /* by block; read for those with a residual */
+    const uint8_t *pool;         /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
+    const float *feature;        /* [256]: what a feature's byte stands for */
+    const float *logit;          /* [256]: likewise, or NULL without logits */
+} fm_int8_weights;
+
+double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
+
+/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image with
+ * a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
+fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model);
 
 /* ---- threads ------------------------------------------------------------------------------- */
 

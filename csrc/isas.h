@@ -5,7 +5,7 @@
 #include "fastmnv2.h"
 
 struct fm_isa {
-    const char *name;
+    const char *tier, *name;
     int (*supported)(void);
     int images; /* see isas.def */
 };

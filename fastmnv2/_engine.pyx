@@ -5,7 +5,7 @@ Callers (model.py) have checked shapes and dtypes; what is checked again here is
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 
@@ -25,7 +25,7 @@ cdef extern from "fastmnv2.h" nogil:
         FM_FLOAT32, FM_UINT8
 
     ctypedef struct fm_network:
-        int size, colours, features, classes, layers, endpoints
+        int size, colours, features, classes, layers, endpoints, blocks
 
     ctypedef struct fm_layer:
         char scope[48]
@@ -45,6 +45,23 @@ cdef extern from "fastmnv2.h" nogil:
         const float **kernels
         const float **biases
 
+    ctypedef struct fm_int8_layer:
+        const uint8_t *kernel
+        const int32_t *bias
+        const float *scale
+        int kernel_zero, in_zero, out_zero, low, high
+
+    ctypedef struct fm_int8_sum:
+        int32_t ma, mb
+        int shift, a_zero, b_zero, out_zero, low, high
+
+    ctypedef struct fm_int8_weights:
+        const fm_int8_layer *layers
+        const fm_int8_sum *sums
+        const uint8_t *pool
+        const float *feature
+        const float *logit
+
     ctypedef struct fm_request:
         const void *images
         fm_dtype dtype
@@ -62,6 +79,9 @@ cdef extern from "fastmnv2.h" nogil:
     const char *fm_isa_name(const fm_isa *isa)
     int fm_isa_supported(const fm_isa *isa)
     int fm_isa_images(const fm_isa *isa)
+    const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa)
+    double fm_int8_peak_macs(const fm_isa *isa, double macs)
+    fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model)
     double fm_peak_macs(const fm_isa *isa, double macs)
     uint64_t fm_ticks()
     double fm_ping_ticks()
@@ -104,18 +124,23 @@ def layers():
 
 
 def endpoints():
-    """Rows of ``fastmnv2.network.Endpoint``, in order."""
+    """Rows of ``fastmnv2.network.Endpoint``, in order; behind them the blocks' projections, which 8-bit models have."""
     rows = []
-    for i in range(network.endpoints):
+    for i in range(network.endpoints + network.blocks):
         row = fm_endpoint_info(i)
         rows.append((row.name.decode(), row.size, row.channels))
-    return tuple(rows)
+    return tuple(rows[:network.endpoints]), tuple(rows[network.endpoints:])
 
 
 def isas():
     """(name, can run here) of every instruction set compiled in, slowest first."""
     return tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
                  for i in range(fm_isa_count()))
+
+
+def isa_for(str precision, str isa):
+    """Name of the instruction set that models of a precision run when ``isa`` is asked for."""
+    return fm_isa_name(fm_isa_for(precision.encode(), find_isa(isa))).decode()
 
 
 def images_in_a_moment(str isa):
@@ -151,12 +176,13 @@ cdef const fm_isa *find_isa(str name) except NULL:
     raise ValueError(f"instruction set {name!r} can't be run here")
 
 
-def peak_macs(str isa, double macs):
+def peak_macs(str isa, double macs, str precision="float32"):
     """Do at least ``macs`` multiply-adds at full rate on this thread; returns how many. For measurements."""
     cdef const fm_isa *chosen = find_isa(isa)
+    cdef bint bytes_ = precision == "int8"
     cdef double done
     with nogil:
-        done = fm_peak_macs(chosen, macs)
+        done = fm_int8_peak_macs(chosen, macs) if bytes_ else fm_peak_macs(chosen, macs)
     return done
 
 
@@ -205,6 +231,20 @@ cdef class Views:
         return view.buf
 
 
+cdef class Blob:
+    """Memory that is zero at first."""
+
+    cdef void *at
+
+    def __cinit__(self, size_t size):
+        self.at = PyMem_Calloc(1, size)
+        if self.at == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        PyMem_Free(self.at)
+
+
 cdef class Pointers:
     """One pointer for each layer or endpoint, NULL at first."""
 
@@ -219,10 +259,72 @@ cdef class Pointers:
         PyMem_Free(self.at)
 
 
-cdef class Engine:
-    """Packed weights for one instruction set. Immutable: any thread may call it at any time."""
+cdef class Network:
+    """A model of the core, whatever its precision. Immutable: any thread may call it at any time."""
 
     cdef fm_model *model
+    cdef size_t item  # bytes of a number in an endpoint
+
+    def __dealloc__(self):
+        fm_model_free(self.model)
+
+    @property
+    def nbytes(self):
+        """Size of the packed weights."""
+        return fm_model_bytes(self.model)
+
+    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
+        """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
+
+        All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
+        [n,1280] float32, records {endpoint index: [n,size,size,channels] float32,
+        or uint8 of 8-bit weights, where index endpoints + block is a block's projection}. The time spent in each layer
+        is added to ticks, uint64 [layers], on one thread. Raises MemoryError.
+        """
+        cdef fm_request request
+        cdef fm_endpoint shape
+        cdef Views views = Views(3 + (len(records) if records else 0))
+        cdef Pointers endpoints
+        cdef fm_status status
+        cdef int out_of_range = 0
+        cdef size_t pixels = network.size * network.size * network.colours
+        memset(&request, 0, sizeof(request))
+        request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
+        request.threads = threads
+        request.n = n
+        request.images = views.get(images, n * pixels, 1 if uint8 else sizeof(float), False)
+        request.features = <float *>views.get(features, n * network.features, sizeof(float), True)
+        if ticks is not None:
+            request.ticks = <uint64_t *>views.get(ticks, network.layers, sizeof(uint64_t), True)
+        if records:
+            endpoints = Pointers(network.endpoints + network.blocks)
+            request.endpoints = endpoints.at
+            for i, array in records.items():
+                shape = fm_endpoint_info(i)
+                endpoints.at[<int>i] = views.get(
+                    array, n * shape.size * shape.size * shape.channels, self.item, True)
+        with nogil:
+            status = fm_forward(self.model, &request, &out_of_range)
+        if status != FM_OK:
+            raise MemoryError("not enough memory for the working buffers")
+        return bool(out_of_range)
+
+    def logits(self, features, Py_ssize_t n, logits):
+        """features [n,1280] -> logits [n,1001], both C-contiguous float32. Raises MemoryError, ValueError."""
+        cdef Views views = Views(2)
+        cdef const float *source = <const float *>views.get(features, n * network.features, sizeof(float), False)
+        cdef float *target = <float *>views.get(logits, n * network.classes, sizeof(float), True)
+        cdef fm_status status
+        with nogil:
+            status = fm_logits(self.model, source, n, target)
+        if status == FM_NO_LOGITS:
+            raise ValueError("the weights came without the logits layer")
+        if status != FM_OK:
+            raise MemoryError("not enough memory for the working buffers")
+
+
+cdef class Engine(Network):
+    """Packed float32 weights for one instruction set."""
 
     def __cinit__(self, str isa, list kernels, list biases):
         """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
@@ -247,63 +349,56 @@ cdef class Engine:
             bias.at[i] = views.get(biases[i], layer.out_channels, sizeof(float), False)
         weights.kernels = <const float **>kernel.at
         weights.biases = <const float **>bias.at
+        self.item = sizeof(float)
         with nogil:
             status = fm_model_new(chosen, &weights, &self.model)
         if status == FM_NO_MEMORY:
             raise MemoryError("not enough memory for the packed weights")
 
-    def __dealloc__(self):
-        fm_model_free(self.model)
 
-    @property
-    def nbytes(self):
-        """Size of the packed weights."""
-        return fm_model_bytes(self.model)
+cdef class Int8Engine(Network):
+    """Packed 8-bit weights for one instruction set; endpoints are uint8."""
 
-    def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
-        """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
+    def __cinit__(self, str isa, list layers, list sums, pool, feature, logit):
+        """Everything as ``fm_int8_weights`` in fastmnv2.h has it.
 
-        All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
-        [n,1280] float32, records {endpoint index: [n,size,size,channels] float32}. The time spent in each layer
-        is added to ticks, uint64 [layers], on one thread. Raises MemoryError.
+        layers: (kernel uint8, bias int32, multipliers float32, (kernel, input and output zero point, low, high)),
+        one less without logits. sums: by block (ma, mb, shift, zero points of a, b and output, low, high) or None.
+        pool: uint8 by the sum; feature, logit: float32 [256], logit None without logits.
         """
-        cdef fm_request request
-        cdef fm_endpoint shape
-        cdef Views views = Views(3 + (len(records) if records else 0))
-        cdef Pointers endpoints
+        cdef const fm_isa *chosen = find_isa(isa)
+        cdef int count = network.layers
+        cdef Views views = Views(3 * count + 3)
+        cdef Blob layer_blob = Blob(count * sizeof(fm_int8_layer)), sum_blob = Blob(network.blocks * sizeof(fm_int8_sum))
+        cdef fm_int8_layer *own = <fm_int8_layer *>layer_blob.at
+        cdef fm_int8_sum *added = <fm_int8_sum *>sum_blob.at
+        cdef fm_int8_weights weights
+        cdef fm_layer layer, head = fm_layer_info(count - 2)
         cdef fm_status status
-        cdef int out_of_range = 0
-        cdef size_t pixels = network.size * network.size * network.colours
-        memset(&request, 0, sizeof(request))
-        request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
-        request.threads = threads
-        request.n = n
-        request.images = views.get(images, n * pixels, 1 if uint8 else sizeof(float), False)
-        request.features = <float *>views.get(features, n * network.features, sizeof(float), True)
-        if ticks is not None:
-            request.ticks = <uint64_t *>views.get(ticks, network.layers, sizeof(uint64_t), True)
-        if records:
-            endpoints = Pointers(network.endpoints)
-            request.endpoints = endpoints.at
-            for i, array in records.items():
-                shape = fm_endpoint_info(i)
-                endpoints.at[<int>i] = views.get(
-                    array, n * shape.size * shape.size * shape.channels, sizeof(float), True)
+        cdef size_t items
+        if not count - 1 <= len(layers) <= count or len(sums) != network.blocks:
+            raise ValueError("layers or sums are missing")
+        for i, (kernel, bias, scale, numbers) in enumerate(layers):
+            layer = fm_layer_info(i)
+            items = layer.kernel * layer.kernel * layer.out_channels
+            if layer.kind != 1:  # not depthwise
+                items *= layer.in_channels
+            own[<int>i].kernel = <const uint8_t *>views.get(kernel, items, 1, False)
+            own[<int>i].bias = <const int32_t *>views.get(bias, layer.out_channels, sizeof(int32_t), False)
+            own[<int>i].scale = <const float *>views.get(scale, layer.out_channels, sizeof(float), False)
+            (own[<int>i].kernel_zero, own[<int>i].in_zero, own[<int>i].out_zero, own[<int>i].low,
+             own[<int>i].high) = numbers
+        for i, numbers in enumerate(sums):
+            if numbers is not None:
+                (added[<int>i].ma, added[<int>i].mb, added[<int>i].shift, added[<int>i].a_zero, added[<int>i].b_zero,
+                 added[<int>i].out_zero, added[<int>i].low, added[<int>i].high) = numbers
+        weights.layers = own
+        weights.sums = added
+        weights.pool = <const uint8_t *>views.get(pool, head.out_size * head.out_size * 255 + 1, 1, False)
+        weights.feature = <const float *>views.get(feature, 256, sizeof(float), False)
+        weights.logit = <const float *>views.get(logit, 256, sizeof(float), False) if logit is not None else NULL
         with nogil:
-            status = fm_forward(self.model, &request, &out_of_range)
-        if status != FM_OK:
-            raise MemoryError("not enough memory for the working buffers")
-        return bool(out_of_range)
-
-    def logits(self, features, Py_ssize_t n, logits):
-        """features [n,1280] -> logits [n,1001], both C-contiguous float32. Raises MemoryError, ValueError."""
-        cdef Views views = Views(2)
-        cdef const float *source = <const float *>views.get(features, n * network.features, sizeof(float), False)
-        cdef float *target = <float *>views.get(logits, n * network.classes, sizeof(float), True)
-        cdef fm_status status
-        with nogil:
-            status = fm_logits(self.model, source, n, target)
-        if status == FM_NO_LOGITS:
-            raise ValueError("the weights came without the logits layer")
-        if status != FM_OK:
-            raise MemoryError("not enough memory for the working buffers")
+            status = fm_int8_model_new(chosen, &weights, &self.model)
+        self.item = 1
+        if status == FM_NO_MEMORY:
+            raise MemoryError("not enough memory for the packed weights")

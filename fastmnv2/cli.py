@@ -340,9 +340,7 @@ def classify(
 
     results = pictures.results(compute, model.thread_count())
     quiet = sys.stdout.isatty()  # the lines themselves show how far it is
-    bar = (
-        contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
-    )
+    bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
         for path, (row, values) in _telling(results, pictures, advance):
             if as_json:

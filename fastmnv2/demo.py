@@ -53,7 +53,8 @@ def samples() -> tuple[list[str], NDArray[np.float32]]:
 def decoded(pictures: "Pictures") -> tuple[list[str], NDArray[np.float32]]:
     """The pictures that a command was given, through the usual preprocessing: names, [n,96,96,3]."""
     found = list(pictures.results(lambda images, _threads: images.copy(), threads.available()))
-    return [name for name, _ in found], np.stack([value for _, value in found]) if found else np.empty((0, 96, 96, 3))
+    images = np.stack([value for _, value in found]) if found else np.empty((0, 96, 96, 3), np.float32)
+    return [name for name, _ in found], images
 
 
 def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

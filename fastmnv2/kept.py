@@ -12,11 +12,11 @@ _models: dict[tuple[Any, ...], Model] = {}
 _KEPT = 4
 
 
-def load(weights: _Weights, *, threads: int | None = None, download: bool = True) -> Model:
+def load(weights: _Weights, *, threads: int | None = None, download: bool = True, precision: str = "float32") -> Model:
     """See ``fastmnv2.load``."""
     from fastmnv2.weights.resolve import resolve
 
-    return Model(resolve(weights, download=download), threads=threads)
+    return Model(resolve(weights, download=download, precision=precision), threads=threads)
 
 
 def model(weights: _Weights, *, download: bool = True) -> Model:

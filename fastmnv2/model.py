@@ -19,31 +19,34 @@ if TYPE_CHECKING:
     from fastmnv2.image.resizing import Method
     from fastmnv2.weights.tensors import Folded
 
-_ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate(network.ENDPOINTS)}
-ENDPOINT_NAMES = ("default", *_ENDPOINT_INDEX)
+_ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate((*network.ENDPOINTS, *network.PROJECTIONS))}
+ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in network.ENDPOINTS))
+PROJECTION_NAMES = tuple(endpoint.name for endpoint in network.PROJECTIONS)
+"""What 8-bit models have besides: each block's last convolution before any residual is added."""
 
 _PART_SECONDS = 0.04
 _LOGITS_PART = 64  # vectors that take a few milliseconds at most
 
 
-def available_isas() -> tuple[str, ...]:
-    """Instruction sets that this build has and this machine can run, slowest first."""
-    return tuple(name for name, supported in _engine.isas() if supported)
+def available_isas(precision: str = "float32") -> tuple[str, ...]:
+    """Instruction sets that this build has for a precision and this machine can run, slowest first."""
+    names = (name for name, supported in _engine.isas() if supported)
+    return tuple(name for name in names if _engine.isa_for(precision, name) == name)
 
 
-def isa() -> str:
+def isa(precision: str = "float32") -> str:
     """The instruction set that models loaded now run on: the fastest, or what ``FASTMNV2_ISA`` names.
+
+    Not every one has kernels for every precision: where the named one has none, the nearest slower one is taken.
 
     Raises:
         ValueError: ``FASTMNV2_ISA`` names one that this build or machine does not have.
     """
-    names = available_isas()
+    names = tuple(name for name, supported in _engine.isas() if supported)
     forced = os.environ.get("FASTMNV2_ISA", "").strip().lower()
-    if not forced:
-        return names[-1]
-    if forced not in names:
+    if forced and forced not in names:
         raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {forced!r}")
-    return forced
+    return _engine.isa_for(precision, forced or names[-1])
 
 
 class Model:
@@ -63,16 +66,11 @@ class Model:
         if threads is not None:
             _threads.resolve(threads)
         self._threads = threads
-        self._isa = isa()
+        self._isa = isa(folded.precision)
         self._first = _engine.images_in_a_moment(self._isa)
         self._warned = False
         self._folded = folded
-        layers = network.LAYERS
-        self._engine = _engine.Engine(
-            self._isa,
-            [folded.tensors.get(layer.weights_name) for layer in layers],
-            [folded.tensors.get(layer.biases_name) for layer in layers],
-        )
+        self._engine = folded.engine(self._isa)
 
     def __reduce__(self) -> tuple[Any, ...]:
         from fastmnv2.weights import pickled
@@ -91,16 +89,22 @@ class Model:
         return self._isa
 
     @property
+    def precision(self) -> str:
+        """What it computes in: "float32" or "int8"."""
+        return self._folded.precision
+
+    @property
     def has_logits(self) -> bool:
         """Whether ``logits`` and ``classify`` can be used."""
         return self._folded.has_logits
 
     @property
     def weights(self) -> dict[str, Any]:
-        """Where the weights came from: ``form``, ``origin``, ``sha256``, ``has_logits``, ``notes``."""
+        """Where the weights came from: ``form``, ``origin``, ``sha256``, ``precision``, ``has_logits``, ``notes``."""
         folded = self._folded
         return {
             "form": folded.form,
+            "precision": folded.precision,
             "origin": folded.origin,
             "sha256": folded.sha256,
             "has_logits": folded.has_logits,
@@ -108,12 +112,13 @@ class Model:
         }
 
     @property
-    def engine(self) -> _engine.Engine:
+    def engine(self) -> _engine.Network:
         """The C core's model, for this package's own measurements."""
         return self._engine
 
     def __repr__(self) -> str:
-        return f"<fastmnv2.Model {self._folded.form} {self._folded.origin!r} on {self._isa}>"
+        precision = "" if self.precision == "float32" else f" {self.precision}"
+        return f"<fastmnv2.Model {self._folded.form}{precision} {self._folded.origin!r} on {self._isa}>"
 
     def embed(
         self,
@@ -128,7 +133,8 @@ class Model:
         Args:
             images: ``[n,96,96,3]`` or one ``[96,96,3]``, RGB; float in [0,1], or uint8, which is scaled
                 inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer protocol or
-                ``__array__``, or a DLPack tensor on the CPU.
+                ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and float
+                ones rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
             threads: the most threads to use, of which there are never more than CPUs that this process may use,
                 nor than the system lets it start; None for the model's own setting, else every such CPU.
@@ -233,7 +239,8 @@ class Model:
 
         Returns:
             ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Index 0
-            is "background". Probabilities are the softmax over all 1001 classes.
+            is "background". Probabilities are the softmax over all 1001 classes; those of an int8 model whose
+            file ends with a uint8 softmax are that file's own, multiples of 1/256.
 
         Raises:
             WeightsError: the weights came without the logits layer.
@@ -242,54 +249,91 @@ class Model:
         self._need_logits()
         if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.CLASSES:
             raise ValueError(f"top: expected an int from 1 to {network.CLASSES}, got {top!r}")
-        logits = self.logits(images, threads=threads).astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        probabilities = powers / powers.sum(axis=-1, keepdims=True)
-        indices = np.argsort(-probabilities, axis=-1, kind="stable")[..., :top]
+        logits = self.logits(images, threads=threads)
+        probabilities = self._folded.probabilities(logits)
+        indices = np.argsort(-logits, axis=-1, kind="stable")[..., :top]
         return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
 
     def endpoints(
-        self, images: Any, names: Iterable[str] | None = None, *, threads: int | None = None
-    ) -> dict[str, NDArray[np.float32]]:
+        self, images: Any, names: Iterable[str] | None = None, *, threads: int | None = None, raw: bool = False
+    ) -> dict[str, NDArray[Any]]:
         """The hub module's named outputs.
 
         Args:
             images: as for ``embed``.
             names: which of ``fastmnv2.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
-                plain string.
+                plain string. int8 models also have those of ``fastmnv2.model.PROJECTION_NAMES``.
             threads: as for ``embed``.
+            raw: of an int8 model, the integers as they are, uint8 or int8 as in its file; see ``quantization``.
 
         Returns:
             ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,1280]``; without the
             first axis for one image. The same bits as ``embed`` goes through.
 
         Raises:
-            ValueError: an unknown name. TypeError, ValueError: as ``embed``.
+            ValueError: an unknown name, or ``raw`` of a float32 model. TypeError, ValueError: as ``embed``.
         """
         wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:
-            if name not in _ENDPOINT_INDEX and name != "default":
-                raise ValueError(
-                    f"names: expected 'default' or one like {ENDPOINT_NAMES[2]!r} (all are in "
-                    f"fastmnv2.model.ENDPOINT_NAMES), got {name!r}"
-                )
+            self._check_name(name)
+        quantised = self._folded.quantised
+        if raw and quantised is None:
+            raise ValueError("raw: expected an int8 model; this one computes in float32 and has no integers")
         array, single = arguments.as_images(images)
         n = array.shape[0]
         features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
-        records: dict[int, NDArray[np.float32]] = {}
-        for index in sorted(_ENDPOINT_INDEX[name] for name in set(wanted) - {"default"}):
-            _, size, channels = network.ENDPOINTS[index]
-            records[index] = np.empty((n, size, size, channels), np.float32)
+        records: dict[int, NDArray[Any]] = {}
+        pooled = _ENDPOINT_INDEX[network.ENDPOINTS[-1].name]
+        own = {name: _ENDPOINT_INDEX.get(name, pooled if raw else -1) for name in wanted}  # -1: the features
+        for index in sorted(set(own.values()) - {-1}):
+            _, size, channels = (*network.ENDPOINTS, *network.PROJECTIONS)[index]
+            records[index] = np.empty((n, size, size, channels), np.float32 if quantised is None else np.uint8)
         self._forward(array, features, threads, records)
-        found = {name: features if name == "default" else records[_ENDPOINT_INDEX[name]] for name in wanted}
+        found: dict[str, NDArray[Any]] = {}
+        for name, index in own.items():
+            found[name] = features if index == -1 else records[index]
+            if quantised is not None and index != -1:
+                found[name] = quantised.integers(found[name]) if raw else quantised.numbers(found[name], name)
+            if name == "default":
+                found[name] = found[name].reshape(n, network.FEATURES)
         return {name: value[0] for name, value in found.items()} if single else found
+
+    def quantization(self, name: str) -> tuple[float, int]:
+        """Of an int8 model, how integers of a named output stand for numbers: ``(q - zero_point) * scale``.
+
+        Args:
+            name: as for ``endpoints``, or "image" or "logits".
+
+        Returns:
+            ``(scale, zero_point)``: a float32's value and an int.
+
+        Raises:
+            ValueError: an unknown name, or a float32 model.
+        """
+        quantised = self._folded.quantised
+        if quantised is None:
+            raise ValueError("expected an int8 model; this one computes in float32")
+        if name == "logits" and self.has_logits:
+            name = network.LOGITS.scope
+        elif name != "image":
+            self._check_name(name)
+        found = quantised.endpoint(name)
+        return float(found.scale), found.zero_point
+
+    def _check_name(self, name: str) -> None:
+        names = ENDPOINT_NAMES if self._folded.quantised is None else (*ENDPOINT_NAMES, *PROJECTION_NAMES)
+        if name not in names:
+            raise ValueError(
+                f"names: expected 'default' or one like {ENDPOINT_NAMES[2]!r} (all are in "
+                f"fastmnv2.model.ENDPOINT_NAMES), got {name!r}"
+            )
 
     def _forward(
         self,
         images: NDArray[Any],
         features: NDArray[np.float32],
         threads: int | None,
-        records: dict[int, NDArray[np.float32]] | None = None,
+        records: dict[int, NDArray[Any]] | None = None,
     ) -> None:
         count = _threads.resolve(self._threads if threads is None else threads)
         uint8 = images.dtype.itemsize == 1

@@ -65,8 +65,9 @@ LAYERS: tuple[Layer, ...] = tuple(Layer(*row) for row in _engine.layers())
 
 LOGITS: Layer = LAYERS[-1]
 
-ENDPOINTS: tuple[Endpoint, ...] = tuple(Endpoint(*row) for row in _engine.endpoints())
-"""The module's named outputs in order, 'default' not counted."""
+ENDPOINTS, PROJECTIONS = (tuple(Endpoint(*row) for row in rows) for rows in _engine.endpoints())
+"""The module's named outputs in order, 'default' not counted; and each block's last convolution before any residual is
+added, which only 8-bit models tell."""
 
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 """TF-Slim's variables under ``<scope>/BatchNorm``, for every layer but the logits."""

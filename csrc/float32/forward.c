@@ -129,13 +129,15 @@ static void depthwise(const run *r, int b, slice s, const float *const *rows, in
     tock(r, fm_depthwise_layer(b), start);
 }
 
-static void project(const run *r, int b, slice s, const float *in, int pixels, float *out, const float *residual) {
+static void project(const run *r, int b, slice s, const float *in, int first, int pixels, float *out,
+                    const float *residual) {
     const fm_pointwise_args args = {.a = in,
                                     .residual = residual,
                                     .c = out,
                                     .rows = pixels,
                                     .ldc = fm_blocks[b].out,
                                     .epilogue = residual ? FM_RESIDUAL : FM_LINEAR};
+    (void)first;
     pointwise(r, fm_project_layer(b), s, r->model->plan.blocks[b].streamed, args);
 }
 

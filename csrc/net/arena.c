@@ -34,25 +34,29 @@ void fm_aligned_free(void *memory) {
 
 enum { SLOTS = sizeof(((fm_model *)0)->idle) / sizeof(((fm_model *)0)->idle[0]) };
 
+static size_t round_up(size_t bytes) { return (bytes + FM_ALIGN - 1) / FM_ALIGN * FM_ALIGN; }
+
+size_t fm_image_row_bytes(const fm_plan *plan) { return round_up((plan->image_row + plan->needs.slack) * plan->needs.element); }
+
 /* The next part of an arena's memory; while `memory` is NULL, parts are only counted. */
 static void *part(char *memory, size_t *used, size_t bytes) {
     char *start = memory ? memory + *used : NULL;
-    *used += (bytes + FM_ALIGN - 1) / FM_ALIGN * FM_ALIGN;
+    *used += round_up(bytes);
     return start;
 }
 
 /* Lays an arena out; returns the bytes that it takes. */
 static size_t lay_out(const fm_plan *plan, char *memory) {
-    const size_t element = plan->needs.element;
+    const size_t element = plan->needs.element, slack = plan->needs.slack * element;
     size_t used = 0;
     fm_arena counted;
     fm_arena *arena = part(memory, &used, sizeof *arena);
     if (!arena) arena = &counted;
-    for (int i = 0; i < 2; i++) arena->map[i] = part(memory, &used, plan->map * element);
-    arena->early = part(memory, &used, (size_t)plan->group * plan->early * element);
-    arena->depthwise = part(memory, &used, plan->depthwise * element);
-    arena->ring = part(memory, &used, plan->ring * element);
-    for (int i = 0; i < FM_IMAGE_ROWS; i++) arena->image[i] = part(memory, &used, plan->image_row * element);
+    for (int i = 0; i < 2; i++) arena->map[i] = part(memory, &used, plan->map * element + slack);
+    arena->early = part(memory, &used, (size_t)plan->group * plan->early * element + slack);
+    arena->depthwise = part(memory, &used, plan->depthwise * element + slack);
+    arena->ring = part(memory, &used, plan->ring * element + slack);
+    for (int i = 0; i < FM_IMAGE_ROWS; i++) arena->image[i] = part(memory, &used, fm_image_row_bytes(plan));
     arena->rows = part(memory, &used, ((size_t)plan->tallest_ring + 2) * sizeof *arena->rows);
     return used;
 }

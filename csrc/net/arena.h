@@ -16,6 +16,8 @@ typedef struct fm_arena {
     const void **rows;         /* pointers to the rows that a depthwise kernel is handed */
 } fm_arena;
 
+size_t fm_image_row_bytes(const fm_plan *plan); /* from one of an arena's image rows to the next */
+
 void *fm_aligned_alloc(size_t bytes); /* FM_ALIGN-aligned or NULL */
 void fm_aligned_free(void *memory);
 

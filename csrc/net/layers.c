@@ -6,6 +6,7 @@
 /* slim/nets/mobilenet/mobilenet_v2.py at depth multiplier 0.75, channels rounded to multiples of 8. */
 static const fm_network network = {
     .size = 96, .colours = 3, .features = 1280, .classes = 1001, .layers = FM_LAYERS, .endpoints = FM_ENDPOINTS,
+    .blocks = FM_BLOCKS,
 };
 
 static const fm_block blocks[] = {
@@ -107,8 +108,9 @@ fm_endpoint fm_endpoint_info(int index) {
         return endpoint;
     }
 
-    static const char *const part_names[] = {"/expansion_output", "/depthwise_output", "", "/output"};
-    const int number = index / 4, part = index % 4;
+    static const char *const part_names[] = {"/expansion_output", "/depthwise_output", "", "/output", "/projection_output"};
+    const int projection = index >= FM_ENDPOINTS;
+    const int number = projection ? index - FM_ENDPOINTS : index / 4, part = projection ? 4 : index % 4;
     const fm_layer layer = fm_layer_info(fm_expand_layer(number) + fm_least(part, 2));
     if (index == 0) {
         snprintf(endpoint.name, sizeof endpoint.name, "MobilenetV2/layer_1");

@@ -31,6 +31,8 @@ static inline int fm_expand_endpoint(int block) { return 4 * block; }
 static inline int fm_depthwise_endpoint(int block) { return 4 * block + 1; }
 static inline int fm_output_endpoint(int block) { return 4 * block + 2; }
 
+static inline int fm_projection_endpoint(int block) { return FM_ENDPOINTS + block; } /* behind the named ones */
+
 static inline int fm_out_size(const fm_block *block) { return block->size / block->stride; }
 static inline int fm_has_residual(const fm_block *block) { return block->stride == 1 && block->in == block->out; }
 

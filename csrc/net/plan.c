@@ -27,7 +27,7 @@ static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *need
         plan.way = FM_GROUPED;
         plan.images = GROUP;
     }
-    plan.ring_rows = fm_most(KERNEL_ROWS, RING_PIXELS / block->size);
+    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, RING_PIXELS / block->size);
     plan.chunk_rows = needs->chunk_rows ? needs->chunk_rows : fm_out_size(block);
     return plan;
 }
@@ -35,7 +35,7 @@ static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *need
 fm_plan fm_plan_for(const fm_tier_needs *needs) {
     const fm_network *network = fm_network_info();
     fm_plan plan = {.needs = *needs, .group = GROUP, .first_grouped = FM_BLOCKS};
-    plan.image_row = (size_t)network->size * (size_t)network->colours;
+    plan.image_row = (size_t)(network->size + needs->padding) * (size_t)network->colours;
     plan.map = (size_t)network->classes + SPARE_COLUMNS; /* the logits are computed in one */
 
     for (int b = FM_BLOCKS - 1; b >= 0; b--) {
@@ -52,7 +52,7 @@ fm_plan fm_plan_for(const fm_tier_needs *needs) {
         const size_t row = (size_t)(block->size + 2 * needs->padding) * (size_t)width;
         plan.map = larger(plan.map, outputs * (size_t)block->out);
         plan.depthwise = larger(plan.depthwise, outputs * (size_t)block->expand);
-        plan.ring = larger(plan.ring, (size_t)own->ring_rows * row);
+        plan.ring = larger(plan.ring, (size_t)(own->ring_rows + (needs->padding > 0)) * row);
         plan.tallest_ring = fm_most(plan.tallest_ring, own->ring_rows);
     }
     if (plan.first_grouped < FM_BLOCKS) {

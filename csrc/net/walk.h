@@ -13,8 +13,9 @@ typedef struct run {
     fm_team team;
     fm_arena *shared;  /* the team's: maps */
     fm_arena *own;     /* this thread's: rows of the expanded map */
-    void *depthwise;   /* where the block at hand has its depthwise outputs */
-    int *out_of_range; /* this thread's: set where float pixels are far outside [0,1] */
+    void *depthwise;   /* where the block at hand has its depthwise outputs, from pixel `depthwise_pixel` on */
+    int depthwise_pixel;
+    int *out_of_range; /* this thread's: bit 0 is set where float pixels are far outside [0,1]; others are the tier's */
 } run;
 
 /* Output channels of a layer that are computed together: a panel of it, or the part of one that is this thread's. */

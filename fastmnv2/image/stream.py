@@ -21,7 +21,7 @@ from fastmnv2.image import decode, resizing
 from fastmnv2.image.decode import Options
 
 Images = NDArray[np.float32]
-Compute = Callable[[Images, int], Sequence[Any]]
+Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
 """What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
 
 

@@ -17,8 +17,11 @@ FORMS = (
 )
 
 
-def read(path: str | os.PathLike[str]) -> Source:
-    """Read a weights file or folder of any of the five forms.
+PRECISIONS = ("float32", "int8")
+
+
+def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
+    """Read a weights file or folder of any of the five forms: with "int8" the integers of an 8-bit one (a Quantised).
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
@@ -30,7 +33,7 @@ def read(path: str | os.PathLike[str]) -> Source:
     if not exists(place) and not _is_prefix(place):
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     with refusing(place):
-        return _read(place)
+        return _quantised(place) if precision == "int8" else _read(place)
 
 
 @contextlib.contextmanager
@@ -55,6 +58,25 @@ def _is_prefix(path: Path) -> bool:
     return checkpoint.prefix_of(path) is not None
 
 
+def _quantised(path: Path) -> Source:
+    head = _head(path)
+    found: Source | None = None
+    if head[4:8] == b"TFL3":
+        from fastmnv2.weights.forms import tflite_int8
+
+        return tflite_int8.read(path)
+    if head[4:9] == b"\0\0\0\0{":
+        from fastmnv2.weights.forms import native
+
+        found = native.read(path)
+    if found is None or found.quantised is None:
+        raise WeightsError(
+            f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of float "
+            "ones"
+        )
+    return found
+
+
 def _head(path: Path) -> bytes:
     """The first bytes of a regular file; none of anything else."""
     if not path.is_file():
@@ -68,7 +90,8 @@ def _read(path: Path) -> Source:
     if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
         from fastmnv2.weights.forms import native
 
-        return native.read(path)
+        found = native.read(path)
+        return found.quantised.dequantised() if found.quantised else found
     from fastmnv2.weights.forms import checkpoint, hub
 
     prefix = checkpoint.prefix_of(path)

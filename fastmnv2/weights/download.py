@@ -197,10 +197,14 @@ def _opener(until: float) -> urllib.request.OpenerDirector:
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(connecting("HTTPConnection"), req)
 
-    class Secure(urllib.request.AbstractHTTPHandler):
-        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(connecting("HTTPSConnection"), req)
+    # A subclass of the usual handler, so that it takes its place; Python may be built without one.
+    usual: Any = getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)
 
+    class Secure(usual):  # type: ignore[misc]
         https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            answer: http.client.HTTPResponse = self.do_open(connecting("HTTPSConnection"), req)
+            return answer
 
     return urllib.request.build_opener(_SafeRedirects, Plain, Secure)

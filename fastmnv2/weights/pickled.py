@@ -25,7 +25,8 @@ def unpack(folded: Folded, digest: str) -> Folded:
     """
     if not digest:
         return folded
-    again = fold(read(folded.file))
+    found = read(folded.file, folded.precision)
+    again = found if isinstance(found, Folded) else fold(found)
     if again.digest != digest:
         raise WeightsError(
             f"{folded.file}: the file has changed since the model was pickled: expected tensors with sha256 {digest}, "

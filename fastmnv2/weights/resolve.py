@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
-from fastmnv2.weights import cache, read, refusing
+from fastmnv2.weights import PRECISIONS, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded
@@ -13,11 +13,15 @@ from fastmnv2.weights.tensors import Folded
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True) -> Folded:
+def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True, precision: str = "float32") -> Folded:
     """Folded weights for a name or path; None means "imagenet", downloaded where it must be and may.
 
-    Raises what ``fastmnv2.load`` documents.
+    With precision "int8" it is a Quantised. Raises what ``fastmnv2.load`` documents.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    if precision == "int8":
+        return _integers(weights)
     if weights is None:
         return _imagenet(download)
     name = os.fspath(weights)
@@ -38,6 +42,23 @@ def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True) ->
             f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
         )
     return fold(read(name))
+
+
+def _integers(weights: str | os.PathLike[str] | None) -> Folded:
+    from fastmnv2.weights.quantised import Quantised
+
+    name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
+    if not isinstance(name, str):
+        raise TypeError(f"weights: expected a str or path, got {name!r}")
+    if name in (IMAGENET, UNTRAINED) and not exists(Path(name)):
+        raise WeightsError(
+            f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
+            f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"
+        )
+    found = read(name, "int8")
+    if not isinstance(found, Quantised):
+        raise TypeError(f"{name}: expected 8-bit weights, got {type(found).__name__}")
+    return found
 
 
 def _is_prefix(name: str) -> bool:

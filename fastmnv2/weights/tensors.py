@@ -2,12 +2,17 @@
 
 import functools
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2 import _engine
 from fastmnv2.errors import printable
-from fastmnv2.network import LOGITS
+from fastmnv2.network import LAYERS, LOGITS
+
+if TYPE_CHECKING:
+    from fastmnv2.weights.quantised import Quantised
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -35,6 +40,11 @@ class Source:
             kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
 
+    @property
+    def quantised(self) -> "Quantised | None":
+        """Itself, if it is of integers."""
+        return None
+
 
 @dataclass(frozen=True)
 class Folded(Source):
@@ -49,6 +59,26 @@ class Folded(Source):
         """What ``source`` says of itself, with ``tensors`` for its own."""
         told = {field.name: getattr(source, field.name) for field in fields(source)}
         return cls(**told | {"tensors": tensors})
+
+    @property
+    def precision(self) -> str:
+        """What a model of it computes in."""
+        return "float32"
+
+    def engine(self, isa: str) -> _engine.Network:
+        """The C core's model."""
+        tensors = self.tensors
+        return _engine.Engine(
+            isa,
+            [tensors.get(layer.weights_name) for layer in LAYERS],
+            [tensors.get(layer.biases_name) for layer in LAYERS],
+        )
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Softmax of logits, over the last axis."""
+        wide = logits.astype(np.float64)
+        powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
     @property
     def has_logits(self) -> bool:

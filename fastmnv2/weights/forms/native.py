@@ -1,4 +1,4 @@
-"""The native form: folded weights as ``.safetensors``. What loads fastest.
+"""The native form: folded weights as ``.safetensors``, float32 or 8-bit integers. What loads fastest.
 
 The format (github.com/huggingface/safetensors): eight bytes with the header's length, a JSON header with
 each tensor's dtype, shape and offsets, then the data without holes. Read here with numpy alone, because
@@ -19,6 +19,16 @@ from fastmnv2.atomic import writing
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
+from fastmnv2.weights.quantised import (
+    BLOCKS,
+    IMAGE,
+    POOL,
+    SOFTMAX,
+    Quantised,
+    quantity_names,
+    sum_scope,
+    weights_names,
+)
 from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
@@ -27,6 +37,7 @@ _ALIGN = 64
 
 _SHAPES = shapes(LAYERS, folded=True)
 _FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values())
+_TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
@@ -39,19 +50,25 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
             "source_form": folded.form,
             "source_sha256": folded.sha256,
             "notes": json.dumps(folded.notes),
+            **({"precision": "int8"} if isinstance(folded, Quantised) else {}),
         }
     }
     offset = 0
-    for name, array in folded.tensors.items():
-        size = array.size * 4
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, offset + size]}
-        offset += size
+    arrays = {name: np.ascontiguousarray(array) for name, array in folded.tensors.items()}
+    types = {np.dtype(stored): name for name, stored in _TYPES.items()}
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # so that all are aligned
+        header[name] = {
+            "dtype": types[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
     with writing(Path(path)) as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for array in folded.tensors.values():
-            file.write(np.ascontiguousarray(array, "<f4").tobytes())
+        for name in list(header)[1:]:
+            file.write(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def _public(origin: str) -> str:
@@ -60,7 +77,10 @@ def _public(origin: str) -> str:
 
 
 def read(path: Path) -> Source:
-    """The tensors as views of the file's bytes. Raises WeightsError if it is not just what ``write`` makes."""
+    """The tensors as views of the file's bytes: a Quantised for 8-bit ones.
+
+    Raises WeightsError if it is not just what ``write`` makes.
+    """
     # Read, not mapped: 2 ms more, but a mapped file that somebody cuts short ends the process (SIGBUS).
     data = read_file(path, _FILE_LIMIT)
     size = len(data)
@@ -76,17 +96,19 @@ def read(path: Path) -> Source:
     start = 8 + length
     tensors = {}
     end = 0
-    for name, (shape, begin, stop) in sorted(_entries(path, header).items(), key=lambda item: item[1][1]):
-        if begin != end or stop - begin != 4 * math.prod(shape) or start + stop > size:
+    quantised = "precision" in metadata
+    entries = _entries(path, header, _quantised_shapes() if quantised else _float_shapes())
+    for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
+        if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
             raise WeightsError(
                 f"{path}: {name}: data_offsets [{begin}, {stop}] of shape {list(shape)} overlap, leave a hole, or "
                 f"run past the file's {size} bytes"
             )
         end = stop
-        tensors[name] = np.frombuffer(data, "<f4", math.prod(shape), start + begin).reshape(shape)
+        tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
-    return Source(
+    return (Quantised if quantised else Source)(
         "native",
         str(path),
         metadata["source_sha256"],
@@ -125,6 +147,8 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
         )
     if not all(isinstance(found.get(key), str) for key in keys):
         raise WeightsError(f"{path}: __metadata__ must have the strings {', '.join(keys)}")
+    if found.get("precision", "int8") != "int8":
+        raise WeightsError(f"{path}: __metadata__: expected no precision or 'int8', got {found['precision']!r}")
     try:
         notes = json.loads(found["notes"])
     except (ValueError, RecursionError):
@@ -136,19 +160,43 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     return found
 
 
-def _entries(path: Path, header: dict[str, Any]) -> dict[str, tuple[tuple[int, ...], int, int]]:
+_Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
+
+
+def _float_shapes() -> _Allowed:
+    return {name: (("F32",), (shape,)) for name, shape in _SHAPES.items()}
+
+
+def _quantised_shapes() -> _Allowed:
+    """Types and shapes of the tensors of an 8-bit network; which go together, Quantised checks."""
+    allowed: _Allowed = {}
+    for layer in LAYERS:
+        kernel, bias, scales, zero = weights_names(layer)
+        allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
+        allowed[bias] = (("I32",), ((layer.out_channels,),))
+        allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
+        allowed[zero] = (("I32",), ((1,),))
+    for scope in (IMAGE, POOL, SOFTMAX, *(layer.scope for layer in LAYERS), *map(sum_scope, range(BLOCKS))):
+        scale, numbers = quantity_names(scope)
+        allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
+    return allowed
+
+
+def _entries(
+    path: Path, header: dict[str, Any], allowed: _Allowed
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():
-        if name not in _SHAPES:
+        if name not in allowed:
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"{path}: {name}: expected dtype, shape and data_offsets")
-        if entry["dtype"] != "F32" or entry["shape"] != list(_SHAPES[name]):
-            raise WeightsError(
-                f"{path}: {name}: expected F32 {list(_SHAPES[name])}, got {entry['dtype']!r} {entry['shape']!r}"
-            )
+        types, found = allowed[name]
+        if entry["dtype"] not in types or entry["shape"] not in [list(shape) for shape in found]:
+            expected = " or ".join(f"{' or '.join(types)} {list(shape)}" for shape in found)
+            raise WeightsError(f"{path}: {name}: expected {expected}, got {entry['dtype']!r} {entry['shape']!r}")
         offsets = entry["data_offsets"]
         if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(at) is int and at >= 0 for at in offsets)):
             raise WeightsError(f"{path}: {name}: data_offsets must be two offsets, got {offsets!r}")
-        entries[name] = (_SHAPES[name], offsets[0], offsets[1])
+        entries[name] = (np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), offsets[0], offsets[1])
     return entries

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 # The most that a malformed file may cost: parts of a flatbuffer may overlap, so its size is no limit.
 _LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
 _FEW = 16  # inputs and outputs of an operator, dimensions; further ones are not looked at
-_FILE_LIMIT = 64 << 20
+FILE_LIMIT = 64 << 20
 
 # schema.fbs: BuiltinOperator, ActivationFunctionType, Padding, TensorType
 _OPERATORS = {
     0: "ADD", 1: "AVERAGE_POOL_2D", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 6: "DEQUANTIZE", 9: "FULLY_CONNECTED",
     18: "MUL", 21: "RELU6", 22: "RESHAPE", 25: "SOFTMAX", 34: "PAD", 40: "MEAN", 41: "SUB", 43: "SQUEEZE",
-    114: "QUANTIZE",
+    77: "SHAPE", 114: "QUANTIZE",
 }  # fmt: skip
-_NONE, _RELU6 = 0, 3
+NONE, RELU6 = 0, 3
 _SAME, _VALID = 0, 1
-_TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
+TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
 _QUANTISED = ("<i4", "u1", "i1")
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Tensor:
     shape: tuple[int, ...]
     type: int
     buffer: int
@@ -50,7 +50,7 @@ class _Tensor:
 
 
 @dataclass(frozen=True)
-class _Operator:
+class Operator:
     name: str
     inputs: list[int]
     outputs: list[int]
@@ -58,7 +58,7 @@ class _Operator:
 
 
 @dataclass(frozen=True)
-class _Value:
+class Value:
     """What an activation is: the output of ``layer`` (-1: the input image) and what happened to it since."""
 
     layer: int
@@ -72,15 +72,15 @@ class _Value:
 
 def read(path: Path) -> Source:
     """A ``.tflite`` file. Raises WeightsError naming the operator that is not the network's."""
-    graph = _Graph(read_file(path, _FILE_LIMIT), str(path))
-    walk = _Walk(graph)
+    graph = Graph(read_file(path, FILE_LIMIT), str(path))
+    walk = Walk(graph)
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
     tensors, notes = walk.finish()
     return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes))
 
 
-class _Graph:
+class Graph:
     """The first subgraph of a TFLite file, read with the flatbuffers package."""
 
     def __init__(self, data: bytes, origin: str) -> None:
@@ -129,11 +129,11 @@ class _Graph:
         offset = table.Offset(4 + 2 * field)
         return self._table(self.data, table.Indirect(table.Pos + offset)) if offset else None
 
-    def _tensor(self, table: "Table") -> _Tensor:
+    def _tensor(self, table: "Table") -> Tensor:
         quantisation = self._sub(table, 4)
         name = bytes(self._vector(table, 3, "u1")[:200]).decode(errors="replace")
         none = np.zeros(0)
-        return _Tensor(
+        return Tensor(
             tuple(self._few(table, 0)),
             self.number(table, 1, "Int8"),
             self.number(table, 2, "Uint32"),
@@ -143,9 +143,9 @@ class _Graph:
             self.number(quantisation, 6, "Int32") if quantisation else 0,
         )
 
-    def _operator(self, table: "Table", codes: list[int]) -> _Operator:
+    def _operator(self, table: "Table", codes: list[int]) -> Operator:
         code = codes[self.number(table, 0, "Uint32")]
-        return _Operator(
+        return Operator(
             _OPERATORS.get(code, f"operator {code}"),
             self._few(table, 1),
             self._few(table, 2),
@@ -156,9 +156,9 @@ class _Graph:
         """A tensor's stored values as they are, None if it has none."""
         tensor = self.tensors[index]
         data = self._vector(self._buffers[tensor.buffer], 0, "u1")
-        if data.size == 0 or tensor.type not in _TYPES:
+        if data.size == 0 or tensor.type not in TYPES:
             return None
-        dtype = np.dtype(_TYPES[tensor.type])
+        dtype = np.dtype(TYPES[tensor.type])
         if min(tensor.shape, default=1) < 0 or math.prod(tensor.shape) * dtype.itemsize != data.size:
             raise WeightsError(
                 f"{self.origin}: {tensor.name}: {data.size} bytes do not make {dtype} of shape {list(tensor.shape)}"
@@ -171,7 +171,7 @@ class _Graph:
         if values is None:
             return None
         tensor = self.tensors[index]
-        if _TYPES[tensor.type] not in _QUANTISED:
+        if TYPES[tensor.type] not in _QUANTISED:
             return values.astype(np.float32)
         channels = tensor.shape[tensor.axis] if 0 <= tensor.axis < len(tensor.shape) else 1
         if tensor.scale.size not in (1, channels) or tensor.zero_point.size not in (0, 1, tensor.scale.size):
@@ -188,28 +188,28 @@ class _Graph:
         return ((values.astype(np.float64) - offset) * scale).astype(np.float32)
 
 
-def _stored_shape(layer: Layer) -> tuple[int, ...]:
+def stored_shape(layer: Layer) -> tuple[int, ...]:
     """TFLite's [out, kh, kw, in], for depthwise [1, kh, kw, C], of what the network has as ``weights_shape``."""
     height, width, inputs, outputs = layer.weights_shape
     return outputs, height, width, inputs
 
 
-class _Walk:
+class Walk:
     """Follows the operators and collects each layer's weights."""
 
-    def __init__(self, graph: _Graph) -> None:
-        self._graph = graph
-        self._values = {index: _Value(-1) for index in graph.inputs}
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._values = {index: Value(-1) for index in graph.inputs}
         self._dequantised: dict[int, int] = {}  # an operator's output: the constant that it dequantises
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
         self._where = ""
 
-    def step(self, number: int, operator: _Operator) -> None:
+    def step(self, number: int, operator: Operator) -> None:
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
-        result: _Value | None
+        result: Value | None
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
         elif operator.name == "DEQUANTIZE" and source is None:
@@ -217,7 +217,7 @@ class _Walk:
             return
         elif operator.name in ("ADD", "MUL", "SUB"):
             result = self._arithmetic(operator)
-        elif source is None:
+        elif source is None or operator.name == "SHAPE":  # sizes, which converters compute on the way
             return
         elif operator.name == "RELU6":
             result = replace(source, relu6=True)
@@ -236,24 +236,24 @@ class _Walk:
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
         if self._next < len(LAYERS) - 1:
-            raise WeightsError(f"{self._graph.origin}: the graph ends before {LAYERS[self._next].scope}")
+            raise WeightsError(f"{self.graph.origin}: the graph ends before {LAYERS[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
 
     def _error(self, text: str) -> WeightsError:
-        return WeightsError(f"{self._graph.origin}: {self._where}: {text}")
+        return WeightsError(f"{self.graph.origin}: {self._where}: {text}")
 
     def _shape(self, index: int) -> tuple[int, ...]:
-        return self._graph.tensors[self._dequantised.get(index, index)].shape
+        return self.graph.tensors[self._dequantised.get(index, index)].shape
 
     def _weights(self, index: int) -> NDArray[np.float32]:
         """A constant as float32. Callers have looked at its shape: that is what keeps it small."""
-        found = self._graph.dequantised(self._dequantised.get(index, index))
+        found = self.graph.dequantised(self._dequantised.get(index, index))
         if found is None:
-            raise self._error(f"tensor {self._graph.tensors[index].name} is not constant")
+            raise self._error(f"tensor {self.graph.tensors[index].name} is not constant")
         return found
 
-    def _convolution(self, operator: _Operator, source: _Value | None) -> _Value:
-        graph = self._graph
+    def _convolution(self, operator: Operator, source: Value | None) -> Value:
+        graph = self.graph
         if self._next >= len(LAYERS):
             raise self._error("expected nothing after the logits")
         layer = LAYERS[self._next]
@@ -266,37 +266,41 @@ class _Walk:
             raise self._error(f"expected {layer.scope}, a {layer.kind} convolution")
 
         shape, biases = self._shape(operator.inputs[1]), math.prod(self._shape(operator.inputs[2]))
-        stored_shape = _stored_shape(layer)
-        if layer == LOGITS and shape not in (stored_shape, stored_shape[::3]):
+        stored = stored_shape(layer)
+        if layer == LOGITS and shape not in (stored, stored[::3]):
             self._notes.append(f"a last layer of shape {list(shape)} is ignored: it is not ImageNet's")
             return replace(source, layer=len(LAYERS) - 1)
-        if (layer != LOGITS and shape != stored_shape) or biases != layer.out_channels:
+        if (layer != LOGITS and shape != stored) or biases != layer.out_channels:
             raise self._error(
-                f"{layer.scope}: expected a kernel {list(stored_shape)} and {layer.out_channels} biases, "
+                f"{layer.scope}: expected a kernel {list(stored)} and {layer.out_channels} biases, "
                 f"got {list(shape)} and {biases}; is this another depth multiplier than 0.75?"
             )
         activation = graph.number(operator.options, 0 if dense else 4 if depthwise else 3, "Int8")
         if not dense:
             self._check_options(layer, operator.options, source.padded)
-        if activation not in ((_NONE, _RELU6) if layer.relu6 else (_NONE,)):
+        if activation not in ((NONE, RELU6) if layer.relu6 else (NONE,)):
             raise self._error(
                 f"{layer.scope}: expected {'RELU6' if layer.relu6 else 'no activation'}, got {activation}"
             )
-        kernel = self._weights(operator.inputs[1]).reshape(stored_shape).transpose(1, 2, 3, 0)
+        self._take(layer, operator, activation)
+        self._next += 1
+        return Value(self._next - 1, relu6=activation == RELU6 or (layer.relu6 and self._clamps(operator.outputs[0])))
+
+    def _take(self, layer: Layer, operator: Operator, activation: int) -> None:
+        """Keep the weights of a layer whose operator is right."""
+        kernel = self._weights(operator.inputs[1]).reshape(stored_shape(layer)).transpose(1, 2, 3, 0)
         self._tensors[layer.weights_name] = np.ascontiguousarray(kernel)
         self._tensors[layer.biases_name] = self._weights(operator.inputs[2]).reshape(-1)
-        self._next += 1
-        return _Value(self._next - 1, relu6=activation == _RELU6 or (layer.relu6 and self._clamps(operator.outputs[0])))
 
     def _clamps(self, index: int) -> bool:
         """Whether a quantised tensor can only hold values in [0,6], which makes its operator a ReLU6."""
-        tensor = self._graph.tensors[index]
-        lowest = {"u1": 0, "i1": -128}.get(_TYPES.get(tensor.type, ""))
+        tensor = self.graph.tensors[index]
+        lowest = {"u1": 0, "i1": -128}.get(TYPES.get(tensor.type, ""))
         if lowest is None or tensor.scale.size != 1 or tensor.zero_point.size != 1:
             return False
         return int(tensor.zero_point[0]) == lowest and float(tensor.scale[0]) * 255 <= 6.001
 
-    def _check_input(self, layer: Layer, source: _Value) -> None:
+    def _check_input(self, layer: Layer, source: Value) -> None:
         before = LAYERS[self._next - 1]
         if self._next == 0:
             fits = source.layer == -1 and (source.scaled, source.shifted) in ((1.0, 0.0), (2.0, -1.0))
@@ -311,7 +315,7 @@ class _Walk:
             raise self._error(f"{layer.scope}: its input is not what comes before it in the network ({source})")
 
     def _check_options(self, layer: Layer, options: "Table", padded: bool) -> None:
-        number = self._graph.number
+        number = self.graph.number
         padding = number(options, 0, "Int8")
         strides = (number(options, 1, "Int32"), number(options, 2, "Int32"))
         dilation = 5 if layer.kind == "depthwise" else 4
@@ -325,14 +329,14 @@ class _Walk:
                 f"{strides}, padding {padding}{' after a PAD' if padded else ''}, dilations {dilations}"
             )
 
-    def _pad(self, operator: _Operator, source: _Value) -> _Value:
-        amounts = self._graph.constant(operator.inputs[1])
+    def _pad(self, operator: Operator, source: Value) -> Value:
+        amounts = self.graph.constant(operator.inputs[1])
         if amounts is None or amounts.size != 8 or amounts.tolist() != [[0, 0], [0, 1], [0, 1], [0, 0]]:
             raise self._error("expected a padding of one row below and one column to the right")
         return replace(source, padded=True)
 
-    def _arithmetic(self, operator: _Operator) -> _Value:
-        if operator.options is not None and self._graph.number(operator.options, 0, "Int8") != _NONE:
+    def _arithmetic(self, operator: Operator) -> Value:
+        if operator.options is not None and self.graph.number(operator.options, 0, "Int8") != NONE:
             raise self._error("expected no activation")
         values = [self._values.get(index) for index in operator.inputs[:2]]
         if None not in values and operator.name == "ADD":

@@ -1,0 +1,350 @@
+"""8-bit networks: integer weights with their scales and zero points, checked, and what LiteRT makes of them.
+
+The arithmetic is that of LiteRT's default engine on x86-64 (XNNPACK), all in float32 in this order:
+``multiplier = (input_scale * weight_scale) / output_scale``, ``q = clamp(rint(float32(sum) * multiplier) + zero_point)``.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import _engine
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import ENDPOINTS, LAYERS, LOGITS, PROJECTIONS, Layer
+from fastmnv2.weights.tensors import Folded
+
+HEAD = LAYERS[-2]
+BLOCKS = len(LAYERS) // 3
+
+_MOST_MULTIPLIER = 256.0  # of a convolution or average; XNNPACK refuses larger ones too
+_SUM_RATIOS = (2.0**-10, 2.0**8)  # of a residual addition's scales, likewise
+_INT32 = 2**31 - 1
+
+
+class Quantity(NamedTuple):
+    """How a tensor's integers stand for numbers: ``(q - zero_point) * scale``, clamped to ``[low, high]``."""
+
+    scale: np.float32
+    zero_point: int
+    low: int
+    high: int
+
+
+def quantity_names(scope: str) -> tuple[str, str]:
+    """Names of the tensors that hold an output's Quantity: float32 [1]; int32 [3] zero point, lowest, highest."""
+    return f"{scope}/output_scale", f"{scope}/output_range"
+
+
+def sum_scope(block: int) -> str:
+    """Where a block's residual addition keeps its Quantity."""
+    return f"{LAYERS[3 * block + 2].scope.rpartition('/')[0]}/sum"
+
+
+def weights_names(layer: Layer) -> tuple[str, str, str, str]:
+    """Names of a layer's tensors: kernel, bias (int32), scales of the kernel (float32 [1] or [out]), zero point [1]."""
+    return (layer.weights_name, layer.biases_name, f"{layer.scope}/weights_scales", f"{layer.scope}/weights_zero_point")
+
+
+IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predictions"
+
+
+@dataclass(frozen=True)
+class Quantised(Folded):
+    """The network in 8-bit integers, as its file has them.
+
+    ``tensors`` has, in TF-Slim's shapes, kernels as uint8 or int8, int32 biases, and what ``weights_names`` and
+    ``quantity_names`` name, for the layers, the residual additions, the image, the average and any softmax.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tensors:  # a pickle of a file's weights comes without
+            _Check(self).all()
+
+    @property
+    def precision(self) -> str:
+        return "int8"
+
+    @property
+    def quantised(self) -> "Quantised":
+        return self
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8 or int8."""
+        return np.dtype(np.int8 if self.tensors[LAYERS[0].weights_name].dtype == np.int8 else np.uint8)
+
+    @property
+    def lowest(self) -> int:
+        """The smallest integer of an activation: 0 or -128."""
+        return int(np.iinfo(self.dtype).min)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the tensors' names and values, in hexadecimal."""
+        import hashlib
+
+        digest = hashlib.sha256()
+        for name, array in self.tensors.items():
+            digest.update(f"{name}\0{array.dtype.str}\0".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+    def without_logits(self) -> "Quantised":
+        """The same without the logits layer."""
+        left_out = {*weights_names(LOGITS), *quantity_names(LOGITS.scope), *quantity_names(SOFTMAX)}
+        return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in left_out})
+
+    def quantity(self, scope: str) -> Quantity:
+        """How the output of a layer, a sum, the image or the average is quantised."""
+        scale, numbers = (self.tensors[name] for name in quantity_names(scope))
+        return Quantity(np.float32(scale[0]), *(int(number) for number in numbers))
+
+    def has(self, scope: str) -> bool:
+        """Whether there is such an output."""
+        return quantity_names(scope)[0] in self.tensors
+
+    def input_of(self, index: int) -> Quantity:
+        """How the input of layer ``index`` is quantised."""
+        if index == 0:
+            return self.quantity(IMAGE)
+        if LAYERS[index] == LOGITS:
+            return self.quantity(POOL)
+        before = LAYERS[index - 1]
+        return self.quantity(sum_scope((index - 1) // 3) if before.residual else before.scope)
+
+    def multipliers(self, index: int) -> NDArray[np.float32]:
+        """What the sums of layer ``index`` are multiplied by, float32 [out]."""
+        layer = LAYERS[index]
+        scales = self.tensors[weights_names(layer)[2]].astype(np.float32)
+        with np.errstate(all="ignore"):
+            found = (self.input_of(index).scale * scales) / self.quantity(layer.scope).scale
+        return np.ascontiguousarray(np.broadcast_to(found.astype(np.float32), (layer.out_channels,)))
+
+    def integers(self, unsigned: NDArray[np.uint8]) -> NDArray[Any]:
+        """The file's own integers from bytes as the core has them."""
+        return unsigned if self.lowest == 0 else (unsigned ^ np.uint8(128)).view(np.int8)
+
+    def numbers(self, unsigned: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
+        """What a named output's bytes, as the core has them, stand for."""
+        return self._table(self.endpoint(name))[unsigned]
+
+    def endpoint(self, name: str) -> Quantity:
+        """How a named output, the image or a layer's output is quantised."""
+        if name == "default":
+            return self.quantity(POOL)
+        if self.has(name):
+            return self.quantity(name)
+        names = [endpoint.name for endpoint in (*ENDPOINTS, *PROJECTIONS)]
+        block, part = divmod(names.index(name), 4)
+        if name in names[len(ENDPOINTS) :]:
+            return self.quantity(LAYERS[3 * (names.index(name) - len(ENDPOINTS)) + 2].scope)
+        layer = LAYERS[3 * block + min(part, 2)]
+        return self.quantity(sum_scope(block) if layer.residual else layer.scope)
+
+    def engine(self, isa: str) -> _engine.Int8Engine:
+        """The C core's model."""
+        layers = [self._layer(index) for index in range(len(LAYERS) if self.has_logits else len(LAYERS) - 1)]
+        sums = [self._sum(block) if LAYERS[3 * block + 2].residual else None for block in range(BLOCKS)]
+        logit = self._table(self.quantity(LOGITS.scope)) if self.has_logits else None
+        return _engine.Int8Engine(isa, layers, sums, self.averages(), self._table(self.quantity(POOL)), logit)
+
+    def _table(self, quantity: Quantity) -> NDArray[np.float32]:
+        """What each byte stands for, as the core has them: float32 [256]."""
+        integers = np.arange(256) + self.lowest
+        return ((integers - quantity.zero_point).astype(np.float32) * quantity.scale).astype(np.float32)
+
+    def _unsigned(self, array: NDArray[Any]) -> NDArray[np.uint8]:
+        """Bytes as the core computes with them: int8 moved by 128."""
+        found = np.ascontiguousarray(array).view(np.uint8)
+        return found if self.lowest == 0 else found ^ np.uint8(128)
+
+    def _layer(self, index: int) -> tuple[Any, ...]:
+        layer = LAYERS[index]
+        kernel, bias, _, zero = (self.tensors[name] for name in weights_names(layer))
+        output, moved = self.quantity(layer.scope), -self.lowest
+        return (
+            self._unsigned(kernel),
+            np.ascontiguousarray(bias, np.int32),
+            self.multipliers(index),
+            (
+                int(zero[0]) + moved,
+                self.input_of(index).zero_point + moved,
+                output.zero_point + moved,
+                output.low + moved,
+                output.high + moved,
+            ),
+        )
+
+    def _sum(self, block: int) -> tuple[int, ...]:
+        """Both multipliers of the addition, of 20 bits and more, and how far their sum is shifted."""
+        a, b = self.quantity(LAYERS[3 * block + 2].scope), self.input_of(3 * block)
+        output, moved = self.quantity(sum_scope(block)), -self.lowest
+        ratios = (np.float32(a.scale / output.scale), np.float32(b.scale / output.scale))
+        shift = 20 - (math.frexp(max(ratios))[1] - 1)
+        multipliers = (int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios)
+        zeros = (a.zero_point + moved, b.zero_point + moved, output.zero_point + moved)
+        return (*multipliers, shift, *zeros, output.low + moved, output.high + moved)
+
+    def averages(self) -> NDArray[np.uint8]:
+        """The average by the sum of a channel's bytes over the last map, as the core has them."""
+        pixels, before, after = HEAD.out_size**2, self.quantity(HEAD.scope), self.quantity(POOL)
+        sums = np.arange(255 * pixels + 1)
+        if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
+            return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
+        moved = -self.lowest  # MEAN
+        multiplier = np.float32(np.float32(before.scale / after.scale) / np.float32(pixels))
+        centred = (sums - pixels * (before.zero_point + moved)).astype(np.float32)
+        found = np.rint(centred * multiplier).astype(np.int64) + after.zero_point
+        return np.asarray(found.clip(after.low, after.high) + moved, np.uint8)
+
+    def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
+        """The file's own softmax of logits, if it has one in uint8: multiples of 1/256.
+
+        A table of ``exp(-scale * difference)`` in float32, summed in order in float32, as LiteRT does.
+        """
+        if not self.has(SOFTMAX):
+            return super().probabilities(logits)
+        scale = self.quantity(LOGITS.scope).scale
+        if np.isnan(logits).any():
+            logits = np.where(np.isnan(logits), np.float32(0), logits)
+        steps = np.rint((logits.max(axis=-1, keepdims=True) - logits) / scale).astype(np.int64)
+        table = np.exp((-(scale * np.arange(256, dtype=np.float32))).astype(np.float64)).astype(np.float32)
+        powers = table[steps.clip(0, 255)]
+        totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # one after the other
+        shares = powers * (np.float32(1) / (totals * np.float32(1 / 256)))
+        return np.asarray(np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256)
+
+    def dequantised(self) -> Folded:
+        """The same network in float32: ``(q - zero_point) * scale`` in float64, rounded once."""
+        tensors = {}
+        for index, layer in enumerate(LAYERS if self.has_logits else LAYERS[:-1]):
+            kernel, bias, scales, zero = (self.tensors[name] for name in weights_names(layer))
+            wide = scales.astype(np.float64)
+            own = wide.reshape(-1, 1) if layer.kind == "depthwise" and wide.size > 1 else wide
+            tensors[layer.weights_name] = ((kernel.astype(np.float64) - zero[0]) * own).astype(np.float32)
+            bias_scale = (self.input_of(index).scale * scales.astype(np.float32)).astype(np.float64)
+            tensors[layer.biases_name] = (bias * bias_scale).astype(np.float32)
+        return Folded.of(self, tensors)
+
+
+class _Check:
+    """Everything that a hostile file could say, as one WeightsError."""
+
+    def __init__(self, network: Quantised) -> None:
+        self._network, self._tensors = network, network.tensors
+
+    def all(self) -> None:
+        network = self._network
+        layers = LAYERS if network.has_logits else LAYERS[:-1]
+        for layer in layers:
+            self._weights(layer)
+        sums = [sum_scope(block) for block in range(BLOCKS) if LAYERS[3 * block + 2].residual]
+        softmax = [SOFTMAX] if network.has_logits and network.has(SOFTMAX) else []
+        for scope in (IMAGE, POOL, *(layer.scope for layer in layers), *sums, *softmax):
+            self._quantity(scope)
+        self._image()
+        for index in range(len(layers)):
+            self._multipliers(index)
+        self._averages()
+        for block in range(BLOCKS):
+            if LAYERS[3 * block + 2].residual:
+                self._sum(block)
+
+    def _error(self, text: str) -> WeightsError:
+        return WeightsError(f"{self._network.origin}: {text}")
+
+    def _need(self, name: str, dtypes: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> NDArray[Any]:
+        found = self._tensors.get(name)
+        if found is None:
+            raise self._error(f"{name} is missing")
+        if found.dtype not in dtypes or found.shape not in shapes:
+            expected = " or ".join(f"{np.dtype(dtypes[0]).name} {list(shape)}" for shape in shapes)
+            raise self._error(f"{name}: expected {expected}, got {found.dtype.name} {list(found.shape)}")
+        return found
+
+    def _scales(self, name: str, scales: NDArray[np.float32]) -> None:
+        good = np.isfinite(scales) & (scales >= np.finfo(np.float32).tiny)
+        if not good.all():
+            wrong = scales[~good].flat[0]
+            raise self._error(f"{name}: expected scales that are positive, finite and not denormal, got {wrong}")
+
+    def _weights(self, layer: Layer) -> None:
+        kernel, bias, scales, zero = weights_names(layer)
+        dtype = self._network.dtype
+        self._need(kernel, (dtype,), (layer.weights_shape,))
+        self._need(bias, (np.int32,), ((layer.out_channels,),))
+        counts = ((1,), (layer.out_channels,)) if dtype == np.int8 else ((1,),)
+        self._scales(scales, self._need(scales, (np.float32,), counts))
+        point, most = int(self._need(zero, (np.int32,), ((1,),))[0]), 0 if dtype == np.int8 else 255
+        if not 0 <= point <= most:
+            raise self._error(f"{zero}: expected a zero point from 0 to {most} for {dtype.name} weights, got {point}")
+
+    def _quantity(self, scope: str) -> None:
+        scale, numbers = quantity_names(scope)
+        self._scales(scale, self._need(scale, (np.float32,), ((1,),)))
+        point, low, high = self._need(numbers, (np.int32,), ((3,),)).tolist()
+        least, most = self._network.lowest, self._network.lowest + 255
+        if not (least <= point <= most and least <= low <= high <= most):
+            raise self._error(
+                f"{numbers}: expected a zero point and a range within [{least}, {most}], got {point}, {low} to {high}"
+            )
+
+    def _image(self) -> None:
+        image = self._network.quantity(IMAGE)
+        zero = image.zero_point - self._network.lowest
+        if zero not in (127, 128) or abs(float(image.scale) * 127.5 - 1) > 0.005:
+            raise self._error(
+                "the image: expected pixels over [-1, 1], which is a scale from 1/128 to 1/127 and a zero point in the "
+                f"middle; got {image.scale} and {image.zero_point}"
+            )
+
+    def _multipliers(self, index: int) -> None:
+        layer, network = LAYERS[index], self._network
+        multipliers = network.multipliers(index)
+        if not (np.isfinite(multipliers) & (multipliers < _MOST_MULTIPLIER)).all():
+            raise self._error(
+                f"{layer.scope}: expected scales whose input * weights / output is below {_MOST_MULTIPLIER:.0f}, "
+                f"got {multipliers.max()}"
+            )
+        kernel, bias, _, zero = (self._tensors[name] for name in weights_names(layer))
+        inputs = kernel[..., 0].size if layer.kind != "depthwise" else layer.kernel**2
+        size = np.abs(bias.astype(np.int64))
+        suspects = np.flatnonzero(size + inputs * 255 * 255 > _INT32)  # hardly ever any
+        if suspects.size == 0:
+            return
+        columns = kernel.reshape(-1, layer.out_channels)[:, suspects].astype(np.int64) - int(zero[0])
+        point = network.input_of(index).zero_point - network.lowest
+        positive, negative = columns.clip(min=0).sum(axis=0), columns.clip(max=0).sum(axis=0)
+        most = bias[suspects] + positive * (255 - point) - negative * point
+        least = bias[suspects] - positive * point + negative * (255 - point)
+        if most.max() > _INT32 or least.min() < -_INT32 - 1:
+            raise self._error(f"{layer.scope}: some input would make a sum that int32 can't hold")
+
+    def _averages(self) -> None:
+        network = self._network
+        before, after = network.quantity(HEAD.scope), network.quantity(POOL)
+        if network.lowest == 0 and (before.scale, before.zero_point) != (after.scale, after.zero_point):
+            raise self._error(
+                f"{POOL}: expected AVERAGE_POOL_2D to keep scale {before.scale} and zero point {before.zero_point}, "
+                f"got {after.scale} and {after.zero_point}"
+            )
+        with np.errstate(all="ignore"):
+            ratio = np.float32(before.scale / after.scale)
+        if not ratio / HEAD.out_size**2 < _MOST_MULTIPLIER:
+            raise self._error(f"{POOL}: expected a ratio of scales below {_MOST_MULTIPLIER:.0f}, got {ratio}")
+
+    def _sum(self, block: int) -> None:
+        network, output = self._network, self._network.quantity(sum_scope(block))
+        for part in (network.quantity(LAYERS[3 * block + 2].scope), network.input_of(3 * block)):
+            with np.errstate(all="ignore"):
+                ratio = np.float32(part.scale / output.scale)
+            if not _SUM_RATIOS[0] <= ratio < _SUM_RATIOS[1]:
+                raise self._error(
+                    f"{sum_scope(block)}: expected scales of the addends that are 2^-10 to 2^8 times the sum's, "
+                    f"got {ratio} times"
+                )
