@@ -278,7 +278,7 @@ class Parts:
             for part in sorted(self._parts.values(), key=lambda part: part.number)
         ]
         text = {"format": 1, "fastmnv2": __version__, "made_with": self._made_with, "parts": parts}
-        with writing(manifest) as (file,):
+        with writing(manifest) as file:
             file.write(json.dumps(text, indent=2).encode() + b"\n")
 
     def _path(self, number: int) -> Path:
@@ -339,7 +339,7 @@ class Parts:
         return table if all(keep) else table.filter(self._arrow.array(keep))
 
     def _write(self, number: int, table: Any) -> None:
-        with writing(self._path(number)) as (file,):
+        with writing(self._path(number)) as file:
             self._arrow.parquet.write_table(table, file)
 
     def _drop(self, part: _Part, paths: set[str]) -> None:

@@ -171,7 +171,9 @@ def test_a_failing_secure_connection_is_told_as_one(server, monkeypatch, tmp_pat
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     monkeypatch.setenv("FASTMNV2_URLS", server.url("/weights").replace("http:", "https:"))
-    with pytest.raises(WeightsUnavailable, match=r"certificate can't be verified \(self.signed certificate\).*SSL_CERT_FILE"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"certificate can't be verified \(self.signed certificate\).*SSL_CERT_FILE"
+    ):
         fastmnv2.load()
 
 
