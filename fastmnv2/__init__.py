@@ -210,7 +210,7 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """``fastmnv2.image``, imported when it is first used."""
-    if name == "image":
-        return importlib.import_module("fastmnv2.image")
+    """Parts that need more than numpy, imported when they are first used: ``fastmnv2.image`` and the like."""
+    if name in ("hub", "image", "keras", "learn", "sklearn"):
+        return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
