@@ -321,8 +321,15 @@ def _read_labels(path: Path) -> list[str]:
 @cli.command()
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="int8 keeps the integers of an 8-bit file.",
+)
 @click.option("--force", is_flag=True, help="Overwrite DST.")
-def convert(source: str, target: Path, force: bool) -> None:
+def convert(source: str, target: Path, force: bool, precision: str) -> None:
     """Write weights of any form to the native one, which loads fastest.
 
     SRC is a TF1 hub module (folder, archive or URL), a TF-Slim checkpoint, a Keras or TFLite file, or a name
@@ -335,7 +342,7 @@ def convert(source: str, target: Path, force: bool) -> None:
     from fastmnv2.weights.forms import native
     from fastmnv2.weights.resolve import resolve
 
-    folded = resolve(source)
+    folded = resolve(source, precision=precision)
     native.write(target, folded)
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {folded.origin}")
@@ -343,6 +350,46 @@ def convert(source: str, target: Path, force: bool) -> None:
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
+    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.option(
+    "--calibrate", "paths", multiple=True, required=True, metavar="PATH", help="Pictures or folders of them; repeatable."
+)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
+@click.option("--force", is_flag=True, help="Overwrite DST.")
+@_with(_THREADS)
+def quantize(
+    source: str, target: Path, paths: tuple[str, ...], plot: Path | None, force: bool, threads: int | None
+) -> None:
+    """Make an int8 network of float weights SRC, calibrated on pictures.
+
+    At least 5 pictures, a few dozen are enough; every fifth is held out, for the report on how near it is to float32.
+    """
+    if target.exists() and not force:
+        raise click.ClickException(f"{target} is there already; --force overwrites it")
+    import fastmnv2
+    from fastmnv2.image.find import find
+
+    def skip(path: str, why: str) -> None:
+        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
+
+    pictures = []
+    for path in find(paths, skip):
+        try:
+            pictures.append(image.load_image(path))
+        except (ValueError, OSError) as error:
+            skip(path, str(error))
+    if not pictures:
+        raise click.ClickException("no picture found to calibrate on")
+    report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)
+    for line in report.lines():
+        click.echo(line)
+    if plot:
+        report.plot(plot)
     click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
 
 
@@ -386,14 +433,15 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
 @click.option("--layers", is_flag=True, help="Each layer's time, on one thread.")
 @click.option("-n", "n", type=click.IntRange(1, 4096), help="Images a call.  [default: 1, and 8 and 32]")
 @_THREADS
+@click.option("--precision", type=click.Choice(["float32", "int8"]), default="float32", show_default=True)
 @click.option("--weights", default="untrained", show_default=True, metavar="W", help="Times don't depend on them.")
-def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> None:
+def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: str) -> None:
     """Time calls, or layers, against this processor's multiply-add peak."""
     import fastmnv2
     from fastmnv2 import profile
     from fastmnv2 import threads as _threads
 
-    model = fastmnv2.load(weights)
+    model = fastmnv2.load(weights, precision=precision)
     if not layers:
         click.echo(f"{'images':>6} {'threads':>7} {'median ms':>10} {'p99 ms':>8} {'images/s':>9} {'of peak':>8}")
         for batch in (n,) if n else (1, 8, 32):
