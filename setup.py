@@ -115,7 +115,9 @@ def module(name: str) -> Extension:
 
 
 setup(
-    ext_modules=cythonize([module(name) for name in MODULES], language_level=3, compiler_directives={"freethreading_compatible": True}),
+    ext_modules=cythonize(
+        [module(name) for name in MODULES], language_level=3, compiler_directives={"freethreading_compatible": True}
+    ),
     cmdclass={"build_ext": BuildExt},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )

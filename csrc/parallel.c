@@ -6,6 +6,7 @@
 #include "cpu.h"
 #include "fastmnv2.h"
 #include "fpenv.h"
+#include "pool.h"
 
 #if defined(FM_X86)
 #include <emmintrin.h>
@@ -31,11 +32,13 @@ static void sleep_briefly(void) { nanosleep(&(struct timespec){.tv_nsec = 1000},
 #ifdef _OPENMP
 #include <omp.h>
 int fm_openmp(void) { return 1; }
-int fm_max_threads(void) { return omp_get_max_threads(); }
+int fm_max_threads(void) { return fm_pool_alone() ? 1 : omp_get_max_threads(); }
 #else
 int fm_openmp(void) { return 0; }
 int fm_max_threads(void) { return 1; }
 #endif
+
+void fm_watch_forks(void) { fm_pool_watch(); }
 
 static void work_in_mode(fm_team team, void (*work)(fm_team team, void *job), void *job) {
     const fm_fpenv saved = fm_fpenv_enter();
@@ -45,6 +48,7 @@ static void work_in_mode(fm_team team, void (*work)(fm_team team, void *job), vo
 
 void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) {
 #ifdef _OPENMP
+    threads = fm_pool_ask(threads);
     if (threads > 1) {
         fm_barrier barrier;
         atomic_init(&barrier.crowded, 0);
@@ -53,7 +57,12 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
             atomic_init(&barrier.ranks[i].cpu, -1);
         }
 #pragma omp parallel num_threads(threads)
-        work_in_mode((fm_team){omp_get_thread_num(), omp_get_num_threads(), &barrier}, work, job);
+        {
+            const fm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier};
+            if (team.rank == 0) fm_pool_begun(team.size);
+            else fm_pool_joined();
+            work_in_mode(team, work, job);
+        }
         return;
     }
 #endif

@@ -1,5 +1,21 @@
 """The exceptions that are fastmnv2's own; anything else raised is a builtin."""
 
+import errno
+from typing import TypeGuard
+
+CONTROLS = {
+    code: ascii(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""For str.translate: escapes of what moves a terminal's cursor, ends a line, or turns the direction of text."""
+
+_MACHINES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN})
+
+
+def is_this_machines(error: object) -> TypeGuard[OSError]:
+    """Whether an error is about this machine's state (no room, no file to open), not about what was to be read."""
+    return isinstance(error, OSError) and error.errno in _MACHINES
+
 
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""

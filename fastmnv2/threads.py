@@ -3,32 +3,10 @@
 import functools
 import operator
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
 from fastmnv2 import _engine
-
-# libgomp keeps the workers of a thread's parallel region for its next one. A fork leaves them behind, and the thread
-# that comes out of it would wait for them for ever (GCC PR 60035), whichever library had asked for them. So that
-# thread computes alone, unless the process had no other thread; those that it starts have workers of their own.
-_fork = {"others": False, "alone": 0}
-
-
-def _before_fork() -> None:
-    try:
-        _fork["others"] = len(os.listdir("/proc/self/task")) > 1
-    except OSError:  # no /proc: assume so
-        _fork["others"] = True
-
-
-def _after_fork_in_child() -> None:
-    if _fork["others"]:
-        _fork["alone"] = threading.get_ident()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 
 @functools.cache
@@ -68,22 +46,31 @@ def _quota(folder: Path) -> int | None:
         return None
 
 
+def usable() -> int:
+    """Processors that the process may use: those in its affinity mask, as far as its control group's quota pays."""
+    cpus = _engine.affinity_cpus() or os.cpu_count() or 1
+    quota = cgroup_cpus()
+    return cpus if quota is None else min(cpus, quota)
+
+
 def available() -> int:
     """Threads that ``threads=None`` stands for now.
 
-    The least of: CPUs in the process's affinity mask, CPUs of its control group's quota, and OpenMP's limit
-    (``OMP_NUM_THREADS`` when the process started, ``threadpoolctl`` since).
+    The least of: what is usable, and OpenMP's limit (``OMP_NUM_THREADS`` when the process started,
+    ``threadpoolctl`` since). 1 in a thread that came out of a fork of a process with other threads.
     """
-    cpus = _engine.affinity_cpus() or os.cpu_count() or 1
-    quota = cgroup_cpus()
-    return max(1, min(cpus, quota if quota is not None else cpus, _engine.max_threads()))
+    return min(usable(), _engine.max_threads())
 
 
 def resolve(threads: Any) -> int:
-    """The number to run with: ``threads`` if given (TypeError, ValueError if not a positive int)."""
+    """The number to run with: ``threads`` if given (TypeError, ValueError if not a positive int).
+
+    Never more than are usable: the threads of a call wait for each other some thirty times, and with two on one
+    processor each of these takes as long as the system lets the other one run.
+    """
     if threads is None:
-        count = available()
-    elif type(threads) is int and threads >= 1:
+        return available() if _engine.openmp else 1
+    if type(threads) is int and threads >= 1:
         count = threads
     else:
         try:
@@ -92,6 +79,6 @@ def resolve(threads: Any) -> int:
             raise TypeError(f"threads: expected a positive int or None, got {threads!r}") from None
         if count < 1:
             raise ValueError(f"threads: expected a positive int or None, got {threads!r}")
-    if not _engine.openmp or (_fork["alone"] and _fork["alone"] == threading.get_ident()):
+    if count == 1 or not _engine.openmp:
         return 1
-    return min(count, 1024)
+    return min(count, usable())

@@ -1,6 +1,9 @@
-"""A web server on this machine that tells what it is told to tell."""
+"""Web servers on this machine that tell what they are told to tell."""
 
+import contextlib
 import http.server
+import socket
+import threading
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -26,3 +29,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+@contextlib.contextmanager
+def speaking(*parts, every=None):
+    """The URL of a server that says ``parts`` (bytes) to whoever calls, the last one ``every`` so many seconds."""
+    stop = threading.Event()
+
+    def serve():
+        while not stop.is_set():
+            with contextlib.suppress(OSError), listener.accept()[0] as caller:
+                caller.recv(4096)
+                for part in parts:
+                    caller.sendall(part)
+                while every and not stop.wait(every):
+                    caller.sendall(parts[-1])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.1)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/weights"
+        stop.set()
+        thread.join()

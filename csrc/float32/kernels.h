@@ -35,8 +35,8 @@ typedef struct fm_pointwise_args {
  * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the image (the first
  * with stride 1, the last with either; never both): in_width pixels, 2 or more, `in_stride` floats from one to
  * the next; out [out_rows][in_width / stride] likewise with `out_stride`. packed holds bias and nine taps for
- * each vector of channels (the last one may be half). Stride 1 pads one column left and right; stride 2 takes even widths and pads right
- * only. */
+ * each vector of channels, of which the last may be half. Stride 1 pads one column left and right; stride 2 takes
+ * even widths and pads right only. */
 typedef struct fm_depthwise_args {
     const float *const *rows;
     const float *packed;

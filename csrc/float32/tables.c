@@ -24,8 +24,7 @@ const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
 }
 
 const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
-    /* Half a vector costs what a whole one does where a wide operation takes two turns (see cpu.h): there, narrower
-     * vectors that fit are better. */
+    /* Where a wide operation takes two turns, narrower vectors that fit are as fast as pairs at best (see cpu.h). */
     const int halves = !fm_cpu_half_width();
     int index = 0;
     for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {

@@ -4,6 +4,7 @@ Both come with ``pip install 'fastmnv2[images]'``. What a picture becomes does n
 there: the JPEGs that the two decoders may treat differently are left to Pillow.
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -30,9 +31,8 @@ Decode = Literal["exact", "scaled"]
 _COMMON = ("JPEG", "PNG", "BMP", "GIF", "PPM")  # Pillow knows these without importing all its readers
 _OTHERS = ("WEBP", "TIFF", "AVIF", "ICO", "HEIF")
 FORMATS = (*_COMMON, *_OTHERS)
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .webp .gif .tif .tiff .avif .ppm .pgm .pbm .pnm .ico .heic .heif".split()
-)
+_SUFFIXES = "jpg jpeg jpe jfif png bmp webp gif tif tiff avif ppm pgm pbm pnm ico heic heif"
+SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 MAX_PIXELS = 1 << 26
 """Pictures with more pixels are refused: decoding takes up to 4 bytes a pixel, whatever the file's own size."""
 MAX_BYTES = 1 << 28
@@ -121,7 +121,8 @@ def load_image(
 
     Args:
         file: as for ``read``.
-        size, method: as for ``resize``.
+        size: as for ``resize``.
+        method: as for ``resize``.
         exif: turn the picture as its EXIF orientation says, as viewers do; TensorFlow does not.
         max_pixels: as for ``read``.
 
@@ -158,24 +159,31 @@ def open_picture(item: "File", options: Options, buffer: Callable[[int], NDArray
     if isinstance(item, str) and "://" in item:
         return _decode(_fetch(item), name, options, buffer)
     if not isinstance(item, (str, os.PathLike)):
-        raise TypeError(f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}")
+        raise TypeError(
+            f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}"
+        )
     path = Path(item)
-    mode = path.stat().st_mode
+    found = path.stat()
+    mode = found.st_mode
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
         raise ValueError(f"{path}: expected a picture, got {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
-    with path.open("rb") as stream:
-        if stream.peek(2)[:2] == b"\xff\xd8":
-            return _decode(read_whole(stream, name), name, options, buffer)
-        return _pillow(stream, name, options)
+    with path.open("rb", buffering=0) as stream:
+        if stream.read(2) == b"\xff\xd8":
+            return _decode(read_whole(stream, name, found.st_size), name, options, buffer)
+        return _pillow(io.BufferedReader(stream), name, options)
 
 
-def read_whole(stream: Any, name: str) -> bytes:
-    """A file from its beginning (from where it stands, if it is a pipe), if that is not more than ``MAX_BYTES``."""
-    if getattr(stream, "seekable", lambda: False)():
-        stream.seek(0)
-    data = stream.read(MAX_BYTES + 1)
+def read_whole(stream: Any, name: str, size: int = MAX_BYTES) -> bytes:
+    """All of a file from its beginning (from where it stands, if it is a pipe), or its first ``size`` bytes."""
+    with contextlib.suppress(AttributeError, OSError):  # of members of an archive that is itself a pipe
+        if stream.seekable():
+            stream.seek(0)
+    most = min(size, MAX_BYTES) + 1
+    data = stream.read(most)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name}: expected a file open in binary mode, whose read() gives bytes")
+    while len(data) < most and (more := stream.read(most - len(data))):  # unbuffered ones give less at a time
+        data = bytes(data) + more
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name}: expected a file of at most {MAX_BYTES} bytes, got more")
     return bytes(data)
@@ -190,9 +198,7 @@ def _fetch(url: str) -> bytes:
         return read_whole(stream, url)
 
 
-def _decode(
-    data: bytes, name: str, options: Options, buffer: Callable[[int], NDArray[np.uint8]] | None
-) -> Picture:
+def _decode(data: bytes, name: str, options: Options, buffer: Callable[[int], NDArray[np.uint8]] | None) -> Picture:
     if data[:2] == b"\xff\xd8":
         found = _turbo(data, name, options, buffer)
         if found:
@@ -236,7 +242,7 @@ def _turbo(
             except Exception:  # Pillow has its say on the whole of it
                 return None
     array = _turned(array, orientation)
-    return Picture(*array.shape[:2], lambda start, stop: array[start:stop], whole=True)
+    return Picture(len(array), array.shape[1], lambda start, stop: array[start:stop], whole=True)
 
 
 def _simplejpeg() -> Any:
@@ -361,8 +367,8 @@ def _opened(opened: Any, name: str, options: Options) -> Picture:
             box = (0, start, width, stop)
         return _turned(_band(opened.crop(box)), orientation)
 
-    shape = (width, height) if orientation >= 5 else (height, width)
-    return Picture(*shape, rows, whole=False)
+    shown = (width, height) if orientation >= 5 else (height, width)
+    return Picture(shown[0], shown[1], rows, whole=False)
 
 
 def _orientation(opened: Any) -> int:

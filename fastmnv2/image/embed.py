@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2 import network
-from fastmnv2 import threads as _threads
 from fastmnv2.errors import ImageError
 from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
 from fastmnv2.image.resizing import Method

@@ -17,7 +17,7 @@ SIZE = (network.SIZE, network.SIZE)
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
 
-_BAND_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 18
 
 Rows = Callable[[int, int], NDArray[np.uint8]]
 """Rows start to stop of a picture, uint8 [stop - start, W, 3], of any strides."""
@@ -84,7 +84,9 @@ def resize_rows(
         stop = max(start + 1, int(np.searchsorted(ends, starts[start] + most, "right")))
         first, last = int(starts[start]), int(ends[stop - 1])
         part = _axis_part(height, out.shape[0], method, slice(start, stop), first, last)
-        _resize.resize(_isa(os.environ.get("FASTMNV2_ISA")), rows(first, last), part, across, float(unit), out[start:stop])
+        _resize.resize(
+            _isa(os.environ.get("FASTMNV2_ISA")), rows(first, last), part, across, float(unit), out[start:stop]
+        )
         start = stop
 
 

@@ -21,8 +21,11 @@ from fastmnv2.image import decode, resizing
 from fastmnv2.image.decode import Options
 
 Images = NDArray[np.float32]
-Compute = Callable[[Images, int], Sequence[Any]]
+Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
 """What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
+
+
+_LATEST = 0.25  # seconds that a decoded picture waits for others: large ones would keep progress from being seen
 
 
 @dataclass(slots=True)
@@ -130,7 +133,9 @@ class _Workers:
             # Now and then, for where a wait without an end can't be interrupted, and for what a fork leaves behind.
             while not self._changed.wait_for(lambda: job.done, timeout=0.5):
                 if not any(thread.is_alive() for thread in self._threads):
-                    raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
+                    raise RuntimeError(
+                        "the threads that decode pictures are gone: this iterator was begun before a fork"
+                    )
 
     def stop(self) -> None:
         """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
@@ -145,6 +150,7 @@ class _Workers:
     def _work(self) -> None:
         images = np.empty((self._batch, *resizing.SIZE, 3), np.float32)
         waiting: list[_Job] = []
+        since = 0.0
         room = _Room()
         while True:
             try:
@@ -160,8 +166,9 @@ class _Workers:
                 job.failed(error)
                 self._finish([job], images[:0])
             else:
+                since = since if waiting else time.monotonic()
                 waiting.append(job)
-                if len(waiting) == len(images):
+                if len(waiting) == len(images) or time.monotonic() - since > _LATEST:
                     self._finish(waiting, images)
             finally:
                 job.data = None

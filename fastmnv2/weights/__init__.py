@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.errors import WeightsError, is_this_machines
 from fastmnv2.weights.files import exists, open_file
 from fastmnv2.weights.tensors import Source
 
@@ -26,6 +26,7 @@ def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
     Raises:
         FileNotFoundError: there is nothing at ``path``.
         WeightsError: it is none of the forms, or malformed; the message names the path and what is wrong.
+        OSError: there is no room on the disk to unpack it, or no more files can be opened.
         ImportError: the form needs an optional package; the message says which to install.
     """
     place = Path(path)
@@ -37,12 +38,17 @@ def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
 
 @contextlib.contextmanager
 def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``."""
+    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``.
+
+    Not what is no fault of the file: no memory, no room on the disk, no more files to open.
+    """
     try:
         yield
     except (WeightsError, ImportError, MemoryError):
         raise
     except Exception as error:
+        if is_this_machines(error):
+            raise
         raise WeightsError(f"{origin}: {error or type(error).__name__}") from error
 
 

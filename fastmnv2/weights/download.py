@@ -1,17 +1,23 @@
 """Fetching the official weights over HTTPS."""
 
 import dataclasses
+import functools
+import http.client
+import io
 import ipaddress
 import os
+import socket
+import sys
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from http.client import HTTPMessage
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.errors import WeightsError, is_this_machines
 from fastmnv2.progress import progress
 from fastmnv2.weights import read
 from fastmnv2.weights.files import file_sha256
@@ -21,6 +27,7 @@ from fastmnv2.weights.tensors import Folded
 
 LIMIT = 64 << 20  # bytes; the larger of the two files has about 6 MB
 TIMEOUT = 10.0  # seconds without a byte
+DEADLINE = 120.0  # seconds for one server, redirections and all: 50 KB/s are enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +56,39 @@ def remotes() -> tuple[Remote, ...]:
 
 
 def fetch() -> tuple[Folded | None, list[str]]:
-    """The first of the remote files that arrives whole and proves to be this network, and what went wrong before."""
+    """The first of the remote files that arrives whole and proves to be this network, and what went wrong before.
+
+    Raises:
+        OSError: this machine has no room for it, or no more files to open.
+        MemoryError: it has no memory.
+    """
     failures: list[str] = []
     for remote in remotes():
         try:
             return _fetch_one(remote), failures
-        except (WeightsError, ImportError, OSError) as error:
-            reason = getattr(error, "reason", None) or error
-            failures.append(f"{remote.url}: {reason}")
+        except MemoryError:
+            raise
+        except Exception as error:  # a server can make urllib raise all kinds of things
+            reason = error.reason if isinstance(error, urllib.error.URLError) else error
+            if is_this_machines(reason):
+                raise reason from None
+            failures.append(f"{remote.url}: {_explained(reason)}")
     return None, failures
+
+
+def _explained(reason: BaseException | str) -> str:
+    text = str(reason) or type(reason).__name__
+    ssl: Any = sys.modules.get("ssl")  # Python may be built without it; where it is not in use, nothing came from it
+    if ssl and isinstance(reason, ssl.SSLCertVerificationError):
+        return (
+            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, or "
+            "without this system's certificates, SSL_CERT_FILE can name those to trust"
+        )
+    if ssl and isinstance(reason, ssl.SSLError):
+        return f"no secure connection (TLS): {text}"
+    if isinstance(reason, http.client.HTTPException):
+        return f"the answer is not HTTP: {type(reason).__name__}: {text}"
+    return text
 
 
 def _fetch_one(remote: Remote) -> Folded:
@@ -77,9 +108,9 @@ def _fetch_one(remote: Remote) -> Folded:
 
 def _copy(url: str, file: IO[bytes]) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "fastmnv2"})
-    with _opener().open(request, timeout=TIMEOUT) as answer:
-        length = answer.headers.get("Content-Length")
-        total = int(length) if length and length.isdigit() else None
+    with _opener(time.monotonic() + DEADLINE).open(request, timeout=TIMEOUT) as answer:
+        length = answer.headers.get("Content-Length", "")
+        total = int(length) if length.isascii() and length.isdigit() else None
         if total is not None and total > LIMIT:
             raise WeightsError(f"expected at most {LIMIT} bytes, got {total}")
         done = 0
@@ -108,11 +139,72 @@ def _check_scheme(url: str) -> None:
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
     ) -> urllib.request.Request | None:
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_SafeRedirects)
+class _Until(io.RawIOBase):
+    """What a socket gives until a deadline. Its own timeout starts anew with every byte."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._sock, self._until = sock, until
+        self._file = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"expected it within {DEADLINE:.0f} s")
+        self._sock.settimeout(min(left, TIMEOUT))
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, until: float, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Until(sock, until))
+
+
+def _opener(until: float) -> urllib.request.OpenerDirector:
+    """One that reads nothing after a time of ``time.monotonic``: no status, header, "100 Continue" or body."""
+
+    def connecting(kind: str) -> Callable[..., http.client.HTTPConnection]:
+        def connect(host: str, **options: Any) -> http.client.HTTPConnection:
+            if not hasattr(http.client, kind):
+                raise WeightsError("this Python was built without TLS (the ssl module), so it can't use https")
+            connection: http.client.HTTPConnection = getattr(http.client, kind)(host, **options)
+            connection.response_class = functools.partial(_Response, until)  # type: ignore[assignment]
+            return connection
+
+        return connect
+
+    class Plain(urllib.request.HTTPHandler):
+        def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            return self.do_open(connecting("HTTPConnection"), req)
+
+    # A subclass of the usual handler, so that it takes its place; Python may be built without one.
+    usual: Any = getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)
+
+    class Secure(usual):  # type: ignore[misc]
+        https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+        def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+            answer: http.client.HTTPResponse = self.do_open(connecting("HTTPSConnection"), req)
+            return answer
+
+    return urllib.request.build_opener(_SafeRedirects, Plain, Secure)

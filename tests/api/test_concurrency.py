@@ -78,11 +78,13 @@ def test_workers_forked_from_a_threaded_program(untrained_native):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="libgomp")
-def test_forked_after_another_library_used_libgomp(untrained_native):
+@pytest.mark.parametrize("fork", ["Python", "C"])
+def test_forked_after_another_library_used_libgomp(untrained_native, fork):
     if not fastmnv2.info()["openmp"] or not ctypes.util.find_library("gomp"):
         pytest.skip("no libgomp")
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # numpy's own threads would be others, too
-    done = run("forked_after_libgomp", untrained_native, env=environment)
+    # numpy's own threads would be others, too.
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
+    done = run("forked_after_libgomp", untrained_native, fork, env=environment)
     assert done.stdout == "0 0 0 0\n", done.stderr
 
 
@@ -108,7 +110,7 @@ def test_beside_numpys_own_threads(model, images):
 
 
 @UNIX
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 1024])
 def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
     with start("long_batch", untrained_native, threads) as child:
         assert child.stdout.readline() == "ready\n"
@@ -118,7 +120,9 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
         answer = child.stdout.read().split()
     assert answer[1:] == ["True"]
     print(f"answered after {(float(answer[0]) - sent) * 1e3:.0f} ms")
-    assert float(answer[0]) - sent < 3  # of the ten or more seconds that the batch takes
+    assert (
+        float(answer[0]) - sent < 1
+    )  # of the ten or more seconds that the batch takes; 0.1 on a machine that does nothing else
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

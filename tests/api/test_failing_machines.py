@@ -1,10 +1,12 @@
 """Full disks, killed processes, shared and read-only caches, odd machines: the old file or the new one, never half."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, untrained_native, what):
     if what == "weights":
         arguments = ["convert", untrained_native, target, "--force"]
     else:
-        arguments = ["embed", picture(tmp_path), "-o", target, "--weights", untrained_native]
+        arguments = ["embed", picture(tmp_path), "-o", target, "--force", "--weights", untrained_native]
     with start("slow_writer", *arguments) as child:
         said = child.stdout.readline()
         assert said == "written\n", said + child.stderr.read()
@@ -58,7 +60,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, untrained_native, name):
     if name == "w.safetensors":
         arguments = ["convert", untrained_native, target, "--force"]
     else:
-        arguments = ["embed", shown, "-o", target, "--weights", untrained_native]
+        arguments = ["embed", shown, "-o", target, "--force", "--weights", untrained_native]
     _, said = (child := start("full_disk", *arguments)).communicate(timeout=120)
     assert child.returncode == 1
     assert "File too large" in said
@@ -103,6 +105,50 @@ def test_more_threads_than_the_machine_has(model, images):
     want = model.embed(images, threads=1)
     for threads in (3, 64, 5000):
         assert (model.embed(images, threads=threads) == want).all()
+
+
+LIMITS = ["processes 1", "processes 3", "processes 5", "processes 3 later", "memory 3", "memory 20", "memory 200"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux' limits")
+@pytest.mark.parametrize("limit", [*LIMITS, "group", "stack 1000000G", "stack 4G"])
+def test_threads_that_can_not_be_started_are_done_without(untrained_native, limit):
+    """OpenMP's runtimes end the process."""
+    if not fastmnv2.info()["openmp"]:
+        pytest.skip("built without OpenMP")
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+    if limit.startswith("stack"):
+        environment["OMP_STACKSIZE"] = limit.split()[1]
+    with contextlib.ExitStack() as stack:
+        if limit == "group":
+            limit = f"group {stack.enter_context(group_of_processes(5))}"
+        done = run("limited_threads", untrained_native, limit, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    counts = [int(count) for count in done.stdout.split() if count != "MemoryError"]
+    most = {"processes 1": 1, "processes 3": 3, "processes 5": 5, "processes 3 later": 3}.get(limit, 64)
+    assert max(counts) <= most
+    if limit.startswith(("processes 5", "group", "memory 200", "stack 4G")):
+        assert max(counts) > 2, counts  # what can be started is used
+
+
+@contextlib.contextmanager
+def group_of_processes(most):
+    """A control group's folder, for at most so many processes and threads."""
+    for parent in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
+        folder = parent / f"fastmnv2-{os.getpid()}"
+        try:
+            folder.mkdir()
+        except OSError:
+            continue
+        try:
+            (folder / "pids.max").write_text(f"{most}")
+        except OSError:
+            folder.rmdir()
+            continue
+        yield folder
+        folder.rmdir()
+        return
+    pytest.skip("control groups can't be made here")
 
 
 @pytest.mark.parametrize("machine", ["one processor", "no /proc and no /sys"])

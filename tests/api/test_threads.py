@@ -44,6 +44,12 @@ def test_environment_and_affinity_limit_the_default():
         assert _available(f"import os; os.sched_setaffinity(0, [{one}])") == 1
 
 
+def test_no_more_threads_than_processors(real_processors):
+    """They would wait for each other: 8192 images on 1024 threads took 3.4 s to hear Ctrl-C, and 200 times as long."""
+    assert threads.resolve(1024) == threads.resolve(real_processors) == real_processors
+    assert threads.resolve(1) == 1
+
+
 def test_threadpoolctl_limits_the_default():
     from threadpoolctl import threadpool_limits
 

@@ -69,7 +69,7 @@ static fm_weights make_weights(void) {
         kernels[i] = kernel;
         biases[i] = bias;
     }
-    return (fm_weights){kernels, biases};
+    return (fm_weights){.kernels = kernels, .biases = biases, .black = -1.0f, .white = 1.0f};
 }
 
 static void free_weights(void) {

@@ -215,7 +215,14 @@ class TestSources:
         expected = image.load_image(path)
         stream = io.BytesIO(self.data)
         stream.seek(5)  # read from the beginning, as Pillow does
-        sources = [str(path), self.data, bytearray(self.data), stream, PIL.Image.open(path), PIL.Image.open(path).copy()]
+        sources = [
+            str(path),
+            self.data,
+            bytearray(self.data),
+            stream,
+            PIL.Image.open(path),
+            PIL.Image.open(path).copy(),
+        ]
         with path.open("rb") as file:
             for source in [*sources, file]:
                 np.testing.assert_array_equal(image.load_image(source), expected)

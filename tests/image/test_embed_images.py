@@ -3,6 +3,7 @@
 import gc
 import io
 import itertools
+import os
 import pickle
 import signal
 import sys
@@ -137,9 +138,9 @@ class TestErrors:
         assert found.shape == (1, 1280)
         assert [(error.index, error.name) for error in errors] == [(0, "a"), (2, "<bytes>")]
 
-    def test_a_file_that_shrinks_while_it_is_read(self, files, model, tmp_path, monkeypatch):
+    def test_a_file_that_shrinks_while_it_is_read(self, model, tmp_path, monkeypatch):
         path = tmp_path / "a.jpg"
-        path.write_bytes(open(files[0], "rb").read())
+        PIL.Image.effect_noise((600, 400), 60).save(path)
         original = image.decode.read_whole
 
         def shrinking(stream, name):
@@ -249,15 +250,15 @@ class TestStreams:
             list(model.iter_embed_images(broken()))
         assert no_threads_left()
 
-    def test_memory_of_a_million_names(self, model, monkeypatch):
+    def test_memory_of_very_many_names(self, model, monkeypatch):
         tracemalloc.start()
-        names = (f"no/such/picture/{i}.jpg" for i in range(100_000))
+        names = (f"no/such/picture/{i}.jpg" for i in range(20_000))
         count = itertools.count()
         assert model.embed_images(names, on_error=lambda error: next(count)).shape == (0, 1280)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert next(count) == 100_000
-        assert peak < 30 << 20
+        assert next(count) == 20_000
+        assert peak < 10 << 20
 
     @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
     def test_ctrl_c(self, files, untrained_native):
@@ -279,6 +280,7 @@ def test_the_network_fails(files, model, monkeypatch):
         model.embed_images(files)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells the peak of a process' memory")
 def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path):
     """A 12-megapixel JPEG and PNG, exact: no second copy of the whole picture."""
     from processes import run
@@ -289,4 +291,4 @@ def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path):
     for name, most in (("a.jpg", 1.3), ("a.png", 1.5)):  # Pillow's own pictures have 4 bytes a pixel
         for method in ("tf2", "area"):
             done = run("peak_of_pictures", untrained_native, tmp_path / name, method)
-            assert float(done.stdout) < most * 36e6, (name, method)
+            assert 0.9 * 36e6 < float(done.stdout) < most * 36e6, (name, method)

@@ -1,4 +1,7 @@
-"""Children forked before and after another library's parallel region; prints their exit codes."""
+"""Children forked before and after another library's parallel region, by argv[2]; prints their exit codes.
+
+"Python" forks as os.fork does, with Python's hooks; "C" as a C library does, without.
+"""
 
 import ctypes
 import os
@@ -11,10 +14,14 @@ import numpy as np
 import fastmnv2
 from fastmnv2 import threads
 
+threads.usable = lambda: 2
 warnings.simplefilter("ignore")  # of forks in a program with threads
 model = fastmnv2.load(sys.argv[1])
 images = np.random.RandomState(0).rand(6, 96, 96, 3).astype(np.float32)
 want = model.embed(images, threads=1)
+
+
+fork = os.fork if sys.argv[2] == "Python" else ctypes.PyDLL(None).fork
 
 
 def same(count):
@@ -22,7 +29,7 @@ def same(count):
 
 
 def child(check):
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         os._exit(0 if check() else 1)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -30,13 +37,13 @@ def child(check):
 
 def in_a_thread():
     said = []
-    thread = threading.Thread(target=lambda: said.append(threads.resolve(2) == 2 and same(2)))
+    thread = threading.Thread(target=lambda: said.append(threads.available() == 2 and same(2)))
     thread.start()
     thread.join()
-    return said == [True] and threads.resolve(2) == 1 and same(2)
+    return said == [True] and threads.available() == 1 and same(2)
 
 
-first = child(lambda: threads.resolve(2) == 2 and same(2))  # nothing has run in parallel yet
+first = child(lambda: threads.available() == 2 and same(2))  # nothing has run in parallel yet
 libgomp = ctypes.CDLL("libgomp.so.1")  # another library's parallel region: free(NULL) on two threads
 libgomp.GOMP_parallel(ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p), None, 2, 0)
 print(first, child(lambda: same(2)), child(in_a_thread), child(lambda: child(lambda: same(2)) == 0))

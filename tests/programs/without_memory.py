@@ -6,7 +6,9 @@ import sys
 import numpy as np
 
 import fastmnv2
+from fastmnv2 import threads
 
+threads.usable = lambda: 64  # whatever this machine has
 path, whose = sys.argv[1:]
 images = np.random.RandomState(0).rand(5, 96, 96, 3).astype(np.float32)
 shared = fastmnv2.load(path)

@@ -183,6 +183,39 @@ def quadratic_headers_behind_a_folder(folder):
     return path
 
 
+def extended_header(size, keyword="size", type=tarfile.XGLTYPE):
+    """A header of the given type, which says that sizes are ``size``."""
+    text = f" {keyword}={size}\n"
+    record = f"{len(text) + len(str(len(text) + 2))}{text}".encode()
+    info, data = member("pax", record, type)
+    return info.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0")
+
+
+def of_raw_tar(folder, *parts):
+    (folder / "m.tar.gz").write_bytes(gzip.compress(b"".join(parts) + bytes(1024)))
+    return folder / "m.tar.gz"
+
+
+def headers_behind_a_global_size(folder):
+    """It makes the members after it that long, and their data none that were skipped."""
+    empty, _ = member("d", b"")
+    long, data = member("x", b"1" * (40 << 20), tarfile.XHDTYPE)
+    unlock = extended_header(80 << 20) + empty.tobuf(tarfile.USTAR_FORMAT)
+    return of_raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
+
+
+def headers_behind_a_size_of_their_own(folder):
+    empty, _ = member("d", b"")
+    long, data = member("x", b"1" * (40 << 20), tarfile.XHDTYPE)
+    unlock = extended_header(80 << 20, "GNU.sparse.size", tarfile.XHDTYPE) + empty.tobuf(tarfile.USTAR_FORMAT)
+    return of_raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
+
+
+def many_members_behind_a_global_size(folder):
+    empty, _ = member("d", b"")
+    return of_raw_tar(folder, extended_header(90 << 20), empty.tobuf(tarfile.USTAR_FORMAT) * 170_000)
+
+
 def empty_gzip_members(folder):
     member = gzip.compress(b"")
     (folder / "m.tar.gz").write_bytes(member * ((19 << 20) // len(member)))
@@ -367,7 +400,8 @@ BOMBS = [
     overlapping_blocks, growing_names, many_records, many_fields, many_dimensions, overlapping_tensors,
     graph_of_many_variables, graph_of_many_fields, great_graph, one_file_by_many_names, many_indices,
     many_members, long_extended_header, quadratic_extended_headers, great_member, empty_gzip_members,
-    headers_behind_a_folder, quadratic_headers_behind_a_folder,
+    headers_behind_a_folder, quadratic_headers_behind_a_folder, headers_behind_a_global_size,
+    headers_behind_a_size_of_their_own, many_members_behind_a_global_size,
     many_zip_entries, zip_entries_behind_a_long_comment, configuration_of_lists, great_weights_in_zip,
     weights_in_bzip2, configuration_in_lzma, names_within_names,
     linked_again_and_again, great_chunk, long_paths, long_configuration,

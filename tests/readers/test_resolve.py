@@ -1,11 +1,18 @@
 """What "imagenet", "untrained" and a TF-Hub URL stand for, and the download, from a server on this machine."""
 
+import errno
+import gzip
 import hashlib
 import os
+import shutil
+import ssl
+import subprocess
 import tarfile
+import time
 
 import numpy as np
 import pytest
+from server import speaking
 
 import fastmnv2
 from fastmnv2.errors import WeightsError, WeightsUnavailable
@@ -98,6 +105,108 @@ def test_the_second_server_is_tried_when_the_first_fails(server, monkeypatch, na
     server.pages["/weights"] = 200, {}, native_bytes
     assert fastmnv2.load().weights["origin"] == server.url("/weights")
     assert server.asked == ["/gone", "/weights"]
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+NO_HTTP = {
+    "no status": [b"220 smtp ready\r\n"],
+    "nothing": [b""],
+    "half a body": [OK + b"Transfer-Encoding: chunked\r\n\r\n100\r\nhalf"],
+    "no chunks": [OK + b"Transfer-Encoding: chunked\r\n\r\nmany\r\n"],
+    "length in other digits": [OK + b"Content-Length: \xb2\r\n\r\nx"],
+    "long line": [OK + b"X: " + b"x" * 70_000],
+    "many headers": [OK + b"X: x\r\n" * 300 + b"\r\n"],
+    "to no port": [b"HTTP/1.1 302 Found\r\nLocation: https://localhost:many/w\r\n\r\n"],
+    "to no address": [b"HTTP/1.1 302 Found\r\nLocation: https://[::1/w\r\n\r\n"],
+    "to no host": [b"HTTP/1.1 302 Found\r\nLocation: https://" + b"x" * 80 + b".example/\r\n\r\n"],
+    "to an empty label": [b"HTTP/1.1 302 Found\r\nLocation: https://a..example/w\r\n\r\n"],
+    "to control characters": [b"HTTP/1.1 302 Found\r\nLocation: https://localhost/\x7f\x01\r\n\r\n"],
+    "to itself": [b"HTTP/1.1 302 Found\r\nLocation: /weights\r\nContent-Length: 0\r\n\r\n"],
+}
+
+
+@pytest.mark.parametrize("parts", NO_HTTP.values(), ids=NO_HTTP)
+def test_whatever_a_server_says_the_next_one_is_asked(server, monkeypatch, native_bytes, parts):
+    server.pages["/weights"] = 200, {}, native_bytes
+    with speaking(*parts) as url:
+        monkeypatch.setenv("FASTMNV2_URLS", f"{url} {server.url('/weights')}")
+        assert fastmnv2.load().weights["origin"] == server.url("/weights")
+
+
+@pytest.mark.parametrize("url", ["https://[::1/w", "https://localhost:many/w", "https://a\tb/w", "https://" + "é" * 80])
+def test_whatever_a_mirror_is_called_the_next_one_is_asked(server, monkeypatch, native_bytes, url):
+    server.pages["/weights"] = 200, {}, native_bytes
+    monkeypatch.setenv("FASTMNV2_URLS", f"{url} {server.url('/weights')}")
+    assert fastmnv2.load().weights["origin"] == server.url("/weights")
+
+
+DRIPS = {
+    "status": [b"H"],
+    "header": [OK + b"X: ", b"x"],
+    "continue": [b"HTTP/1.1 100 Continue\r\n\r\n"],
+    "body": [OK + b"Content-Length: 5000000\r\n\r\n", b"x"],
+    "chunks": [OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"],
+}
+
+
+@pytest.mark.parametrize("parts", DRIPS.values(), ids=DRIPS)
+def test_a_server_that_drips_is_given_up(server, monkeypatch, native_bytes, parts):
+    monkeypatch.setattr(download, "DEADLINE", 0.5)
+    server.pages["/weights"] = 200, {}, native_bytes
+    with speaking(*parts, every=0.01) as url:
+        monkeypatch.setenv("FASTMNV2_URLS", url)
+        start = time.monotonic()
+        with pytest.raises(WeightsUnavailable, match=r"expected it within 0 s|timed out"):
+            fastmnv2.load()
+    assert time.monotonic() - start < 5
+
+
+def test_a_failing_secure_connection_is_told_as_one(server, monkeypatch, tmp_path):
+    with speaking(b"no TLS here") as url:
+        monkeypatch.setenv("FASTMNV2_URLS", url.replace("http:", "https:"))
+        with pytest.raises(WeightsUnavailable, match=r"no secure connection \(TLS\)"):
+            fastmnv2.load()
+    certificate, key = own_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("FASTMNV2_URLS", server.url("/weights").replace("http:", "https:"))
+    with pytest.raises(
+        WeightsUnavailable, match=r"certificate can't be verified \(self.signed certificate\).*SSL_CERT_FILE"
+    ):
+        fastmnv2.load()
+
+
+def own_certificate(folder):
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl")
+    files = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+    return files
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
+def test_what_this_machine_lacks_is_no_fault_of_files_or_servers(
+    server, cache, monkeypatch, tmp_path, native_bytes, untrained_native, number
+):
+    def lacking(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    server.pages["/weights"] = 200, {}, native_bytes
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkdtemp", lacking)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            fastmnv2.load()
+        (tmp_path / "a.tar.gz").write_bytes(gzip.compress(bytes(2048)))
+        with pytest.raises(OSError, match=os.strerror(number)):
+            fastmnv2.load(tmp_path / "a.tar.gz")
+    cache.mkdir()
+    shutil.copy(untrained_native, cache / "imagenet.safetensors")
+    monkeypatch.setattr("fastmnv2.weights.files.open", lacking, raising=False)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        fastmnv2.load()
+    assert "delete" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["http://192.0.2.1/w", "ftp://127.0.0.1/w", "file:///etc/hostname"])

@@ -1,5 +1,16 @@
-/* AVX-512F: 32 registers of 16 lanes. 9 rows x 3 vectors of accumulators, 3 of weights; broadcasts come
- * from memory inside the multiply-add. Every map has 9 x 4^k pixels, so 9 rows never leave a remainder. */
+/* AVX-512: 32 registers of 16 lanes. 9 rows x 3 vectors of accumulators, 3 of weights; broadcasts come from memory.
+ * At 96x96 every map has 9 x 4^k pixels, so 9 rows never leave a remainder.
+ *
+ * The 8 columns that 16 lanes may leave over go two rows to a register (tpl/pairs.inc). Share of the multiply-add
+ * peak on a full-width Intel server (Granite Rapids, gcc 12, 144 rows, 96 to 144 deep; 256-bit vectors get 48 %):
+ *
+ *   rows by turns, weights doubled from memory     80 %   what is here
+ *   the same, weights packed doubled               80 %   permutes saved, but twice the cache
+ *   whole vectors as usual, only the half in pairs 75 %   28 loads for 24 multiply-adds; at 40 columns 80 %
+ *   turned 16 k at a time, one step ahead          76 %   twice the loop ends, and no fewer stalls
+ *   blends of two broadcasts                       75 %   at most: for 18 multiply-adds, 6 blends on their own ports
+ *
+ * The inner loop of 16 x 24 is 24 multiply-adds, 11 loads, 3 permutes and 1 prefetch, of 40 instructions. */
 #include "float32/isa/vec_zmm.h"
 
 #define VOCABULARY "avx512"

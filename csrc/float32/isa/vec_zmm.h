@@ -58,6 +58,12 @@ FM_INLINE vec vec_turns_high(vec a, vec b) {
         a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
 }
 
+/* The same for two rows that begin 6 floats apart, their first 8 lanes. */
+FM_INLINE vec vec_turns_6(const float *p) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11, 6, 12, 7, 13),
+                                 vec_load_first(p, 14));
+}
+
 /* One float of each row, again and again. */
 FM_INLINE vec vec_set2(const float *p) {
     return _mm512_castsi512_ps(_mm512_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)p)));

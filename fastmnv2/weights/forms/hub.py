@@ -25,6 +25,7 @@ _ARCHIVE_LIMIT = 96 << 20  # what an archive may unpack to; the module itself ha
 # Of that, for headers, some 25 of them: tarfile limits neither their number nor their size, and on Pythons
 # without the fix of CVE-2024-6232 takes time with the square of it, here 3 s.
 _HEADERS_LIMIT = 40 << 10
+_SIZES = frozenset({"size", "GNU.sparse.size", "GNU.sparse.realsize"})
 _VARIABLES_LIMIT = 20_000
 _WANTED = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
 
@@ -57,10 +58,13 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
     (folder / "variables").mkdir()
     for member in archive:
         name = str(PurePosixPath(member.name))  # "./variables/…" and "variables/…" are the same
-        if member.issparse() or member.size < 0:
-            raise WeightsError(f"{path}: {name} is a sparse file or has a size below 0, expected whole ones")
+        # Extended headers that set sizes: of all members behind them, or others than the member has.
+        if archive.pax_headers:
+            raise WeightsError(f"{path}: a global header stands before {name}, expected none")
+        if member.issparse() or member.size < 0 or _SIZES.intersection(member.pax_headers):
+            raise WeightsError(f"{path}: {name} is a sparse file or has a size of another kind, expected whole ones")
         if member.isreg():  # what stands behind other members counts as headers
-            stream.expect(member.size)
+            stream.expect(archive.offset - member.offset_data)
         if not member.isreg() or not _WANTED.fullmatch(name):
             continue
         file = archive.extractfile(member)

@@ -1,0 +1,213 @@
+#define _GNU_SOURCE /* syscall */
+#include "pool.h"
+
+#if !defined(_OPENMP) || defined(_WIN32) /* Windows has neither fork nor a limit of threads that is met in practice */
+
+void fm_pool_watch(void) {}
+int fm_pool_ask(int wanted) { return wanted; }
+void fm_pool_begun(int size) { (void)size; }
+void fm_pool_joined(void) {}
+int fm_pool_alone(void) { return 0; }
+
+#else
+
+#include <ctype.h>
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__linux__)
+#include <dirent.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "parallel.h"
+
+/* The workers belong to the thread that begins a team, and stay for its next one; those beyond a smaller team's size
+ * end. So a thread needs to know how many it has: as many as its last team had, if none has ended since. */
+static _Thread_local struct {
+    int workers;    /* threads of the last team, this one included; 0 before the first */
+    unsigned ended; /* what process.ended was then */
+    int asked;      /* what the team that is being begun was asked for, while the lock is held; else 0 */
+    int refused;    /* a team of so many could not be had */
+    time_t when;    /* that was; in the next second it is tried again */
+    int alone;
+} mine;
+
+/* What is the whole process's. The lock is held from the try-out of threads until the team has them, so that no other
+ * thread of ours takes their place. */
+static struct {
+    pthread_once_t once;
+    pthread_mutex_t lock;
+    pthread_key_t worker; /* its destructor tells of workers that end */
+    atomic_uint ended;    /* how many have: another library may begin smaller teams with our workers */
+    size_t stack;         /* bytes that OpenMP was told to ask for; 0: the system's own size */
+    int others;           /* whether there were other threads when a fork began */
+} process = {.once = PTHREAD_ONCE_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void worker_ends(void *value) {
+    (void)value;
+    atomic_fetch_add(&process.ended, 1);
+}
+
+/* ---- forks --------------------------------------------------------------------------------- */
+
+/* A fork leaves the workers behind, and the thread that comes out of it would wait for them for ever (GCC PR 60035),
+ * whichever library had asked for them. So that thread computes alone, unless the process had no other thread; those
+ * that it starts have workers of their own. */
+static int other_threads(void) {
+#if defined(__linux__)
+    DIR *tasks = opendir("/proc/self/task");
+    if (tasks) {
+        int count = 0;
+        while (readdir(tasks)) count++;
+        closedir(tasks);
+        return count > 3; /* ".", ".." and this one */
+    }
+#endif
+    return 1; /* not to be known */
+}
+
+static void before_fork(void) {
+    pthread_mutex_lock(&process.lock);
+    process.others = other_threads();
+}
+
+static void after_fork_in_parent(void) { pthread_mutex_unlock(&process.lock); }
+
+static void after_fork_in_child(void) {
+    pthread_mutex_unlock(&process.lock);
+    mine.workers = 0;
+    if (process.others) mine.alone = 1;
+}
+
+/* ---- the stack size that OpenMP was told --------------------------------------------------- */
+
+/* OpenMP's "64", "64 K", "1G" and so on, in bytes; 0 for what it does not take. */
+static size_t stack_of(const char *text) {
+    static const char units[] = "BKMG";
+    if (!text) return 0;
+    char *end;
+    const unsigned long long number = strtoull(text, &end, 10);
+    if (end == text) return 0;
+    while (isspace((unsigned char)*end)) end++;
+    const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : units + 1;
+    if (!unit) return 0;
+    if (*end) end++;
+    while (isspace((unsigned char)*end)) end++;
+    const int shift = 10 * (int)(unit - units);
+    return *end || number > (SIZE_MAX >> shift) ? 0 : (size_t)number << shift;
+}
+
+static void watch(void) {
+    /* Read now, as the runtime has read them when it was loaded. Which one counts depends on whose it is: the largest
+     * will do for all. */
+    static const char *const names[] = {"OMP_STACKSIZE", "OMP_STACKSIZE_ALL", "GOMP_STACKSIZE", "KMP_STACKSIZE"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const size_t stack = stack_of(getenv(names[i]));
+        if (stack > process.stack) process.stack = stack;
+    }
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    pthread_key_create(&process.worker, worker_ends);
+}
+
+void fm_pool_watch(void) { pthread_once(&process.once, watch); }
+
+int fm_pool_alone(void) { return mine.alone; }
+
+/* ---- whether threads can be started -------------------------------------------------------- */
+
+typedef struct visitor {
+    pthread_t thread;
+    pthread_mutex_t *stay; /* until this can be had */
+    long id;
+} visitor;
+
+static void *visit(void *argument) {
+    visitor *self = argument;
+#if defined(__linux__)
+    self->id = syscall(SYS_gettid);
+#endif
+    pthread_mutex_lock(self->stay);
+    pthread_mutex_unlock(self->stay);
+    return NULL;
+}
+
+/* A thread that has been joined still counts against the system's limits for a moment. */
+static void until_gone(const visitor *visitors, int count) {
+#if defined(__linux__)
+    for (int i = 0; i < count; i++)
+        for (int turns = 0; turns < 10000 && syscall(SYS_tgkill, getpid(), visitors[i].id, 0) == 0; turns++)
+            sched_yield();
+#else
+    (void)visitors, (void)count;
+#endif
+}
+
+/* Starts `wanted` threads with the stack that OpenMP's would have, and ends them. How many there could be at once. */
+static int try_out(int wanted) {
+    visitor visitors[FM_MAX_THREADS];
+    pthread_mutex_t stay = PTHREAD_MUTEX_INITIALIZER;
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes)) return 0;
+    /* A size that the system does not take is one that OpenMP does not take either. */
+    if (process.stack) (void)pthread_attr_setstacksize(&attributes, process.stack);
+    pthread_mutex_lock(&stay);
+    int started = 0;
+    while (started < wanted) {
+        visitor *next = &visitors[started];
+        *next = (visitor){.stay = &stay};
+        if (pthread_create(&next->thread, &attributes, visit, next)) break;
+        started++;
+    }
+    /* The runtime's own bookkeeping for a team; where there is no memory for it, it ends the process, too. */
+    void *bookkeeping = malloc((size_t)64 << 10);
+    if (!bookkeeping) wanted = 0;
+    free(bookkeeping);
+    pthread_mutex_unlock(&stay);
+    for (int i = 0; i < started; i++) pthread_join(visitors[i].thread, NULL);
+    until_gone(visitors, started);
+    pthread_attr_destroy(&attributes);
+    return wanted ? started : 0;
+}
+
+int fm_pool_ask(int wanted) {
+    if (wanted <= 1) return 1;
+    fm_pool_watch();
+    if (mine.alone) return 1;
+    const int known = mine.ended == atomic_load(&process.ended) && !omp_in_parallel();
+    const int have = known && mine.workers > 1 ? mine.workers : 1;
+    if (wanted <= have) return wanted;
+    const time_t now = time(NULL);
+    if (mine.refused && wanted >= mine.refused && now == mine.when) return have;
+    pthread_mutex_lock(&process.lock);
+    /* One more than the team needs: other processes start some, too. */
+    const int most = have - 1 + try_out(wanted - have + 1);
+    const int found = most < have ? have : most < wanted ? most : wanted;
+    mine.refused = found < wanted ? wanted : 0;
+    mine.when = now;
+    if (found > 1) mine.asked = wanted;
+    else pthread_mutex_unlock(&process.lock);
+    return found;
+}
+
+void fm_pool_begun(int size) {
+    /* Those inside somebody's parallel region are not kept. */
+    mine.workers = omp_get_level() == 1 ? size : 0;
+    mine.ended = atomic_load(&process.ended);
+    if (!mine.asked) return;
+    if (size < mine.asked) mine.refused = mine.asked; /* by OpenMP's own limits, say */
+    mine.asked = 0;
+    pthread_mutex_unlock(&process.lock);
+}
+
+void fm_pool_joined(void) {
+    if (!pthread_getspecific(process.worker)) pthread_setspecific(process.worker, &process);
+}
+
+#endif

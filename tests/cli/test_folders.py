@@ -1,0 +1,179 @@
+"""``fastmnv2 embed -o FOLDER/``: parts that are whole whenever the process is killed, and go on from there."""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+from processes import run as run_program
+from processes import start
+
+from fastmnv2 import cli, image, jobs
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def run(untrained_native, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(cli.cli, [str(part) for part in arguments])
+        assert result.exit_code == code, result.output
+        return result
+
+    return invoke
+
+
+def make(folder, count, first=0):
+    folder.mkdir(exist_ok=True)
+    source = np.random.RandomState(first).randint(0, 256, (count, 7, 9, 3)).astype(np.uint8)
+    for i, array in enumerate(source, first):
+        PIL.Image.fromarray(array).save(folder / f"{i:05}.png")
+    return folder
+
+
+def read(folder):
+    """Every row by path, and what the manifest says."""
+    import pyarrow.parquet
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert sorted(path.name for path in folder.glob("*.parquet")) == [part["file"] for part in manifest["parts"]]
+    rows = {}
+    for part in manifest["parts"]:
+        found = pyarrow.parquet.read_table(folder / part["file"]).to_pylist()
+        assert len(found) == part["rows"]
+        assert sum(row["error"] is not None for row in found) == part["errors"]
+        for row in found:
+            assert row["path"] not in rows, "twice"
+            rows[row["path"]] = row
+    assert not [path for path in folder.iterdir() if path.suffix == ".tmp"]
+    return rows
+
+
+def check(rows, paths, model):
+    """Each picture there once, with the vector that it has on its own."""
+    assert sorted(rows) == sorted(map(str, paths))
+    for path in paths:
+        row = rows[str(path)]
+        assert (row["size"], row["mtime"]) == (path.stat().st_size, path.stat().st_mtime_ns)
+        np.testing.assert_array_equal(np.float32(row["features"]), model.embed(image.load_image(path)))
+
+
+def test_parts_and_rows(run, tmp_path, model, monkeypatch):
+    monkeypatch.setattr(jobs, "PART_ROWS", 10)
+    pictures = make(tmp_path / "pictures", 25)
+    out = tmp_path / "out"
+    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json").stdout)
+    assert (summary["pictures"], summary["new"], summary["skipped"]) == (25, 25, 0)
+    check(read(out), list(pictures.iterdir()), model)
+    assert [part["rows"] for part in json.loads((out / "manifest.json").read_text())["parts"]] == [10, 10, 5]
+
+
+def test_new_changed_and_gone(run, tmp_path, model, monkeypatch):
+    monkeypatch.setattr(jobs, "PART_ROWS", 10)
+    pictures, out = make(tmp_path / "pictures", 25), tmp_path / "out"
+    run("embed", pictures, "-o", f"{out}/")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    again = run("embed", pictures, "-o", f"{out}/")
+    assert " new" not in again.stderr
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"} == {
+        name: value for name, value in before.items() if name != ".lock"
+    }
+    make(pictures, 3, first=100)  # new
+    PIL.Image.new("RGB", (5, 5), "red").save(pictures / "00003.png")  # changed
+    (pictures / "00007.png").unlink()
+    gone = str(pictures / "00007.png")
+    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json").stdout)
+    assert (summary["pictures"], summary["new"], summary["changed"]) == (28, 3, 1)
+    rows = read(out)
+    assert gone in rows
+    del rows[gone]
+    check(rows, list(pictures.iterdir()), model)
+    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json", "--prune").stdout)
+    assert (summary["pictures"], summary["dropped"]) == (27, 1)
+    check(read(out), list(pictures.iterdir()), model)
+
+
+def test_bad_files_have_a_row_with_the_error(run, tmp_path):
+    pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
+    (pictures / "bad.png").write_bytes(b"nothing")
+    done = run("embed", pictures, tmp_path / "none.png", "-o", f"{out}/")
+    assert done.stderr.count("skipped") == 3  # two, and the summary
+    rows = read(out)
+    assert len(rows) == 4
+    bad = rows[str(pictures / "bad.png")]
+    assert bad["features"] is None
+    assert bad["error"].startswith("expected a JPEG")
+    PIL.Image.new("RGB", (5, 5)).save(pictures / "bad.png")
+    run("embed", pictures, "-o", f"{out}/")
+    assert read(out)[str(pictures / "bad.png")]["error"] is None
+
+
+def test_float16_and_normalized(run, tmp_path, model):
+    import pyarrow
+
+    pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
+    run("embed", pictures, "-o", f"{out}/", "--float16", "--normalize")
+    table = pyarrow.parquet.read_table(out / "part-000000.parquet")
+    assert table.schema.field("features").type == pyarrow.list_(pyarrow.float16(), 1280)
+    expected = model.embed(image.load_image(pictures / "00001.png"), normalize=True).astype(np.float16)
+    np.testing.assert_array_equal(np.float16(read(out)[str(pictures / "00001.png")]["features"]), expected)
+
+
+def test_another_way_of_making_them_is_refused(run, tmp_path):
+    pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
+    run("embed", pictures, "-o", f"{out}/")
+    for options in (["--method", "area"], ["--normalize"], ["--float16"], ["--decode", "scaled"], ["--no-exif"]):
+        assert "were made with" in run("embed", pictures, "-o", f"{out}/", *options, code=1).stderr
+    (out / "part-000007.parquet").write_bytes(b"something else")
+    assert "part-000007.parquet: expected a part" in run("embed", pictures, "-o", f"{out}/", code=1).stderr
+
+
+def test_lists_from_pipes_and_files(run, tmp_path, model):
+    pictures, out = make(tmp_path / "pictures", 5), tmp_path / "out"
+    names = sorted(pictures.iterdir())
+    (tmp_path / "list").write_bytes(b"\0".join(os.fsencode(path) for path in [*names, names[0]]))
+    run("embed", "--from", tmp_path / "list", "-0", "-o", f"{out}/")
+    check(read(out), names, model)
+
+
+def test_two_writers_at_once(run, tmp_path):
+    pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
+    out.mkdir()
+    with jobs._locked(out):
+        assert "another process is writing" in run("embed", pictures, "-o", f"{out}/", code=1).stderr
+    run("embed", pictures, "-o", f"{out}/")
+
+
+def test_file_options_are_refused_elsewhere(run, tmp_path):
+    assert "are for -o FOLDER/" in run("embed", tmp_path, "-o", tmp_path / "a.npy", "--prune", code=2).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.long)])
+def test_killed_many_times(untrained_native, tmp_path, model, kills):
+    """2,000 pictures, killed at random, some of them changed meanwhile: nothing lost, nothing twice."""
+    pictures, out = make(tmp_path / "pictures", 2000), tmp_path / "out"
+    chance = random.Random(5)
+    at_work = 0
+    for _ in range(kills):
+        with start("slow_folder", "embed", pictures, "-o", f"{out}/", "--weights", untrained_native) as process:
+            assert process.stdout.readline() == "started\n"
+            time.sleep(chance.random() * 0.8)
+            process.send_signal(chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+            process.wait(30)
+        at_work += bool(list(out.glob("*.parquet"))) and not (out / "manifest.json").exists()
+        changed = pictures / f"{chance.randrange(2000):05}.png"
+        PIL.Image.new("RGB", (chance.randrange(1, 60), 9), "red").save(changed)
+    run_program("slow_folder", "embed", pictures, "-o", f"{out}/", "--weights", untrained_native)
+    assert at_work > kills / 5
+    rows = read(out)
+    assert len(rows) == 2000
+    check(rows, sorted(pictures.iterdir()), model)
