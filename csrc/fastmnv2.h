@@ -80,6 +80,7 @@ typedef struct fm_model fm_model;
 typedef struct fm_weights {
     const float *const *kernels;
     const float *const *biases;
+    float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
 fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model);
@@ -102,13 +103,24 @@ typedef struct fm_request {
     uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
-/* Float pixels below -0.25 or above 1.25 are computed with like any other; `*out_of_range` is set to 1 if
- * there are any, else left alone, so that the caller can say that [0,1] was expected. */
+/* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
+ * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if there are any, else left alone, so that the caller can say that [0,1] was expected. */
 fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
 
 /* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights came without that layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
 
+/* ---- fully connected layers ------------------------------------------------------------------ */
+
+typedef struct fm_dense fm_dense;
+
+/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; copied. inputs, outputs >= 1. Each output is one
+ * chain of fused multiply-adds in the order of the inputs, then the bias: the same bits for any n and instruction
+ * set. Immutable once made, as models are. */
+fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
+                       fm_dense **dense);
+void fm_dense_free(fm_dense *dense);                                          /* NULL is allowed */
+void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y); /* [n][inputs] -> [n][outputs] */
 /* ---- 8-bit models -------------------------------------------------------------------------- */
 
 /* Activations and weights are unsigned bytes here: those of int8 files moved by 128, zero points too. */

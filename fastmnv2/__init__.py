@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from fastmnv2.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.model import Model, available_isas, isa
 
 if TYPE_CHECKING:
+    from keras import Model as KerasModel
+
     from fastmnv2 import image as image
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
@@ -44,19 +46,32 @@ _Weights = str | os.PathLike[str] | None
 
 
 def load(
-    weights: _Weights = None, *, threads: int | None = None, download: bool = True, precision: str = "float32"
+    weights: "_Weights | KerasModel" = None,
+    *,
+    threads: int | None = None,
+    download: bool = True,
+    precision: str = "float32",
+    input_range: tuple[float, float] | None = None,
+    head: bool = True,
+    classes: Sequence[str] | None = None,
 ) -> Model:
     """Load weights and make a model of them.
 
     Args:
         weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
-            the default; or "untrained": seeded weights with meaningless features, for timings and tests.
+            the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
+            Keras model, such as one that was trained with ``fastmnv2.keras``.
         threads: default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded where it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
             of them or by ``fastmnv2 quantize``, computed in integers: every output has the bits that LiteRT's
             default engine gives on x86-64, at several times its speed.
+        input_range: what black and white become before the network's first convolution, for files that don't say
+            and are not of the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Layers in
+            a Keras file that say it (Rescaling, arithmetic) are honoured without. What ``embed`` takes is the same.
+        head: whether to load what stands behind the pooling in a Keras file, for ``Model.predict``.
+        classes: names of the head's classes, in order.
 
     "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
     user's cache, and is else downloaded.
@@ -64,12 +79,21 @@ def load(
     Raises:
         FileNotFoundError: there is no such path.
         WeightsError: the file is malformed, of another network, holds values that are not finite, or has no 8-bit
-            integers, or impossible ones, where "int8" asks for them.
-        ValueError: ``precision`` is neither.
+            integers, or impossible ones, where "int8" asks for them; or a layer before the network or behind it
+            can't be run, which the message names.
+        TypeError, ValueError: ``precision``, ``input_range`` or ``classes`` are not as above.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
         OSError: there is no room on the disk to unpack or download them, or no more files can be opened.
     """
-    return kept.load(weights, threads=threads, download=download, precision=precision)
+    return kept.load(
+        weights,
+        threads=threads,
+        download=download,
+        precision=precision,
+        input_range=input_range,
+        head=head,
+        classes=classes,
+    )
 
 
 def embed(
@@ -177,7 +201,7 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     """What a bug report needs: versions, instruction sets, threads, weights and build flags.
 
     ``weights`` tells what ``weights`` (default "imagenet") stand for now, without downloading anything:
-    a dict of ``form``, ``origin``, ``sha256``, ``has_logits`` and ``notes``, or ``error``; ``weights_embedded``,
+    a dict of what ``Model.weights`` tells, or ``error``; ``weights_embedded``,
     whether the package was built with weights in it.
     """
     from fastmnv2.describe import describe

@@ -44,6 +44,7 @@ cdef extern from "fastmnv2.h" nogil:
     ctypedef struct fm_weights:
         const float **kernels
         const float **biases
+        float black, white
 
     ctypedef struct fm_int8_layer:
         const uint8_t *kernel
@@ -90,6 +91,12 @@ cdef extern from "fastmnv2.h" nogil:
     size_t fm_model_bytes(const fm_model *model)
     fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range)
     fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits)
+    ctypedef struct fm_dense:
+        pass
+    fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
+                           fm_dense **dense)
+    void fm_dense_free(fm_dense *dense)
+    void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
     int fm_openmp()
     int fm_max_threads()
     void fm_watch_forks()
@@ -326,8 +333,11 @@ cdef class Network:
 cdef class Engine(Network):
     """Packed float32 weights for one instruction set."""
 
-    def __cinit__(self, str isa, list kernels, list biases):
-        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits."""
+    def __cinit__(self, str isa, list kernels, list biases, float black=-1, float white=1):
+        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits.
+
+        ``black`` and ``white``: what an image's 0 and 1 become before the first convolution.
+        """
         cdef const fm_isa *chosen = find_isa(isa)
         cdef int layers = network.layers
         cdef Views views = Views(2 * layers)
@@ -349,6 +359,7 @@ cdef class Engine(Network):
             bias.at[i] = views.get(biases[i], layer.out_channels, sizeof(float), False)
         weights.kernels = <const float **>kernel.at
         weights.biases = <const float **>bias.at
+        weights.black, weights.white = black, white
         self.item = sizeof(float)
         with nogil:
             status = fm_model_new(chosen, &weights, &self.model)
@@ -402,3 +413,36 @@ cdef class Int8Engine(Network):
         self.item = 1
         if status == FM_NO_MEMORY:
             raise MemoryError("not enough memory for the packed weights")
+
+
+cdef class Dense:
+    """A fully connected layer for one instruction set. Immutable: any thread may call it at any time."""
+
+    cdef fm_dense *dense
+    cdef readonly int inputs, outputs
+
+    def __cinit__(self, str isa, kernel, bias):
+        """``kernel`` [inputs,outputs] and ``bias`` [outputs]: C-contiguous float32 arrays."""
+        cdef const fm_isa *chosen = find_isa(isa)
+        cdef Views views = Views(2)
+        cdef const float *weights
+        cdef const float *biases
+        cdef fm_status status
+        self.inputs, self.outputs = kernel.shape
+        weights = <const float *>views.get(kernel, <size_t>self.inputs * self.outputs, sizeof(float), False)
+        biases = <const float *>views.get(bias, self.outputs, sizeof(float), False)
+        with nogil:
+            status = fm_dense_new(chosen, self.inputs, self.outputs, weights, biases, &self.dense)
+        if status == FM_NO_MEMORY:
+            raise MemoryError("not enough memory for the packed weights")
+
+    def __dealloc__(self):
+        fm_dense_free(self.dense)
+
+    def run(self, x, Py_ssize_t n, y):
+        """x [n,inputs] -> y [n,outputs], both C-contiguous float32."""
+        cdef Views views = Views(2)
+        cdef const float *source = <const float *>views.get(x, n * self.inputs, sizeof(float), False)
+        cdef float *target = <float *>views.get(y, n * self.outputs, sizeof(float), True)
+        with nogil:
+            fm_dense_run(self.dense, source, n, target)

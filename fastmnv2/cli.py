@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from fastmnv2 import image, network
 from fastmnv2._version import __version__
+from fastmnv2.cli_train import train
 from fastmnv2.errors import CONTROLS
 
 if TYPE_CHECKING:
@@ -313,13 +314,15 @@ def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance")
 
 @cli.command()
 @_with(*_PICTURES, _WEIGHTS, _THREADS)
-@click.option("--labels", metavar="FILE", help="Names of the 1001 classes (or of the last 1000), one a line.")
-@click.option("--top", type=click.IntRange(1, CLASSES), default=5, show_default=True, metavar="K")
+@click.option(
+    "--labels", metavar="FILE", help="Names of the classes, one a line; of ImageNet's 1001, or of the last 1000."
+)
+@click.option("--top", type=click.IntRange(1), metavar="K", help="How many classes.  [default: 5, or all if fewer]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def classify(
     paths: tuple[str, ...],
     labels: str | None,
-    top: int,
+    top: int | None,
     as_json: bool,
     weights: str | None,
     threads: int | None,
@@ -330,10 +333,12 @@ def classify(
     import fastmnv2
     from fastmnv2.progress import progress, silent
 
-    names = _read_labels(Path(labels)) if labels is not None else None
     pictures = _find(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    model.logits(np.empty((0, *image.SIZE, 3), np.float32))  # without that layer, say so before decoding
+    model.classify(np.empty((0, *image.SIZE, 3), np.float32), top=top)  # if it can't, say so before decoding
+    names: Sequence[str] | None = model.classes
+    if labels is not None:
+        names = _lines(Path(labels), len(model.classes)) if model.classes else _read_labels(Path(labels))
 
     def compute(images: Any, count: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=count), strict=True))
@@ -360,49 +365,76 @@ def classify(
 
 def _read_labels(path: Path) -> list[str]:
     """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
-    with path.open("rb") as file:
-        data = file.read((1 << 20) + 1)
-    try:
-        # Not splitlines, which knows ten ends of a line more than those who write labels.
-        lines = data.decode("utf-8-sig").removesuffix("\n").split("\n") if 0 < len(data) <= 1 << 20 else []
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+    lines = _lines(path)
     if len(lines) == CLASSES - 1:
         lines = ["background", *lines]
     if len(lines) != CLASSES:
-        got = f"{len(lines)} lines" if lines else f"{len(data)} bytes or more"
         raise ValueError(
-            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {got}"
+            f"{path}: expected {CLASSES} labels, one a line, or {CLASSES - 1} without background; got {len(lines)}"
         )
-    return [line.strip() for line in lines]
+    return lines
+
+
+def _lines(path: Path, count: int | None = None) -> list[str]:
+    """Labels, one a line. ValueError if it is not a small file of text, or has another number of them."""
+    with path.open("rb") as file:
+        data = file.read((1 << 20) + 1)
+    if len(data) > 1 << 20:
+        raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
+    try:
+        text = data.decode("utf-8-sig").removesuffix("\n")
+        # Not splitlines, which knows ten ends of a line more than those who write labels.
+        lines = [line.strip() for line in text.split("\n")] if text else []
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+    if count is not None and len(lines) != count:
+        raise ValueError(f"{path}: expected {count} labels, one a line, got {len(lines)} lines")
+    return lines
 
 
 @cli.command()
 @click.argument("source", metavar="SRC")
-@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.argument("target", metavar="DST", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Overwrite DST.")
-def convert(source: str, target: Path, force: bool) -> None:
-    """Write weights of any form to the native one, which loads fastest.
+@click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
+@click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
+@click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
+def convert(
+    source: str,
+    target: Path,
+    force: bool,
+    head: bool,
+    classes: str | None,
+    input_range: tuple[float, float] | None,
+) -> None:
+    """Write weights of any form to another, by DST's suffix.
+
+    \b
+    .safetensors    the native form, which loads fastest
+    .keras, .h5     a Keras model; needs fastmnv2[train]
+    .tflite, .onnx  for other engines; need fastmnv2[tensorflow], fastmnv2[onnx]
+    no suffix       a folder with a TF2 SavedModel; needs fastmnv2[tensorflow]
 
     SRC is a TF1 hub module (folder, archive or URL), a TF-Slim checkpoint, a Keras or TFLite file, or a name
     ("imagenet", "untrained").
-    """
+    """  # noqa: D301 -- click's own mark
     if target.exists() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
     if not target.parent.is_dir():
         raise click.ClickException(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    from fastmnv2.weights.forms import native
-    from fastmnv2.weights.resolve import resolve
+    from fastmnv2 import export
+    from fastmnv2.weights.resolve import adapted
 
-    folded = resolve(source)
-    native.write(target, folded)
+    names = _lines(Path(classes)) if classes is not None else None
+    folded = export.write(target, adapted(source, input_range=input_range, head=head, classes=names))
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {_shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
-    click.echo(f"wrote    {_shown(target)}, {target.stat().st_size:,} bytes")
+    size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
+    click.echo(f"wrote    {_shown(target)}, {size:,} bytes")
 
 
 @cli.command()
@@ -477,6 +509,9 @@ def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> Non
             f"{name:<27} {kind:<9} {amount / 1e6:>8.3f} {sum(row.bytes for row in part) / 1024:>7.0f} "
             f"{seconds * 1e6:>8.1f} {amount / seconds / rows[0].peak:>8.0%}"
         )
+
+
+cli.add_command(train)
 
 
 def main() -> None:

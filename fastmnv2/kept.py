@@ -12,21 +12,21 @@ _models: dict[tuple[Any, ...], Model] = {}
 _KEPT = 4
 
 
-def load(weights: _Weights, *, threads: int | None = None, download: bool = True, precision: str = "float32") -> Model:
+def load(weights: Any, *, threads: int | None = None, **reading: Any) -> Model:
     """See ``fastmnv2.load``."""
     from fastmnv2.weights.resolve import resolve
 
-    return Model(resolve(weights, download=download, precision=precision), threads=threads)
+    return Model(resolve(weights, **reading), threads=threads)
 
 
-def model(weights: _Weights, *, download: bool = True) -> Model:
+def model(weights: _Weights, *, download: bool = True, precision: str = "float32") -> Model:
     """The same, loaded once; the last four are kept."""
     environ = os.environ
     name = weights if weights is None else os.fspath(weights)
-    key = (name, environ.get("FASTMNV2_WEIGHTS"), environ.get("FASTMNV2_ISA"))
+    key = (name, precision, environ.get("FASTMNV2_WEIGHTS"), environ.get("FASTMNV2_ISA"))
     found = _models.get(key)
     if found is None:
-        found = load(weights, download=download)
+        found = load(weights, download=download, precision=precision)
         while len(_models) >= _KEPT:
             _models.pop(next(iter(_models)), None)
         _models[key] = found

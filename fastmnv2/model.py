@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2 import _engine, arguments, network
+from fastmnv2 import head as _head
 from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
@@ -60,7 +61,7 @@ class Model:
     instruction set of the process that reads it. Copies, deep ones too, are the model itself.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_threads", "_warned")
+    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_runner", "_threads", "_warned")
 
     def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
         if threads is not None:
@@ -71,6 +72,7 @@ class Model:
         self._warned = False
         self._folded = folded
         self._engine = folded.engine(self._isa)
+        self._runner = _head.Runner(folded.head, self._isa) if folded.head else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         from fastmnv2.weights import pickled
@@ -95,12 +97,26 @@ class Model:
 
     @property
     def has_logits(self) -> bool:
-        """Whether ``logits`` and ``classify`` can be used."""
+        """Whether ``logits`` can be used: the weights hold ImageNet's classification layer."""
         return self._folded.has_logits
 
     @property
+    def has_head(self) -> bool:
+        """Whether the weights came with layers of their own behind the pooling, which ``predict`` runs."""
+        return self._folded.head is not None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the head's classes, in order, where the weights or ``load`` gave any."""
+        return self._folded.head.classes if self._folded.head else None
+
+    @property
     def weights(self) -> dict[str, Any]:
-        """Where the weights came from: ``form``, ``origin``, ``sha256``, ``precision``, ``has_logits``, ``notes``."""
+        """Where the weights came from and what they are.
+
+        ``form``, ``origin``, ``sha256``, ``precision``, ``has_logits``, ``input_range`` (what black and white become
+        before the network), ``head`` (layers behind the pooling, by name), ``classes``, ``notes``.
+        """
         folded = self._folded
         return {
             "form": folded.form,
@@ -108,6 +124,9 @@ class Model:
             "origin": folded.origin,
             "sha256": folded.sha256,
             "has_logits": folded.has_logits,
+            "input_range": folded.range,
+            "head": [step.name for step in folded.head.steps] if folded.head else [],
+            "classes": self.classes,
             "notes": list(folded.notes),
         }
 
@@ -227,31 +246,69 @@ class Model:
             self._engine.logits(features[part], part.stop - part.start, logits[part])
         return logits[0] if single else logits
 
-    def classify(
-        self, images: Any, *, top: int = 5, threads: int | None = None
-    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The most probable classes of images.
+    def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
+        """What the weights' own head makes of images: the output of the Keras model that they came from.
+
+        A Keras file's layers behind the pooling, or the head that ``fastmnv2.learn`` trained; for weights with
+        ImageNet's classes, the softmax of ``logits``, without "background" where the file had no such class. The
+        same bits for an image in any batch.
 
         Args:
             images: as for ``embed``.
-            top: how many classes, 1 to 1001.
             threads: as for ``embed``.
 
         Returns:
-            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Index 0
-            is "background". Probabilities are the softmax over all 1001 classes; those of an int8 model whose
-            file ends with a uint8 softmax are that file's own, multiples of 1/256.
+            float32 ``[n,k]``, or ``[k]`` for one image.
 
         Raises:
-            WeightsError: the weights came without the logits layer.
+            WeightsError: the weights came without a head and without the logits layer.
+            ValueError, TypeError: as ``embed``.
+        """
+        if self._runner is None:
+            first = 0 if self._folded.has_background else 1
+            logits = self.logits(images, threads=threads)
+            return self._folded.probabilities(logits)[..., first:].astype(np.float32)
+        array, single = arguments.as_images(images)
+        features = np.empty((array.shape[0], network.FEATURES), np.float32)
+        self._forward(array, features, threads)
+        outputs = self._runner.run(features)
+        return outputs[0] if single else outputs
+
+    def classify(
+        self, images: Any, *, top: int | None = None, threads: int | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+        """The most probable classes of images: of the weights' own head, if there is one, else of ImageNet.
+
+        Args:
+            images: as for ``embed``.
+            top: how many classes; None for 5, or all if there are fewer.
+            threads: as for ``embed``.
+
+        Returns:
+            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. An index is
+            one into ``classes``, a head's outputs; of ImageNet's 1001, index 0 is "background". Probabilities
+            are the softmax over all of them, or what the head's sigmoid gives. A head with a single output, which
+            is the probability of the second class, has two. Those of an int8 model whose file ends with a uint8
+            softmax are that file's own, multiples of 1/256.
+
+        Raises:
+            WeightsError: the weights came without a head and without the logits layer.
             ValueError, TypeError: as ``embed``, and for ``top``.
         """
-        self._need_logits()
-        if not isinstance(top, (int, np.integer)) or not 1 <= top <= network.CLASSES:
-            raise ValueError(f"top: expected an int from 1 to {network.CLASSES}, got {top!r}")
-        logits = self.logits(images, threads=threads)
-        probabilities = self._folded.probabilities(logits)
-        indices = np.argsort(-logits, axis=-1, kind="stable")[..., :top]
+        head = self._folded.head
+        if head is None:
+            self._need_logits()
+        count = head.count if head else network.CLASSES
+        top = min(5, count) if top is None else top
+        if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
+            raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
+        scores: NDArray[np.floating]
+        if head:
+            scores = probabilities = head.probabilities(self.predict(images, threads=threads))
+        else:
+            scores = self.logits(images, threads=threads)
+            probabilities = self._folded.probabilities(scores)
+        indices = np.argsort(-scores, axis=-1, kind="stable")[..., :top]
         return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
 
     def endpoints(
@@ -383,3 +440,7 @@ def _normalize(features: NDArray[np.float32]) -> None:
     """Scale each vector, along the last axis, to length 1, in place; zeros stay zeros."""
     lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
     features /= np.where(lengths == 0, 1, lengths)
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    return _head.softmax(logits.astype(np.float64))

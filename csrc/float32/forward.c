@@ -86,12 +86,9 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         float *scaled = r->own->image[(2 * y + i) % FM_IMAGE_ROWS];
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
-        const fm_scale_args scale = {.from = pixels + (size_t)(2 * y + i) * row_bytes,
-                                     .to = scaled,
-                                     .count = (int)items,
-                                     .multiplier = 2.0f,
-                                     .addend = -1.0f,
-                                     .limit = 1.5f};
+        fm_scale_args scale = ((const fm_float32_model *)r->model)->scale;
+        scale.from = pixels + (size_t)(2 * y + i) * row_bytes;
+        scale.to = scaled;
         if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
         else *r->out_of_range |= conv->kernels->scale_f32(&scale);
     }

@@ -1,6 +1,7 @@
 /* Making a model: kernels chosen, weights packed. */
 #include "float32/model.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "float32/tables.h"
@@ -8,6 +9,12 @@
 static size_t round_up(size_t floats) {
     const size_t unit = FM_ALIGN / sizeof(float);
     return (floats + unit - 1) / unit * unit;
+}
+
+/* The scaling of image rows. Pixels a quarter outside of [0,1] are worth a warning. */
+static fm_scale_args scale_for(float black, float white, int count) {
+    const float span = white - black, low = fabsf(black - span / 4.0f), high = fabsf(white + span / 4.0f);
+    return (fm_scale_args){.count = count, .multiplier = span, .addend = black, .limit = low > high ? low : high};
 }
 
 fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **result) {
@@ -20,6 +27,7 @@ fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **
     base->plan = fm_plan_for(&(fm_tier_needs){.element = sizeof(float),
                                               .slice = widest->lanes * widest->panel,
                                               .tile_rows = widest->rows});
+    model->scale = scale_for(weights->black, weights->white, (int)base->plan.image_row);
     const int layers = base->has_logits ? FM_LAYERS : FM_LOGITS;
     size_t floats = 0;
     for (int i = 0; i < layers; i++) {

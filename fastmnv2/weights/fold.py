@@ -16,8 +16,11 @@ def fold(source: Source) -> Folded:
     with biases are taken as they are, without a copy where they are float32 and contiguous.
 
     Raises:
-        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative.
+        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; or something
+            stands before the network or behind it that can't be run.
     """
+    if source.input_error or source.head_error:
+        raise WeightsError(f"{source.origin}: {source.input_error or source.head_error}")
     _check_complete(source)
     tensors: Tensors = {}
     for layer in LAYERS:

@@ -88,8 +88,8 @@ class Quantised(Folded):
         """SHA-256 of the tensors' names and values, in hexadecimal."""
         import hashlib
 
-        digest = hashlib.sha256()
-        for name, array in self.tensors.items():
+        digest = hashlib.sha256(repr(self.head and self.head.outline).encode())
+        for name, array in [*self.tensors.items(), *(self.head.tensors.items() if self.head else ())]:
             digest.update(f"{name}\0{array.dtype.str}\0".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()

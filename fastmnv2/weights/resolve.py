@@ -1,11 +1,16 @@
 """What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
+import dataclasses
+import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastmnv2.errors import WeightsError, WeightsUnavailable
-from fastmnv2.weights import PRECISIONS, cache, read, refusing
+from fastmnv2.head import named
+from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded
@@ -13,35 +18,94 @@ from fastmnv2.weights.tensors import Folded
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
-def resolve(weights: str | os.PathLike[str] | None, *, download: bool = True, precision: str = "float32") -> Folded:
-    """Folded weights for a name or path; None means "imagenet", downloaded where it must be and may.
+def resolve(weights: Any, **how: Any) -> Folded:
+    """Folded weights for a name, path or Keras model; None means "imagenet", downloaded where it must be and may.
 
-    With precision "int8" it is a Quantised. Raises what ``fastmnv2.load`` documents.
+    ``how`` as ``adapted`` and ``fastmnv2.load`` have it. With precision "int8" it is a Quantised.
+
+    Raises what ``fastmnv2.load`` documents.
     """
+    found = adapted(weights, **how)
+    if isinstance(found, Folded):
+        return found
+    try:
+        return fold(found)
+    except WeightsError as error:
+        if found.origin == str(cache.folder() / cache.FILE):
+            raise _broken_cache(error) from error
+        raise
+
+
+def adapted(
+    weights: Any,
+    *,
+    download: bool = True,
+    precision: str = "float32",
+    input_range: tuple[float, float] | None = None,
+    head: bool = True,
+    classes: Sequence[str] | None = None,
+) -> Source:
+    """The same before folding, with batch norms where the form has them."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
-    if precision == "int8":
-        return _integers(weights)
+    if precision == "int8" and input_range is not None:
+        raise ValueError("input_range: 8-bit files say themselves what their integers stand for; expected None")
+    found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
+    if input_range is not None:
+        black, white = _checked_range(input_range)
+        notes = found.notes
+        if found.input_range not in (None, (black, white)):
+            notes += (f"the file's own input range, {list(found.input_range or ())}, is set aside",)
+        found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes, file="")
+    if not head:
+        found = dataclasses.replace(found, head=None, head_error="", file="")
+    elif classes is not None and not found.head_error:
+        found = dataclasses.replace(found, head=named(found.head, classes), file="")
+    return found
+
+
+def _checked_range(input_range: Any) -> tuple[float, float]:
+    try:
+        black, white = (float(edge) for edge in input_range)
+    except (TypeError, ValueError):
+        black = white = 0.0
+    if not (math.isfinite(black) and math.isfinite(white)) or black == white:
+        raise ValueError(
+            f"input_range: expected two numbers, what black and white become, such as (-1, 1); got {input_range!r}"
+        )
+    return black, white
+
+
+def resolve_source(weights: Any, *, download: bool = True) -> Source:
+    """What ``weights`` stand for, as read: without settings, before folding.
+
+    Raises what ``fastmnv2.load`` documents, but for what folding finds.
+    """
     if weights is None:
         return _imagenet(download)
+    if hasattr(weights, "to_json") and hasattr(weights, "layers"):
+        from fastmnv2.weights.forms import keras
+
+        with refusing(f"the Keras model {weights.name}"):
+            return keras.read_model(weights)
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if not isinstance(weights, str) or exists(Path(name)):
-        return fold(read(name))
+        return read(name)
     if name == IMAGENET:
         return _imagenet(download)
     if name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
 
-        return fold(untrained())
+        return untrained()
     if name.startswith(("https://", "http://")):
         return _from_url(name, download)
     if not _is_prefix(name):
         raise FileNotFoundError(
             f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
         )
-    return fold(read(name))
+    return read(name)
 
 
 def _integers(weights: str | os.PathLike[str] | None) -> Folded:
@@ -65,14 +129,14 @@ def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
 
-def _imagenet(download: bool) -> Folded:
+def _imagenet(download: bool) -> Source:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
         if configured == IMAGENET or _is_handle(configured):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
-        return resolve(configured, download=download)
+        return resolve_source(configured, download=download)
     if cache.embedded():
-        return fold(read(cache.EMBEDDED))
+        return read(cache.EMBEDDED)
 
     from fastmnv2.weights.forms import hub
 
@@ -81,19 +145,23 @@ def _imagenet(download: bool) -> Folded:
     cached = cache.folder() / cache.FILE
     if cached.is_file():
         try:
-            return fold(read(cached))
+            return read(cached)
         except WeightsError as error:
             if isinstance(error.__cause__, OSError):  # it could not be read
                 raise
-            raise WeightsError(f"{error}; this is a broken cache: delete {cached}") from error
+            raise _broken_cache(error) from error
     return _download(cached, download)
 
 
-def _cached_module(folder: Path, handle: str) -> Folded:
+def _broken_cache(error: WeightsError) -> WeightsError:
+    return WeightsError(f"{error}; this is a broken cache: delete {cache.folder() / cache.FILE}")
+
+
+def _cached_module(folder: Path, handle: str) -> Source:
     from fastmnv2.weights.forms import hub
 
     with refusing(folder):
-        return fold(hub.read(folder, origin=handle))
+        return hub.read(folder, origin=handle)
 
 
 def _is_handle(url: str) -> bool:
@@ -104,7 +172,7 @@ def _is_handle(url: str) -> bool:
     return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
 
 
-def _from_url(url: str, download: bool) -> Folded:
+def _from_url(url: str, download: bool) -> Source:
     from fastmnv2.weights.forms import hub
 
     if module := hub.find_cached(url):
@@ -117,7 +185,7 @@ def _from_url(url: str, download: bool) -> Folded:
     )
 
 
-def _download(cached: Path, allowed: bool) -> Folded:
+def _download(cached: Path, allowed: bool) -> Source:
     if not allowed:
         raise unavailable(cached, ["the network is not used: download=False"])
     if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):

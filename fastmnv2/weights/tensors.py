@@ -1,6 +1,7 @@
 """Sets of named arrays and where they came from: as read from a file, and folded, as the network runs."""
 
 import functools
+import math
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmnv2 import _engine
 from fastmnv2.errors import printable
+from fastmnv2.head import Head, softmax
 from fastmnv2.network import LAYERS, LOGITS
 
 if TYPE_CHECKING:
@@ -16,7 +18,25 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, NDArray[np.float32]]
 
+INPUT_RANGE = (-1.0, 1.0)
+"""What black and white become before the network, in the module and in keras.applications."""
+
 _NOTES_LIMIT = 20
+
+NO_BACKGROUND = -1e30
+"""The logit that stands for a class which a file does not have: its probability is 0."""
+
+
+def range_of(scale: float, shift: float) -> tuple[float, float] | None:
+    """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.
+
+    A file says what it does, not what to: pixels in [0,255], or in [0,1]. What becomes of pixels is of the order of
+    1, and an offset is never many times a pixel's largest value. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+    """
+    pixels = 255 * abs(scale) <= 16 or abs(shift) > 8 * abs(scale)
+    # Rounded, so that 255 * (1 / 127.5) is 2.
+    black, white = (float(np.float32(value)) for value in (shift, scale * (255 if pixels else 1) + shift))
+    return (black, white) if math.isfinite(black) and math.isfinite(white) and black != white else None
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,10 @@ class Source:
     tensors: Tensors
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
     file: str = ""  # absolute path of a native file, which holds these very tensors
+    input_range: tuple[float, float] | None = None  # what black and white become before the network, if it is said
+    input_error: str = ""  # why what stands before the network can't be run, if it can't
+    head: Head | None = None
+    head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]
@@ -72,26 +96,35 @@ class Folded(Source):
             isa,
             [tensors.get(layer.weights_name) for layer in LAYERS],
             [tensors.get(layer.biases_name) for layer in LAYERS],
+            *self.range,
         )
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
         """Softmax of logits, over the last axis."""
-        wide = logits.astype(np.float64)
-        powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
-        return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+        return softmax(logits.astype(np.float64))
 
     @property
     def has_logits(self) -> bool:
         """Whether the logits layer is there."""
         return LOGITS.weights_name in self.tensors
 
+    @property
+    def has_background(self) -> bool:
+        """Whether the logits' class 0 is one; Keras' files leave it out."""
+        return not self.has_logits or float(self.tensors[LOGITS.biases_name][0]) > NO_BACKGROUND
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """What black and white become before the network."""
+        return self.input_range or INPUT_RANGE
+
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the tensors' names and values, in hexadecimal."""
+        """SHA-256 of all that the network computes with, in hexadecimal."""
         import hashlib  # here, for it takes OpenSSL 5 ms to load
 
-        digest = hashlib.sha256()
-        for name, array in self.tensors.items():
+        digest = hashlib.sha256(repr((self.range, self.head and self.head.outline)).encode())
+        for name, array in [*self.tensors.items(), *(self.head.tensors.items() if self.head else ())]:
             digest.update(name.encode() + b"\0")
             digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()

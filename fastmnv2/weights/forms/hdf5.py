@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
+from fastmnv2.head import LIMIT as HEAD_LIMIT
 from fastmnv2.network import BATCH_NORM, LOGITS
 from fastmnv2.weights.forms import keras_names
 
@@ -42,12 +43,13 @@ class Content(NamedTuple):
     Attributes:
         config: the legacy model configuration, JSON, or None.
         variables: float32 arrays by ``…/<layer>/<variable>``.
-        others: paths of the other layers.
+        others: the same of other layers; the variable may be Keras 3's number of it, the array None where it is
+            more than a head may have.
     """
 
     config: str | None
     variables: dict[str, NDArray[np.float32]]
-    others: list[str]
+    others: dict[str, NDArray[np.float32] | None]
 
 
 def read(file: IO[bytes], origin: str) -> Content:
@@ -96,12 +98,17 @@ def _decoded(answer: bytes, origin: str) -> Content:
     header = json.loads(line)
     if "error" in header:
         raise WeightsError(f"{origin}: {header['error']}")
-    variables, at = {}, 0
-    for path, shape in header["variables"]:
-        count = math.prod(shape)
-        variables[path] = np.frombuffer(data, "<f4", count, at).reshape(shape)
-        at += 4 * count
-    return Content(header["config"], variables, header["others"])
+    at = 0
+
+    def take(shape: list[int]) -> NDArray[np.float32]:
+        nonlocal at
+        values = np.frombuffer(data, "<f4", math.prod(shape), at).reshape(shape)
+        at += values.nbytes
+        return values
+
+    variables = {path: take(shape) for path, shape in header["variables"]}
+    others = {path: None if shape is None else take(shape) for path, shape in header["others"]}
+    return Content(header["config"], variables, others)
 
 
 def serve() -> None:
@@ -109,16 +116,18 @@ def serve() -> None:
     import h5py  # noqa: F401 - before the limits, which are for what comes after it
 
     _limit()
-    variables: dict[str, NDArray[np.float32]] = {}
+    arrays: list[NDArray[np.float32]] = []
     try:
         with open(0, "rb", closefd=False) as file:
             config, variables, others = collect(file)
-        header: dict[str, Any] = {"config": config, "others": others}
+        header: dict[str, Any] = {"config": config}
         header["variables"] = [(path, values.shape) for path, values in variables.items()]
+        header["others"] = [(path, None if values is None else values.shape) for path, values in others.items()]
+        arrays = [*variables.values(), *(values for values in others.values() if values is not None)]
     except Exception as error:  # whatever h5py makes of a malformed file
         header = {"error": str(error)[:1000] or type(error).__name__}
     sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
-    for values in variables.values():
+    for values in arrays:
         sys.stdout.buffer.write(np.ascontiguousarray(values, "<f4").tobytes())
 
 
@@ -169,8 +178,21 @@ def collect(file: IO[bytes]) -> Content:
             total += variables[path].size
             if total > _VALUES_LIMIT:
                 raise ValueError(f"{path}: the network's variables have more than {_VALUES_LIMIT} values")
-    others = {path.rpartition("/")[0] for path in paths.keys() - variables.keys()}
-    return Content(config if isinstance(config, str) else None, variables, sorted(others))
+        others = _others({path: dataset for path, dataset in paths.items() if path not in variables})
+    return Content(config if isinstance(config, str) else None, variables, others)
+
+
+def _others(datasets: "dict[str, h5py.Dataset]") -> dict[str, NDArray[np.float32] | None]:
+    """What a head may be made of: the first small arrays of floats, as many as fit."""
+    found: dict[str, NDArray[np.float32] | None] = {}
+    left = HEAD_LIMIT
+    for path, dataset in sorted(datasets.items()):
+        fits = dataset.ndim in (1, 2) and 0 < (dataset.size or 0) <= left and len(found) < _VARIABLES_LIMIT
+        fits = fits and math.prod(dataset.chunks or ()) <= left and not (dataset.external or dataset.is_virtual)
+        fits = fits and (dataset.dtype.kind == "f" or dataset.dtype.name == "bfloat16")
+        found[path] = np.ascontiguousarray(dataset[()], np.float32) if fits else None
+        left -= dataset.size if fits else 0
+    return found
 
 
 def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
@@ -209,7 +231,9 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
         )
         layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
         batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
-        variables = BATCH_NORM if batch_norm else ("kernel", "bias")
+        variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
+        if not (keras_names.slim_scope(layer) or layer in keras_names.BY_TOP):
+            variables = ()  # those of other layers depend on their class
         index = int(number)
         named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
     return named

@@ -4,17 +4,20 @@ Three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``la
 layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latter in it.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import IO, Any
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import EPSILON
+from fastmnv2.errors import WeightsError, printable
+from fastmnv2.head import Head, named
+from fastmnv2.network import EPSILON, LOGITS
 from fastmnv2.weights.files import file_sha256, open_file
-from fastmnv2.weights.forms import hdf5, keras_names
+from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
 from fastmnv2.weights.tensors import Source
 
 # The most that a malformed file may cost. The network's variables have 11 MB, its configuration 100 KB.
@@ -22,40 +25,80 @@ _ARCHIVE_LIMIT = 96 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
 _NAME_LIMIT = 200
+_CLASSES_LIMIT = 1 << 20
+
+CLASSES_MEMBER = "classes.json"
+"""What we add to a .keras file: a JSON list of the classes' names."""
 
 
 def read(path: Path) -> Source:
     """An HDF5 file: legacy weights, a whole legacy model, or ``.weights.h5``."""
     with open_file(path) as file:
-        tensors, notes = _read_hdf5(file, str(path))
-    return Source("keras", str(path), file_sha256(path), tensors, tuple(notes))
+        content = hdf5.read(file, str(path))
+    config = _parsed(content.config, str(path)) if content.config is not None else None
+    return _source(str(path), file_sha256(path), config, content)
 
 
 def read_archive(path: Path) -> Source:
-    """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``."""
+    """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``, and ours with ``classes.json``."""
     import tempfile
-    import zipfile
 
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
         _check_directory(file, path)
-        archive = zipfile.ZipFile(file)
+        archive = ZipFile(file)
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
             # zipfile bounds what these two unpack to at once, and not what the others do.
-            if archive.getinfo(name).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            if archive.getinfo(name).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
-            config = member.read(_CONFIG_LIMIT + 1)
-        notes = _check_config(config, str(path))
+            config = _parsed(member.read(_CONFIG_LIMIT + 1), str(path))
         with archive.open("model.weights.h5") as member:
             while chunk := member.read(1 << 20):
                 weights.write(chunk)
                 if weights.tell() > _ARCHIVE_LIMIT:
                     raise WeightsError(f"{path}: model.weights.h5 unpacks to more than {_ARCHIVE_LIMIT} bytes")
         weights.seek(0)
-        tensors, more = _read_hdf5(weights, str(path))
-    return Source("keras", str(path), file_sha256(path), tensors, (*notes, *more))
+        content = hdf5.read(weights, str(path))
+        classes = _classes(archive, path)
+    found = _source(str(path), file_sha256(path), config, content)
+    return dataclasses.replace(found, head=named(found.head, classes)) if found.head else found
+
+
+def _classes(archive: ZipFile, path: Path) -> list[str] | None:
+    if archive.namelist().count(CLASSES_MEMBER) != 1:
+        return None
+    if archive.getinfo(CLASSES_MEMBER).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        raise WeightsError(f"{path}: {CLASSES_MEMBER} is compressed in another way than stored or deflated")
+    with archive.open(CLASSES_MEMBER) as member:
+        text = member.read(_CLASSES_LIMIT + 1)
+    try:
+        classes = json.loads(text) if len(text) <= _CLASSES_LIMIT else None
+    except (ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise WeightsError(f"{path}: {CLASSES_MEMBER}: expected a JSON list of names")
+    return classes
+
+
+def read_model(model: Any) -> Source:
+    """A Keras model in memory, which need not be compiled."""
+    import hashlib
+
+    origin = f"the Keras model {printable(str(model.name), 100)}"
+    variables: dict[str, NDArray[Any]] = {}
+    pending = list(model.layers)
+    while pending:
+        layer = pending.pop()
+        pending += getattr(layer, "layers", ())
+        for weight in () if hasattr(layer, "layers") else layer.weights:
+            variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(weight, np.float32)
+    used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
+    others = {path: values for path, values in variables.items() if path not in used}
+    text = model.to_json()
+    digest = hashlib.sha256(text.encode() + b"".join(values.tobytes() for values in variables.values())).hexdigest()
+    return _source(origin, digest, _parsed(text, origin), hdf5.Content(None, used, dict(others)))
 
 
 def _check_directory(file: IO[bytes], path: Path) -> None:
@@ -73,25 +116,66 @@ def _check_directory(file: IO[bytes], path: Path) -> None:
         )
 
 
-def _read_hdf5(file: IO[bytes], origin: str) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    config, variables, others = hdf5.read(file, origin)
-    notes = _check_config(config, origin) if config is not None else []
-    tensors, top_notes = keras_names.from_variables(variables.items(), origin)
-    if others:
-        shown = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
-        notes.append(f"{len(others)} other layers are ignored: {shown}")
-    return tensors, notes + top_notes
+def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Source:
+    """What a model's configuration (None where there is none) and its variables come to."""
+    tensors, notes = keras_names.from_variables(content.variables.items(), origin)
+    graph, others = None, dict(content.others)
+    if LOGITS.weights_name not in tensors:
+        others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
+    if config is not None:
+        _check_norms(config, origin)
+        graph = keras_graph.around(config)
+    if graph is None:
+        layers = sorted({path.rpartition("/")[0] for path in others})
+        if layers:
+            shown = ", ".join(layers[:5]) + (", …" if len(layers) > 5 else "")
+            notes.append(f"{len(layers)} other layers are ignored, for the file has no graph: {shown}")
+        return Source("keras", origin, sha256, tensors, tuple(notes))
+    head: Head | None = None
+    head_error = graph.head_error
+    if not head_error:
+        try:
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others))
+        except ValueError as error:
+            head_error = str(error)
+    if head is not None and LOGITS.weights_name in tensors:
+        head_error = f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
+        head = None
+    return Source(
+        "keras",
+        origin,
+        sha256,
+        tensors,
+        tuple(notes),
+        input_range=graph.input_range,
+        input_error=graph.input_error,
+        head=head,
+        head_error=head_error,
+    )
 
 
-def _check_config(text: str | bytes, origin: str) -> list[str]:
-    """Batch norms must have the epsilon that is folded in; a rescaling in the model is only noted."""
+def _variables_of(layer: str, others: dict[str, NDArray[np.float32] | None]) -> dict[str, NDArray[np.float32]]:
+    """A layer's variables by their last names, those that are there once."""
+    found: dict[str, list[NDArray[np.float32] | None]] = {}
+    for path, values in others.items():
+        parent, _, name = path.removesuffix(":0").rpartition("/")
+        if parent.rpartition("/")[2] == layer:
+            found.setdefault(name, []).append(values)
+    return {name: each[0] for name, each in found.items() if len(each) == 1 and each[0] is not None}
+
+
+def _parsed(text: str | bytes, origin: str) -> Any:
     if len(text) > _CONFIG_LIMIT:
         raise WeightsError(f"{origin}: the model's configuration has more than {_CONFIG_LIMIT} bytes")
     try:
-        pending: list[Any] = [json.loads(text)]
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{origin}: the model's configuration is not JSON: {error}") from error
-    notes = []
+
+
+def _check_norms(config: Any, origin: str) -> None:
+    """The network's batch norms must have the epsilon that is folded in."""
+    pending = [config]
     while pending:
         node = pending.pop()
         if isinstance(node, list):
@@ -99,17 +183,14 @@ def _check_config(text: str | bytes, origin: str) -> list[str]:
         if not isinstance(node, dict):
             continue
         pending += node.values()
-        config = node.get("config")
-        name = config.get("name") if isinstance(config, dict) else None
-        if not isinstance(config, dict) or not isinstance(name, str) or len(name) > _NAME_LIMIT:
+        own = node.get("config")
+        name = own.get("name") if isinstance(own, dict) else None
+        if not isinstance(own, dict) or not isinstance(name, str) or len(name) > _NAME_LIMIT:
             continue
-        epsilon = config.get("epsilon")
+        epsilon = own.get("epsilon")
         if (
             node.get("class_name") == "BatchNormalization"
             and keras_names.slim_scope(name)
             and not (isinstance(epsilon, (int, float)) and abs(epsilon - EPSILON) <= 1e-9)
         ):
             raise WeightsError(f"{origin}: {name}: expected epsilon {EPSILON}, got {epsilon!r}")
-        if node.get("class_name") == "Rescaling":
-            notes.append(f"the layer {name} is left to embed, which takes [0,1] or uint8 images")
-    return notes

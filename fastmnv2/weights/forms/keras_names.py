@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS, shapes
+from fastmnv2.weights.tensors import NO_BACKGROUND
 
-_NO_BACKGROUND = np.float32(-1e30)
 _PATTERNS = (
     (r"Conv1|bn_Conv1", "Conv"),
     (r"Conv_1|Conv_1_bn", "Conv_1"),
@@ -24,7 +24,7 @@ _PATTERNS = (
     (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
 )
 _BY_SCOPE = {layer.scope: layer for layer in LAYERS}
-_TOPS = ("predictions", "Logits")
+BY_TOP = ("predictions", "Logits")
 _SHAPES = shapes(LAYERS[:-1], folded=False)
 
 
@@ -48,14 +48,15 @@ def _slim_name(path: str) -> str | None:
     return f"{scope}/BatchNorm/{variable}" if variable in BATCH_NORM else None
 
 
-def _is_top(path: str) -> bool:
+def is_top(path: str) -> bool:
+    """Whether it is a variable of the classification layer, by its name."""
     parts = path.removesuffix(":0").split("/")
-    return len(parts) >= 2 and parts[-2] in _TOPS and parts[-1] in ("kernel", "bias")
+    return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
 
 def is_variable(path: str) -> bool:
     """Whether the network can use the Keras variable ``…/<layer>/<variable>``."""
-    return _slim_name(path) is not None or _is_top(path)
+    return _slim_name(path) is not None or is_top(path)
 
 
 def expected_shape(path: str) -> tuple[int, ...] | None:
@@ -88,13 +89,13 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     kernel, bias = top.get("kernel"), top.get("bias")
     features, classes = LOGITS.in_channels, LOGITS.out_channels
     if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
-        return ["the classification layer is ignored: it is not that of ImageNet"]
+        return []  # a head of the user's own
     note = []
     if bias.size == classes - 1:
         # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
         kernel = np.concatenate([np.zeros((features, 1), np.float32), kernel], axis=1)
-        bias = np.concatenate([np.full(1, _NO_BACKGROUND), bias])
-        note = [f"the classification layer has no background class: its logit is set to {_NO_BACKGROUND:g}"]
+        bias = np.concatenate([np.full(1, NO_BACKGROUND, np.float32), bias])
+        note = [f"the classification layer has no background class: its logit is set to {NO_BACKGROUND:g}"]
     tensors[LOGITS.weights_name] = np.ascontiguousarray(kernel.reshape(LOGITS.weights_shape))
     tensors[LOGITS.biases_name] = bias
     return note

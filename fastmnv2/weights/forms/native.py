@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from fastmnv2 import head
 from fastmnv2.atomic import writing
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
+from fastmnv2.weights.forms import surroundings
 from fastmnv2.weights.quantised import (
     BLOCKS,
     IMAGE,
@@ -32,11 +34,12 @@ from fastmnv2.weights.quantised import (
 from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
-_HEADER_LIMIT = 64 << 10  # our own set of tensors takes about 11 KB
+_WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
+_HEADER_LIMIT = 256 << 10  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
 _ALIGN = 64
 
 _SHAPES = shapes(LAYERS, folded=True)
-_FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values())
+_FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values()) + 4 * head.LIMIT
 _TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
@@ -53,8 +56,12 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
             **({"precision": "int8"} if isinstance(folded, Quantised) else {}),
         }
     }
+    tensors, around = dict(folded.tensors), surroundings.outline(folded)
+    if around:
+        header["__metadata__"] |= {"format_version": _WITH_AROUND, "around": json.dumps(around)}
+        tensors |= folded.head.tensors if folded.head else {}
     offset = 0
-    arrays = {name: np.ascontiguousarray(array) for name, array in folded.tensors.items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     types = {np.dtype(stored): name for name, stored in _TYPES.items()}
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # so that all are aligned
         header[name] = {
@@ -108,13 +115,16 @@ def read(path: Path) -> Source:
         tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
+    input_range, found_head = surroundings.read(path, metadata.get("around", "{}"), tensors)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
         metadata["source_sha256"],
-        tensors,
+        {name: array for name, array in tensors.items() if not surroundings.TENSOR.fullmatch(name)},
         (f"converted from {metadata['source_form']} {metadata['source']}", *json.loads(metadata["notes"])),
         os.path.abspath(path),
+        input_range=input_range,
+        head=found_head,
     )
 
 
@@ -137,14 +147,16 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 
 def _metadata(path: Path, found: Any) -> dict[str, str]:
-    keys = ("format", "format_version", "source", "source_form", "source_sha256", "notes")
+    keys: tuple[str, ...] = ("format", "format_version", "source", "source_form", "source_sha256", "notes")
     if not isinstance(found, dict) or found.get("format") != "fastmnv2":
         raise WeightsError(f"{path}: a safetensors file, but not one of fastmnv2's (no such __metadata__)")
-    if found.get("format_version") != FORMAT_VERSION:
+    version = found.get("format_version")
+    if version not in (FORMAT_VERSION, _WITH_AROUND):
         raise WeightsError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {found.get('format_version')!r}; "
+            f"{path}: expected format version {FORMAT_VERSION} or {_WITH_AROUND}, got {version!r}; "
             "convert the original again"
         )
+    keys += ("around",) if version == _WITH_AROUND else ()
     if not all(isinstance(found.get(key), str) for key in keys):
         raise WeightsError(f"{path}: __metadata__ must have the strings {', '.join(keys)}")
     if found.get("precision", "int8") != "int8":
@@ -187,13 +199,13 @@ def _entries(
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():
-        if name not in allowed:
+        if name not in allowed and not surroundings.TENSOR.fullmatch(name):
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"{path}: {name}: expected dtype, shape and data_offsets")
-        types, found = allowed[name]
-        if entry["dtype"] not in types or entry["shape"] not in [list(shape) for shape in found]:
-            expected = " or ".join(f"{' or '.join(types)} {list(shape)}" for shape in found)
+        types, shapes_of = allowed.get(name) or (("F32",), (surroundings.shape(path, name, entry["shape"]),))
+        if entry["dtype"] not in types or entry["shape"] not in [list(shape) for shape in shapes_of]:
+            expected = " or ".join(f"{' or '.join(types)} {list(shape)}" for shape in shapes_of)
             raise WeightsError(f"{path}: {name}: expected {expected}, got {entry['dtype']!r} {entry['shape']!r}")
         offsets = entry["data_offsets"]
         if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(at) is int and at >= 0 for at in offsets)):

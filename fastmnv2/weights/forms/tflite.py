@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import Source, range_of
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
@@ -77,7 +77,7 @@ def read(path: Path) -> Source:
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
     tensors, notes = walk.finish()
-    return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes))
+    return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes), input_range=walk.input_range)
 
 
 class Graph:
@@ -204,6 +204,7 @@ class Walk:
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
+        self.input_range: tuple[float, float] | None = None
         self._where = ""
 
     def step(self, number: int, operator: Operator) -> None:
@@ -303,7 +304,10 @@ class Walk:
     def _check_input(self, layer: Layer, source: Value) -> None:
         before = LAYERS[self._next - 1]
         if self._next == 0:
-            fits = source.layer == -1 and (source.scaled, source.shifted) in ((1.0, 0.0), (2.0, -1.0))
+            fits = source.layer == -1
+            if fits and (source.scaled, source.shifted) != (1.0, 0.0):
+                self.input_range = range_of(source.scaled, source.shifted)
+                fits = self.input_range is not None
         else:
             fits = (source.layer, source.relu6, source.added) == (
                 self._next - 1,

@@ -1,0 +1,89 @@
+"""Weights out again, in the forms of other engines: what ``fastmnv2 convert`` writes.
+
+Every model takes the module's own input, images ``[n,96,96,3]`` in [0,1], and gives the features ``[n,1280]``; beside
+them, where the weights hold them, "predictions" (the head's output) or "logits" (ImageNet's 1001 scores).
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from fastmnv2.weights.fold import fold
+from fastmnv2.weights.tensors import Folded, Source
+
+SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
+"""What a target may end in; without suffix it is the folder of a TF2 SavedModel."""
+
+
+def write(target: str | os.PathLike[str], source: Source) -> Folded:
+    """Write ``source`` to ``target`` in the form that the suffix names, whole or not at all.
+
+    - ``.safetensors``: the native form, folded.
+    - ``.keras``, ``.h5``: a Keras model of standard layers, under keras.applications' names, with batch norms as far
+      as ``source`` has them; its output is the head's, or ImageNet's probabilities in a layer called "Logits", or
+      the features. Names of a head's classes are in a ``.keras`` file's ``classes.json``.
+    - ``.tflite``: float32, for one image; interpreters resize it.
+    - ``.onnx``: any number of images, opset 17.
+    - no suffix: a folder with a TF2 SavedModel, for ``tf.saved_model.load``, ``hub.load`` and ``hub.KerasLayer``.
+      Called, it gives the features; its signature "serving_default" gives all outputs.
+
+    Returns:
+        what was written, folded.
+
+    Raises:
+        WeightsError: ``source`` is not complete.
+        ValueError: another suffix.
+        ImportError: a package is missing; the message says which.
+        OSError: ``target`` can't be written.
+    """
+    path = Path(target)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: expected a name ending in {', '.join(SUFFIXES[:-1])}, or a folder without a suffix")
+    folded = fold(source)
+    if path.suffix.lower() == ".safetensors":
+        from fastmnv2.weights.forms import native
+
+        native.write(path, folded)
+        return folded
+    # A name with the right suffix, which Keras wants, in a folder of its own.
+    scratch = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+    try:
+        scratch.mkdir()
+    except OSError as error:
+        error.filename = str(path)  # the name that the user knows
+        raise
+    try:
+        made = scratch / path.name
+        _writer(path.suffix.lower())(made, source, folded)
+        if path.is_dir() and not path.is_symlink():
+            path.rename(scratch / "replaced")
+        made.replace(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return folded
+
+
+def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:
+    """The function that writes the form. ImportError if it lacks a package."""
+    needs, module = {
+        ".keras": ("train", "keras_file"),
+        ".h5": ("train", "keras_file"),
+        ".tflite": ("tensorflow", "tensorflow_file"),
+        "": ("tensorflow", "tensorflow_file"),
+        ".onnx": ("onnx", "onnx_file"),
+    }[suffix]
+    try:
+        if module == "keras_file":
+            from fastmnv2.export import keras_file
+
+            return keras_file.write
+        if module == "onnx_file":
+            from fastmnv2.export import onnx_file
+
+            return onnx_file.write
+        from fastmnv2.export import tensorflow_file
+    except ImportError as error:
+        says = f"writing {suffix or 'a SavedModel'} needs {error.name}: pip install 'fastmnv2[{needs}]'"
+        raise ImportError(says, name=error.name) from error
+    return tensorflow_file.write_tflite if suffix else tensorflow_file.write_saved_model

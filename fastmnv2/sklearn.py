@@ -1,0 +1,113 @@
+"""The network as a scikit-learn transformer: pictures in, features out, in pipelines, searches and pools.
+
+>>> from fastmnv2.sklearn import Embedder
+>>> make_pipeline(Embedder(), LogisticRegression()).fit(paths, labels)  # doctest: +SKIP
+
+Needs ``pip install 'fastmnv2[learn]'``.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import kept, network
+from fastmnv2.image.resizing import Method
+from fastmnv2.model import Model
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+except ImportError as _error:
+    _says = "the transformer needs scikit-learn: pip install 'fastmnv2[learn]'"
+    raise ImportError(_says, name="sklearn") from _error
+
+
+class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Feature vectors of pictures; there is nothing to fit.
+
+    Args:
+        weights: as for ``fastmnv2.load``, or a ``Model``. A path or name is loaded when it is first needed, once a
+            process, so that a pickle or a clone carries nothing but the name.
+        precision: "float32", or another that ``fastmnv2.load`` takes.
+        method: how pictures are resized, as for ``fastmnv2.embed_images``.
+        normalize: scale each vector to length 1.
+        batch_size: pictures a batch.
+        threads: the most threads to use; None for every CPU that the process may use, which joblib's workers share.
+    """
+
+    _n_features_out = network.FEATURES
+
+    def __init__(
+        self,
+        weights: str | os.PathLike[str] | Model | None = None,
+        *,
+        precision: str = "float32",
+        method: Method = "tf2",
+        normalize: bool = False,
+        batch_size: int = 64,
+        threads: int | None = None,
+    ) -> None:
+        self.weights = weights
+        self.precision = precision
+        self.method = method
+        self.normalize = normalize
+        self.batch_size = batch_size
+        self.threads = threads
+
+    def fit(self, X: Any, y: Any = None) -> "Embedder":
+        """Load the weights, so that what is wrong with them is said here. ``X`` and ``y`` are not looked at."""
+        self._model()
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Features of pictures.
+
+        Args:
+            X: an array of images as ``Model.embed`` takes them; or a sequence, array, Series or one-column
+                DataFrame of what ``fastmnv2.embed_images`` takes: paths, bytes, PIL images, arrays of any size.
+
+        Returns:
+            float32 ``[n,1280]``; a DataFrame after ``set_output``.
+
+        Raises:
+            ValueError, TypeError, OSError: as ``Model.embed`` and ``fastmnv2.embed_images``.
+        """
+        model = self._model()
+        array = np.asarray(X) if hasattr(X, "__array__") else None
+        if array is not None and array.dtype.kind in "fu" and array.shape[1:] == (network.SIZE, network.SIZE, 3):
+            return model.embed(array, threads=self.threads, normalize=self.normalize)
+        items = X
+        if array is not None and array.dtype.kind in "OUST":
+            if array.ndim == 2 and array.shape[1] != 1:
+                raise ValueError(f"X: expected one column of pictures, got {array.shape[1]}")
+            items = array.reshape(-1).tolist()
+        elif array is not None and array.ndim != 4:
+            raise ValueError(f"X: expected images [n, H, W, 3] or a sequence of pictures, got {list(array.shape)}")
+        return model.embed_images(
+            items,
+            method=self.method,
+            normalize=self.normalize,
+            batch_size=self.batch_size,
+            threads=self.threads,
+        )
+
+    def _model(self) -> Model:
+        if isinstance(self.weights, Model):
+            return self.weights
+        options: dict[str, Any] = {} if self.precision == "float32" else {"precision": self.precision}
+        return kept.model(self.weights, **options)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """Always: there is nothing to fit."""
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        """Tells scikit-learn's own checks what this takes and gives."""
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.no_validation = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags

@@ -1,0 +1,414 @@
+"""The configuration of a Keras model: what stands before the network and behind it.
+
+The network itself is known; its layers are found by name. From its first convolution the graph is followed back to
+the input, from its last activation on to the output, through models within models, functional or sequential, as
+Keras 2 and 3 write them. Each way must be a single chain.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.head import INPUTS, Head, Step
+from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
+from fastmnv2.weights.tensors import range_of
+
+_LAYERS_LIMIT = 2000
+_DEPTH_LIMIT = 16
+
+# Without effect at inference.
+_IDLE = {
+    "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity", "InputLayer",
+    "SpatialDropout1D", "SpatialDropout2D",
+}  # fmt: skip
+_AUGMENTING = ("Random", "AutoContrast", "CutMix", "MixUp", "AugMix", "RandAugment", "Equalization")
+_ARITHMETIC = {
+    "TrueDivide": "/", "Divide": "/", "Multiply": "*", "Subtract": "-", "Add": "+",
+    "math.truediv": "/", "math.divide": "/", "math.multiply": "*", "math.subtract": "-", "math.add": "+",
+    "__operators__.add": "+",
+}  # fmt: skip
+
+
+class _Refused(Exception):
+    """A layer that can't be run; the text names it."""
+
+
+@dataclass
+class _Node:
+    """A layer of a configuration, at its place in the models within models."""
+
+    kind: str
+    name: str
+    config: dict[str, Any]
+    parent: "_Node | None"
+    inputs: list[str] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)  # constants that it is called with
+    number_first: bool = False
+    calls: int = 1
+    children: "dict[str, _Node]" = field(default_factory=dict)
+    last: list[str] = field(default_factory=list)  # a model's outputs
+
+
+class Around(NamedTuple):
+    """What a file says of the network's surroundings.
+
+    Attributes:
+        input_range: what black and white become before the network; None where the file does not say.
+        input_error: why the way from the input can't be followed, "" if it can.
+        steps: makers of the head's steps, from a function that finds a layer's variables.
+        head_error: why the way to the output can't be run, "" if it can.
+    """
+
+    input_range: tuple[float, float] | None = None
+    input_error: str = ""
+    steps: "tuple[Callable[[_Lookup], list[Step]], ...]" = ()
+    head_error: str = ""
+
+
+_Lookup = Callable[[str], dict[str, NDArray[np.float32]]]
+
+
+def around(config: Any) -> Around | None:
+    """What stands around the network in a parsed model configuration; None where there is no graph in it.
+
+    Raises:
+        ValueError: there are too many layers, or models within models.
+    """
+    if not isinstance(config, dict) or not _layers_of(config):
+        return None
+    root = _tree(config, None, 0, [0])
+    _link(root)
+    found = {node.name: node for node in _walk(root) if slim_scope(node.name)}
+    if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
+        return None
+    try:
+        input_range, input_error = _input_range(found["Conv1"]), ""
+    except _Refused as error:
+        input_range, input_error = None, str(error)
+    try:
+        steps, head_error = _head(found["Conv_1_bn"]), ""
+    except _Refused as error:
+        steps, head_error = [], str(error)
+    return Around(input_range, input_error, tuple(steps), head_error)
+
+
+def head(around: Around, lookup: _Lookup) -> Head | None:
+    """The head that ``around`` tells of; None if nothing is behind the pooling. Raises WeightsError, ValueError."""
+    steps = [step for make in around.steps for step in make(lookup)]
+    return Head(tuple(steps)) if steps else None
+
+
+# ---- the configuration as a tree of nodes --------------------------------------------------------------
+
+
+def _layers_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    config = entry.get("config")
+    layers = config if isinstance(config, list) else config.get("layers") if isinstance(config, dict) else None
+    if not isinstance(layers, list):
+        return []
+    return [layer for layer in layers if isinstance(layer, dict) and isinstance(layer.get("class_name"), str)]
+
+
+def _tree(entry: dict[str, Any], parent: _Node | None, depth: int, count: list[int]) -> _Node:
+    count[0] += 1
+    if count[0] > _LAYERS_LIMIT or depth > _DEPTH_LIMIT:
+        raise ValueError(f"more than {_LAYERS_LIMIT} layers, or models nested deeper than {_DEPTH_LIMIT}")
+    raw = entry.get("config")
+    config = raw if isinstance(raw, dict) else {}
+    node = _Node(str(entry.get("class_name"))[:100], str(config.get("name") or entry.get("name"))[:200], config, parent)
+    calls = entry.get("inbound_nodes")
+    if isinstance(calls, list) and calls:
+        node.calls = len(calls)
+        _read_call(calls[0], node)
+    wrapped = config.get("layer")
+    if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which nothing here can run
+        node.kind = f"{node.kind} of a layer"
+    for layer in _layers_of(entry):
+        child = _tree(layer, node, depth + 1, count)
+        node.children[child.name] = child
+    outputs = config.get("output_layers")
+    if node.children and "output_layers" not in config:
+        node.last = [list(node.children)[-1]]
+    elif isinstance(outputs, list):
+        node.last = [outputs[0]] if outputs and isinstance(outputs[0], str) else _names(outputs)
+    return node
+
+
+def _names(value: Any) -> list[str]:
+    """Names in lists of ``["name", 0, 0]``, or in a dict of them."""
+    entries = value.values() if isinstance(value, dict) else value
+    return [entry[0] for entry in entries if isinstance(entry, list) and entry and isinstance(entry[0], str)]
+
+
+def _read_call(call: Any, node: _Node) -> None:
+    """Inputs and constant numbers of a call, as Keras 3 or Keras 2 writes it."""
+    pending = [call]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+            history = value.get("config", {}).get("keras_history") if isinstance(value.get("config"), dict) else None
+            if isinstance(history, list) and history:
+                node.inputs.append(str(history[0]))
+        elif isinstance(value, list) and len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int:
+            node.inputs.append(value[0])  # Keras 2: [name, node index, tensor index, {arguments}]
+            pending += [argument for argument in value[3:4] if isinstance(argument, dict)]
+        elif isinstance(value, dict):
+            pending += [part for key, part in value.items() if key not in ("training", "mask", "name", "keras_history")]
+        elif isinstance(value, list):
+            pending += value
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            node.numbers.append(float(value))
+    node.number_first = bool(node.numbers) and _first_is_number(call)
+
+
+def _first_is_number(call: Any) -> bool:
+    arguments = call.get("args") if isinstance(call, dict) else None
+    return isinstance(arguments, list) and bool(arguments) and isinstance(arguments[0], (int, float))
+
+
+def _link(node: _Node) -> None:
+    """Sequential models say nothing of inputs: each layer's is the one before."""
+    if node.children and "output_layers" not in node.config:
+        before: str | None = None
+        for name, child in node.children.items():
+            child.inputs = [before] if before is not None else []
+            before = name
+    for child in node.children.values():
+        _link(child)
+
+
+def _walk(node: _Node) -> list[_Node]:
+    found = [node]
+    for child in node.children.values():
+        found += _walk(child)
+    return found
+
+
+# ---- following it --------------------------------------------------------------------------------------
+
+
+def _refuse(node: _Node, why: str) -> _Refused:
+    return _Refused(f"the layer {node.name} ({node.kind}) {why}")
+
+
+def _before(node: _Node) -> _Node | None:
+    """The layer whose output ``node`` takes; None for the model's own input."""
+    while not node.inputs or node.kind == "InputLayer":
+        if node.parent is None:
+            return None
+        node = node.parent
+    if len(node.inputs) > 1 or node.calls > 1:
+        raise _refuse(node, f"has {len(node.inputs)} inputs or is called {node.calls} times, expected one chain")
+    return _inside(node.parent, node.inputs[0], node)
+
+
+def _inside(parent: _Node | None, name: str, asker: _Node) -> _Node:
+    """The layer of that name in ``parent``; of a model its last layer."""
+    while parent is not None:
+        found = parent.children.get(name)
+        if found is None:
+            raise _refuse(asker, f"takes the output of {name[:100]!r}, which is not there")
+        if not found.children:
+            return found
+        if len(found.last) != 1:
+            raise _refuse(found, f"has {len(found.last)} outputs, expected one")
+        parent, name = found, found.last[0]
+    raise _refuse(asker, "stands outside of any model")
+
+
+def _after(node: _Node) -> _Node | None:
+    """The layer that takes the output of ``node``; None for the model's own output."""
+    while node.parent is not None:
+        takers = [child for child in node.parent.children.values() if node.name in child.inputs]
+        ends = node.name in node.parent.last
+        if len(takers) + ends > 1 or (ends and len(node.parent.last) > 1):
+            names = ", ".join(child.name for child in takers) or "several outputs"
+            raise _refuse(node, f"goes to more than one place ({names}), expected one chain")
+        if takers:
+            return _entered(takers[0])
+        if not ends:
+            return None
+        node = node.parent
+    return None
+
+
+def _entered(node: _Node) -> _Node:
+    """The node itself; of a model its first layer."""
+    while node.children:
+        first = next(iter(node.children.values()))
+        inputs = node.config.get("input_layers")
+        if isinstance(inputs, list) and inputs:
+            names = [inputs[0]] if isinstance(inputs[0], str) else _names(inputs)
+            first = node.children.get(names[0] if names else "", first)
+        node = first
+    return node
+
+
+def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]:
+    found: list[_Node] = []
+    node = follow(start)
+    while node is not None:
+        if len(found) > _LAYERS_LIMIT or any(node is other for other in found[-50:]):
+            raise _refuse(node, "is in a circle")
+        found.append(node)
+        node = follow(node)
+    return found
+
+
+# ---- the input -----------------------------------------------------------------------------------------
+
+
+def _input_range(first: _Node) -> tuple[float, float] | None:
+    scale, shift, says = 1.0, 0.0, False
+    for node in reversed(_chain(first, _before)):
+        if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name == "Conv1_pad":
+            continue
+        if node.kind in ("Resizing", "CenterCrop"):
+            if (node.config.get("height"), node.config.get("width")) != (96, 96):
+                raise _refuse(node, "makes another size than 96x96")
+            continue
+        factor, offset = _arithmetic(node)
+        scale, shift, says = scale * factor, shift * factor + offset, True
+    if not says:
+        return None
+    found = range_of(scale, shift)
+    if found is None:
+        raise _refuse(first, f"gets its image times {scale} plus {shift}, expected numbers that keep it")
+    return found
+
+
+def _arithmetic(node: _Node) -> tuple[float, float]:
+    """Factor and offset of a layer before the network."""
+    if node.kind == "Rescaling":
+        scale, offset = (node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0)))
+        if not all(isinstance(value, (int, float)) for value in (scale, offset)):
+            raise _refuse(
+                node, f"scales each channel apart ({str(scale)[:60]}, {str(offset)[:60]}), which can't be run"
+            )
+        return float(scale), float(offset)
+    kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
+    sign = _ARITHMETIC.get(str(kind))
+    if sign is None or len(node.numbers) != 1 or len(node.inputs) != 1:
+        raise _refuse(node, "stands before the network and can't be run; input_range= says what it should get instead")
+    number = node.numbers[0]
+    if sign == "/" and (node.number_first or number == 0):
+        raise _refuse(node, "divides by the image or by 0")
+    if sign == "-":
+        return (-1.0, number) if node.number_first else (1.0, -number)
+    return {"/": lambda: (1 / number, 0.0), "*": lambda: (number, 0.0), "+": lambda: (1.0, number)}[sign]()
+
+
+# ---- the head ------------------------------------------------------------------------------------------
+
+
+def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
+    nodes = _chain(last_norm, _after)
+    if nodes and nodes[0].kind in ("ReLU", "Activation"):
+        nodes = nodes[1:]
+    pooled, makers = False, list[Callable[[_Lookup], list[Step]]]()
+    behind = [node for node in nodes if node.kind not in _IDLE]
+    for node in behind:
+        if not pooled:
+            if not _pools(node):
+                raise _refuse(
+                    node, "stands behind the last convolution and can't be run; expected the average of the map"
+                )
+            pooled = True
+        elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _keeps(node):
+            continue
+        elif node.name in BY_TOP and len(behind) <= 4 and node.config.get("units") in (1000, 1001):
+            continue  # ImageNet's own classes
+        else:
+            makers.append(_maker(node))
+    return makers
+
+
+def _pools(node: _Node) -> bool:
+    if node.kind == "AveragePooling2D":
+        size = node.config.get("pool_size")
+        return size in ([3, 3], (3, 3), 3)
+    return node.kind == "GlobalAveragePooling2D"
+
+
+def _keeps(node: _Node) -> bool:
+    """Whether a Reshape only changes the form of the features."""
+    shape = node.config.get("target_shape")
+    if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
+        return False
+    return [edge for edge in shape if edge != 1] in ([INPUTS], [-1])
+
+
+def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
+    if node.kind == "Dense":
+        after = _activation(node, node.config.get("activation"))
+        return lambda lookup: [_dense(node, lookup), *after]
+    if node.kind == "BatchNormalization":
+        return lambda lookup: [_affine(node, lookup)]
+    if node.kind == "Activation":
+        steps = _activation(node, node.config.get("activation"))
+    elif node.kind == "Softmax" and node.config.get("axis", -1) in (-1, [-1], 1):
+        steps = [Step("softmax", node.name)]
+    elif node.kind == "ReLU":
+        limit = node.config.get("max_value")
+        slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))
+        if slope or threshold or limit not in (None, 6):
+            raise _refuse(node, f"clamps to {limit} with slope {slope} and threshold {threshold}, which can't be run")
+        steps = [Step("relu6" if limit else "relu", node.name)]
+    else:
+        raise _refuse(
+            node,
+            "stands behind the pooling and can't be run; expected Dense, BatchNormalization, "
+            "Dropout or an activation, or head=False, which leaves all of it out",
+        )
+    return lambda _: steps
+
+
+def _activation(node: _Node, name: Any) -> list[Step]:
+    if isinstance(name, dict):  # {"class_name": "function", "config": "relu"}
+        name = name.get("config")
+    if name in (None, "linear"):
+        return []
+    if name not in ("relu", "relu6", "sigmoid", "softmax"):
+        raise _refuse(
+            node,
+            f"has the activation {str(name)[:60]!r}, which can't be run; "
+            "expected linear, relu, relu6, sigmoid or softmax, or head=False, which leaves all out",
+        )
+    return [Step(str(name), node.name)]
+
+
+def _dense(node: _Node, lookup: _Lookup) -> Step:
+    found = lookup(node.name)
+    kernel = _variable(found, node, "kernel", 0)
+    if node.config.get("use_bias", True):
+        bias = _variable(found, node, "bias", 1)
+    else:
+        bias = np.zeros(kernel.shape[-1:], np.float32)
+    return Step("dense", node.name, {"kernel": kernel, "bias": bias})
+
+
+def _affine(node: _Node, lookup: _Lookup) -> Step:
+    found, order = lookup(node.name), iter(range(4))
+    epsilon = node.config.get("epsilon", 1e-3)
+    axis = node.config.get("axis", -1)
+    if not isinstance(epsilon, (int, float)) or axis not in (-1, [-1], 1, [1]):
+        raise ValueError(f"{node.name}: expected a number as epsilon and the last axis, got {epsilon!r} and {axis!r}")
+    parts = [("gamma", node.config.get("scale", True)), ("beta", node.config.get("center", True))]
+    values = {name: _variable(found, node, name, next(order)) for name, there in parts if there}
+    mean, variance = (_variable(found, node, name, next(order)) for name in ("moving_mean", "moving_variance"))
+    if variance.size and variance.min() + epsilon <= 0:
+        raise ValueError(f"{node.name}: expected a variance above 0, got {variance.min()}")
+    scale = np.asarray(values.get("gamma", 1), np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
+    shift = values.get("beta", 0) - mean.astype(np.float64) * scale
+    return Step("affine", node.name, {"scale": scale.astype(np.float32), "shift": shift.astype(np.float32)})
+
+
+def _variable(found: dict[str, NDArray[np.float32]], node: _Node, name: str, index: int) -> NDArray[np.float32]:
+    """By its name, or by the number that Keras 3 gives it in a file."""
+    value = found.get(name, found.get(str(index)))
+    if value is None:
+        raise ValueError(f"the layer {node.name} ({node.kind}) has no {name} in the file, or more than one")
+    return value

@@ -1,0 +1,475 @@
+"""What stands around the network in Keras files: heads behind the pooling, the input range before it."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+import fastmnv2
+from fastmnv2.weights.untrained import untrained
+
+
+@pytest.fixture(scope="module")
+def network():
+    from keras_model import keras_model
+
+    return keras_model(untrained(seed=5).tensors)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """uint8 images, among them flat ones and noise."""
+    from fastmnv2.weights.untrained import _images
+
+    smooth = _images(np.random.RandomState(3), 9)
+    noise = np.random.RandomState(4).rand(2, 96, 96, 3)
+    return np.round(255 * np.concatenate([smooth, noise])).astype(np.uint8)
+
+
+def randomised(model, seed=0):
+    """Head variables that are not zeros and ones, variances above 0."""
+    rng = np.random.RandomState(seed)
+    for layer in model.layers:
+        if type(layer).__name__ == "Dense":
+            layer.set_weights([rng.normal(0, 1 / np.sqrt(w.shape[0]), w.shape) for w in layer.get_weights()])
+        elif type(layer).__name__ == "BatchNormalization" and not layer.name.endswith(("_BN", "_bn", "_Conv1")):
+            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def heads():
+    """Layers behind the pooled features, by what they show."""
+    from keras import layers
+
+    return {
+        "softmax": [layers.Dropout(0.5), layers.Dense(7, activation="softmax", name="own_head")],
+        "two outputs of sigmoid": [layers.Dense(2, activation="sigmoid")],
+        "one logit": [layers.Dense(1)],
+        "deep": [
+            layers.BatchNormalization(),
+            layers.Dense(64, use_bias=False),
+            layers.BatchNormalization(center=False),
+            layers.Activation("relu"),
+            layers.Dropout(0.1),
+            layers.Dense(33, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(5),
+            layers.Softmax(),
+        ],
+        "relu first": [layers.ReLU(), layers.BatchNormalization(scale=False), layers.Dense(40, activation="relu6")],
+        "norm only": [layers.BatchNormalization()],
+    }
+
+
+def whole(network, behind, before=(), nested=True):
+    import keras
+
+    inputs = keras.Input((96, 96, 3))
+    x = inputs
+    for layer in before:
+        x = layer(x)
+    x = network(x) if nested else keras.Model(network.input, network.output)(x)
+    for layer in behind:
+        x = layer(x)
+    return randomised(keras.Model(inputs, x))
+
+
+def saved(model, path):
+    model.save(path)
+    return path
+
+
+def run(model, images):
+    """What Keras makes of images, without the seconds that ``predict`` takes to compile."""
+    return np.asarray(model(np.asarray(images, np.float32), training=False))
+
+
+def near(ours, theirs, bar=1e-5):
+    assert ours.shape == theirs.shape
+    assert np.linalg.norm(ours - theirs) <= bar * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("softmax", "keras"),
+        ("softmax", "h5"),
+        ("two outputs of sigmoid", "memory"),
+        ("one logit", "h5"),
+        ("deep", "keras"),
+        ("deep", "h5"),
+        ("relu first", "keras"),
+        ("norm only", "memory"),
+    ],
+)
+def test_a_head_is_run(network, pixels, tmp_path, kind, suffix):
+    model = whole(network, heads()[kind])
+    theirs = run(model, pixels / np.float32(127.5) - 1)
+    ours = fastmnv2.load(model if suffix == "memory" else saved(model, tmp_path / f"m.{suffix}"))
+    assert ours.has_head
+    near(ours.predict(pixels), theirs)
+    assert (ours.predict(pixels[2]) == ours.predict(pixels)[2]).all()
+    for n in (1, 2, 7, 8, 9, 11):  # the same bits in any batch
+        assert (ours.predict(pixels[-n:]) == ours.predict(pixels)[-n:]).all()
+
+
+def test_heads_in_sequential_and_nested_models(network, pixels, tmp_path):
+    """The commonest scripts: augmentation as a model of its own, preprocess_input, a base without pooling."""
+    import keras
+    from keras import layers
+    from keras.applications.mobilenet_v2 import preprocess_input
+
+    base = keras.Model(network.input, network.get_layer("out_relu").output, name="base")
+    augment = keras.Sequential([layers.RandomFlip("horizontal"), layers.RandomRotation(0.2)], name="augment")
+    inputs = keras.Input((96, 96, 3))
+    x = layers.GlobalAveragePooling2D()(base(preprocess_input(augment(inputs)), training=False))
+    head = keras.Sequential([layers.Dropout(0.2), layers.Dense(3)], name="top")
+    tutorial = keras.Model(inputs, head(x))
+    randomised(head)
+    sequential = randomised(
+        keras.Sequential(
+            [
+                keras.Input((96, 96, 3)),
+                layers.Rescaling(1 / 127.5, offset=-1),
+                base,
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(4, activation="softmax"),
+            ]
+        )
+    )
+    flat = randomised(keras.Model(network.input, layers.Dense(6)(network.output)))
+    for number, (model, scale) in enumerate([(tutorial, False), (sequential, False), (flat, True)]):
+        theirs = run(model, pixels / np.float32(127.5) - 1 if scale else pixels.astype(np.float32))
+        for suffix in ("keras", "h5"):
+            ours = fastmnv2.load(saved(model, tmp_path / f"{number}.{suffix}"))
+            near(ours.predict(pixels), theirs)
+            assert ours.weights["input_range"] == (-1.0, 1.0)
+
+
+def test_heads_of_keras_2(network, pixels, tmp_path):
+    """A model_config as TensorFlow 2.15 wrote it: inbound nodes in lists, arithmetic as TFOpLambda."""
+    import h5py
+    from keras import layers
+
+    model = whole(network, [layers.Dense(4, activation="softmax", name="own_head")])
+    path = saved(model, tmp_path / "m.h5")
+    layer = {"name": "own_head", "units": 4, "activation": "softmax", "use_bias": True}
+    config = {
+        "name": "model",
+        "layers": [
+            {"class_name": "InputLayer", "config": {"name": "input_2"}, "name": "input_2", "inbound_nodes": []},
+            {
+                "class_name": "TFOpLambda",
+                "config": {"name": "tf.math.truediv", "function": "math.truediv"},
+                "name": "tf.math.truediv",
+                "inbound_nodes": [["input_2", 0, 0, {"y": 255.0, "name": None}]],
+            },
+            {
+                "class_name": "Functional",
+                "name": "base",
+                "config": {
+                    "name": "base",
+                    "layers": [
+                        {"class_name": "InputLayer", "config": {"name": "input_1"}, "inbound_nodes": []},
+                        {
+                            "class_name": "Conv2D",
+                            "config": {"name": "Conv1"},
+                            "inbound_nodes": [[["input_1", 0, 0, {}]]],
+                        },
+                        {
+                            "class_name": "BatchNormalization",
+                            "config": {"name": "Conv_1_bn", "epsilon": 0.001},
+                            "inbound_nodes": [[["Conv1", 0, 0, {}]]],
+                        },
+                        {
+                            "class_name": "GlobalAveragePooling2D",
+                            "config": {"name": "pool"},
+                            "inbound_nodes": [[["Conv_1_bn", 0, 0, {}]]],
+                        },
+                    ],
+                    "input_layers": [["input_1", 0, 0]],
+                    "output_layers": [["pool", 0, 0]],
+                },
+                "inbound_nodes": [[["tf.math.truediv", 0, 0, {"training": False}]]],
+            },
+            {"class_name": "Dense", "config": layer, "name": "own_head", "inbound_nodes": [[["base", 0, 0, {}]]]},
+        ],
+        "input_layers": [["input_2", 0, 0]],
+        "output_layers": [["own_head", 0, 0]],
+    }
+    with h5py.File(path, "r+") as file:
+        file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": config})
+    ours = fastmnv2.load(path)
+    assert ours.weights["input_range"] == (0.0, 1.0)
+    near(ours.predict(pixels), run(model, pixels / np.float32(255)))
+
+
+def refused():
+    import keras
+    from keras import layers
+
+    def two(x):
+        return keras.layers.Concatenate(name="both")([layers.Dense(2)(x), layers.Dense(3)(x)])
+
+    return {
+        "tanh_layer": [layers.Dense(3, activation="tanh", name="tanh_layer")],
+        "normed": [layers.LayerNormalization(name="normed"), layers.Dense(3)],
+        "unit": [layers.UnitNormalization(name="unit")],
+        "leaky": [layers.Dense(3), layers.LeakyReLU(name="leaky")],
+        "global_average_pooling2d|goes to more": [two],
+    }
+
+
+@pytest.mark.parametrize("name", ["tanh_layer", "normed", "unit", "leaky", "global_average_pooling2d|goes to more"])
+@pytest.mark.parametrize("suffix", ["h5"])
+def test_what_cant_be_run_is_an_error_that_names_the_layer(network, pixels, tmp_path, name, suffix):
+    path = saved(whole(network, refused()[name]), tmp_path / f"m.{suffix}")
+    with pytest.raises(fastmnv2.WeightsError, match=name):
+        fastmnv2.load(path)
+    features = fastmnv2.load(path, head=False)
+    assert not features.has_head
+    near(features.embed(pixels), run(network, pixels / np.float32(127.5) - 1))
+    with pytest.raises(fastmnv2.WeightsError, match="logits"):
+        features.predict(pixels)
+
+
+def test_weights_without_a_graph_have_no_head(network, tmp_path):
+    """Only names and arrays: what they mean is not known, and a note says so."""
+    from keras import layers
+
+    model = whole(network, [layers.Dense(7, name="own_head")])
+    model.save_weights(tmp_path / "m.weights.h5")
+    ours = fastmnv2.load(tmp_path / "m.weights.h5")
+    assert not ours.has_head
+    assert any("own_head" in note and "no graph" in note for note in ours.weights["notes"])
+
+
+def test_classes_are_named(network, pixels, tmp_path):
+    from keras import layers
+
+    path = saved(whole(network, [layers.Dense(3, activation="softmax")]), tmp_path / "m.keras")
+    model = fastmnv2.load(path, classes=["cat", "dog", "fox"])
+    assert model.classes == ("cat", "dog", "fox")
+    assert fastmnv2.load(path).classes is None
+    indices, probabilities = model.classify(pixels)
+    assert indices.shape == (len(pixels), 3)
+    predicted = model.predict(pixels)
+    assert (indices[:, 0] == predicted.argmax(1)).all()
+    assert (probabilities == np.take_along_axis(predicted, indices, 1)).all()
+    with pytest.raises(ValueError, match="expected an int from 1 to 3, got 4"):
+        model.classify(pixels, top=4)
+    for wrong in (["cat"], ["a", "b", "c", "d"]):
+        with pytest.raises(fastmnv2.WeightsError, match="expected 3 names"):
+            fastmnv2.load(path, classes=wrong)
+    with pytest.raises(TypeError, match="classes"):
+        fastmnv2.load(path, classes="cat")
+    with pytest.raises(fastmnv2.WeightsError, match="without a head"):
+        fastmnv2.load("untrained", classes=["cat"])
+
+
+def test_one_output_tells_two_classes_apart(network, pixels, tmp_path):
+    from keras import layers
+
+    logit = whole(network, [layers.Dense(1)])
+    model = fastmnv2.load(logit, classes=["cat", "dog"])
+    second = 1 / (1 + np.exp(-model.predict(pixels)[:, 0].astype(np.float64)))
+    indices, probabilities = model.classify(pixels, top=1)
+    assert (indices[:, 0] == (second > 0.5)).all()
+    np.testing.assert_allclose(probabilities[:, 0], np.maximum(second, 1 - second), rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_imagenets_own_classes_stay_logits(pixels, tmp_path, suffix):
+    from keras_model import keras_model
+
+    model = keras_model(untrained(seed=5).tensors, top=True)
+    ours = fastmnv2.load(saved(model, tmp_path / f"m.{suffix}"))
+    assert ours.has_logits
+    assert not ours.has_head
+    assert ours.logits(pixels).shape == (len(pixels), 1001)
+    near(ours.predict(pixels), run(model, pixels / np.float32(127.5) - 1), 1e-4)
+
+
+def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
+    from keras import layers
+    from safetensors import safe_open
+
+    from fastmnv2.weights.forms import native
+    from fastmnv2.weights.resolve import resolve
+
+    model = whole(network, heads()["deep"], [layers.Rescaling(1 / 255)])
+    source = saved(model, tmp_path / "m.keras")
+    names = ["caf\u00e9", "b", "c", "d", "e"]
+    native.write(tmp_path / "m.safetensors", resolve(source, classes=names))
+    ours, again = fastmnv2.load(source), fastmnv2.load(tmp_path / "m.safetensors")
+    assert (again.predict(pixels) == ours.predict(pixels)).all()
+    assert (again.embed(pixels) == ours.embed(pixels)).all()
+    assert again.classes == tuple(names)
+    assert again.weights["input_range"] == (0.0, 1.0)
+    assert fastmnv2.info(tmp_path / "m.safetensors")["weights"]["input_range"] == (0.0, 1.0)
+    with safe_open(tmp_path / "m.safetensors", "numpy") as file:  # the library's own reader
+        assert file.metadata()["format_version"] == "2"
+        assert file.get_tensor("head/1/kernel").shape == (1280, 64)
+    native.write(tmp_path / "plain.safetensors", resolve("untrained"))
+    with safe_open(tmp_path / "plain.safetensors", "numpy") as file:
+        assert file.metadata()["format_version"] == "1"
+
+
+# ---- the input range
+
+
+RANGES = [(1 / 127.5, -1.0), (1 / 255, 0.0), (1 / 128, -1.0), (0.01, 0.3), (1 / 64, -2.0), (-1 / 255, 1.0)]
+
+
+@pytest.mark.parametrize(("scale", "offset"), RANGES)
+@pytest.mark.parametrize("suffix", ["keras"])
+def test_a_rescaling_layer_is_honoured(network, pixels, tmp_path, scale, offset, suffix):
+    from keras import layers
+
+    model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
+    theirs = run(model, pixels.astype(np.float32))
+    ours = fastmnv2.load(model if suffix == "memory" else saved(model, tmp_path / f"m.{suffix}"))
+    near(ours.embed(pixels), theirs)
+    near(ours.embed(pixels / np.float32(255)), theirs)
+    np.testing.assert_allclose(ours.weights["input_range"], (offset, 255 * scale + offset), rtol=1e-6, atol=1e-7)
+
+
+def test_a_rescaling_of_unit_images(network, pixels, tmp_path):
+    from keras import layers
+
+    for number, (scale, offset) in enumerate([(2.0, -1.0), (1.0, 0.0), (4.4, -2.1)]):
+        model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
+        theirs = run(model, pixels / np.float32(255))
+        near(fastmnv2.load(saved(model, tmp_path / f"{number}.keras")).embed(pixels), theirs)
+
+
+def test_layers_before_the_network_are_composed(network, pixels, tmp_path):
+    import keras
+    from keras import layers
+
+    mean = 127.5
+    before = [
+        layers.RandomZoom(0.1),
+        lambda x: x - mean,
+        lambda x: keras.ops.multiply(x, 1 / 127.5),
+        layers.GaussianNoise(0.1),
+    ]
+    model = whole(network, [], before)
+    ours = fastmnv2.load(saved(model, tmp_path / "m.keras"))
+    near(ours.embed(pixels), run(model, pixels.astype(np.float32)))
+    assert ours.weights["input_range"] == (-1.0, 1.0)
+
+
+def test_what_stands_before_the_network_and_cant_be_run(network, pixels, tmp_path):
+    from keras import layers
+
+    for layer, name in (
+        (layers.Normalization(mean=[1, 2, 3], variance=[1, 2, 3], name="own_norm"), "own_norm"),
+        (layers.Rescaling([1 / 255, 1 / 200, 1 / 100], name="each_apart"), "each_apart"),
+        (layers.Rescaling(0.0, name="grey"), "Conv1"),
+    ):
+        path = saved(whole(network, [], [layer]), tmp_path / f"{name}.keras")
+        with pytest.raises(fastmnv2.WeightsError, match=name):
+            fastmnv2.load(path)
+        assert fastmnv2.load(path, input_range=(-1, 1)).embed(pixels).shape == (len(pixels), 1280)
+
+
+def test_input_range_for_files_that_dont_say(network, pixels, tmp_path):
+    network.save_weights(tmp_path / "m.weights.h5")
+    for low, high in [(0, 1), (-1, 1), (-0.5, 2)]:
+        ours = fastmnv2.load(tmp_path / "m.weights.h5", input_range=(low, high))
+        theirs = run(network, low + (high - low) * (pixels / np.float32(255)))
+        near(ours.embed(pixels), theirs)
+    for wrong in [(1, 1), (0, np.inf), (0,), "ab", 3, (None, 1)]:
+        with pytest.raises(ValueError, match="input_range"):
+            fastmnv2.load(tmp_path / "m.weights.h5", input_range=wrong)
+
+
+def test_the_same_bits_on_every_instruction_set(network, pixels, tmp_path, monkeypatch):
+    from keras import layers
+
+    path = saved(whole(network, [layers.Dense(17)], [layers.Rescaling(1 / 99, offset=-0.7)]), tmp_path / "m.keras")
+    want = None
+    for isa in fastmnv2.available_isas():
+        monkeypatch.setenv("FASTMNV2_ISA", isa)
+        got = fastmnv2.load(path).predict(pixels[:3])
+        want = got if want is None else want
+        assert (got == want).all(), isa
+
+
+def test_the_warning_knows_the_range(network, pixels):
+    from keras import layers
+
+    images = pixels / np.float32(255)
+    model = fastmnv2.load(whole(network, [], [layers.Rescaling(1 / 255)]))
+    with pytest.warns(UserWarning, match=r"expected float values in \[0, 1\]"):
+        model.embed(images * 255)
+
+
+def test_tflite_files_say_their_range(network, pixels, tmp_path):
+    """A factor without offset goes into the first convolution: such a file takes plain pixels, and can't say so."""
+    import tensorflow as tf
+    from keras import layers
+
+    for scale, offset, said, given in [(1 / 100, -1.1, (-1.1, 1.45), None), (1 / 255, 0.0, (0, 255), (0, 255))]:
+        model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
+        path = tmp_path / "m.tflite"
+        path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        ours = fastmnv2.load(path, input_range=given)
+        np.testing.assert_allclose(ours.weights["input_range"], said, rtol=1e-6)
+        near(ours.embed(pixels), run(model, pixels))
+
+
+def test_hostile_graphs(network, tmp_path):
+    """Circles, layers that are not there, models within models without end: an error or no head, at once."""
+    from keras import layers
+
+    path = saved(whole(network, [layers.Dense(3, name="own_head")]), tmp_path / "m.keras")
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+        weights = archive.read("model.weights.h5")
+
+    def rewritten(change):
+        changed = json.loads(json.dumps(config))
+        change(changed["config"]["layers"], changed)
+        target = tmp_path / "changed.keras"
+        with zipfile.ZipFile(target, "w") as archive:
+            archive.writestr("config.json", json.dumps(changed))
+            archive.writestr("model.weights.h5", weights)
+        return target
+
+    def history(layer):
+        return layer["inbound_nodes"][0]["args"][0]["config"]["keras_history"]
+
+    def circle(entries, _):
+        entries[-2]["class_name"] = "Dropout"
+        history(entries[-2])[0] = entries[-1]["config"]["name"]
+
+    def nowhere(entries, _):
+        history(entries[1])[0] = "nobody"
+
+    def strange(entries, _):
+        entries[-1]["inbound_nodes"] = [{"args": [{"class_name": "__keras_tensor__", "config": None}]}]
+
+    def deep(_, whole_config):
+        inner = whole_config["config"]["layers"]
+        for _ in range(30):
+            inner.append({"class_name": "Functional", "config": {"name": "x", "layers": []}})
+            inner = inner[-1]["config"]["layers"]
+
+    def many(entries, _):
+        entries += [{"class_name": "Dense", "config": {"name": f"d{i}"}} for i in range(3000)]
+
+    def no_units(entries, _):
+        entries[-1]["config"] = {"name": "own_head"}
+
+    def odd_activation(entries, _):
+        entries[-1]["config"]["activation"] = {"class_name": ["x"], "config": {"a": 1}}
+
+    for change in (circle, nowhere, strange, deep, many, no_units, odd_activation):
+        if change in (strange, no_units):
+            assert fastmnv2.load(rewritten(change)).embed(np.zeros((1, 96, 96, 3), np.uint8)).shape == (1, 1280)
+        else:
+            with pytest.raises(fastmnv2.WeightsError):
+                fastmnv2.load(rewritten(change))
