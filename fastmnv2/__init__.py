@@ -63,7 +63,8 @@ def load(
         weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
-            Keras model, such as one that was trained with ``fastmnv2.keras``.
+            Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
+            is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded where it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
