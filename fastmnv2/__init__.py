@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
+    from fastmnv2.post_training import Report
 
 __all__ = [
     "ImageError",
@@ -40,6 +41,7 @@ __all__ = [
     "isa",
     "iter_embed_images",
     "load",
+    "quantize",
 ]
 
 PARTS = ("hub", "image", "keras", "learn", "sklearn")
@@ -64,7 +66,8 @@ def load(
         weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
-            Keras model, such as one that was trained with ``fastmnv2.keras``.
+            Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
+            is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded where it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
@@ -210,6 +213,35 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     from fastmnv2.describe import describe
 
     return describe(weights)
+
+
+def quantize(
+    weights: _Weights,
+    target: str | os.PathLike[str],
+    images: Any,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Report":
+    """Make an int8 network of float weights and write it as a native file, for ``load(target, precision="int8")``.
+
+    Args:
+        weights: as for ``load``.
+        target: the ``.safetensors`` to write, whole or not at all.
+        images: what to calibrate on, ``[n,96,96,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
+            fifth is held out, for the report.
+        threads: as for ``load``.
+        progress: called with how many layers are done, and of how many.
+
+    Returns:
+        A ``fastmnv2.post_training.Report``: how near it is to float32 on the held-out images.
+
+    Raises:
+        ValueError, TypeError: ``images`` are not as above. Else as ``load``, and OSError from writing.
+    """
+    from fastmnv2.post_training import quantize as run
+
+    return run(weights, target, images, threads=threads, progress=progress)
 
 
 def __getattr__(name: str) -> Any:

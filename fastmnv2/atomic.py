@@ -2,39 +2,52 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def writing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
-    """New files, open for writing, that take the places of ``targets`` when the block ends.
+def writing(target: Path) -> Iterator[BinaryIO]:
+    """A new file, open for writing, that takes the place of ``target`` when the block ends, and its permissions.
 
-    They do so in the order given, when all of them are complete and on the disk. If the block ends with an
-    exception, they are removed and every target is as it was. A process that is killed may leave a hidden
-    temporary file behind, but never half a target.
+    If the block ends with an exception, it is removed and ``target`` is as it was. Through a symbolic link, what it
+    leads to is written. A process that is killed may leave a hidden temporary file behind, but never half a target.
 
     Raises:
-        OSError: a target's folder is not there or can't be written to; it names the target.
+        ValueError: ``target`` is there and is no regular file.
+        OSError: its folder is not there or can't be written to; the error names ``target``.
     """
-    temporary = {path: path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp") for path in targets}
+    place = Path(os.path.realpath(target)) if target.is_symlink() else target
+    _mode(place, target)
+    temporary = place.with_name(f".{place.name}.{os.urandom(4).hex()}.tmp")
     with contextlib.ExitStack() as stack:
-        files = []
-        for path, beside in temporary.items():
-            stack.callback(_discard, beside)
-            try:
-                files.append(stack.enter_context(beside.open("xb")))
-            except OSError as error:
-                error.filename = str(path)  # the name that the user knows
-                raise
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        for path, beside in temporary.items():
-            os.replace(beside, path)
+        stack.callback(_discard, temporary)
+        try:
+            file = stack.enter_context(temporary.open("xb"))
+        except OSError as error:
+            error.filename = str(target)  # the name that the user knows
+            raise
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        mode = _mode(place, target)
+        if mode is not None:
+            os.chmod(temporary, mode)
+        os.replace(temporary, place)
+
+
+def _mode(place: Path, target: Path) -> int | None:
+    """Permissions of the file that is to be replaced, None if there is none."""
+    try:
+        mode = place.stat().st_mode
+    except OSError:  # nothing there; what else may be wrong, opening a file beside it tells
+        return None
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"{target}: expected a file to write, got {'a folder' if stat.S_ISDIR(mode) else 'none'}")
+    return stat.S_IMODE(mode)
 
 
 def _discard(path: Path) -> None:

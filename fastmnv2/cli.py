@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,23 +21,40 @@ import numpy as np
 from fastmnv2 import image, network
 from fastmnv2._version import __version__
 from fastmnv2.cli_train import train
+from fastmnv2.errors import CONTROLS
 
 if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures
     from fastmnv2.model import Model
     from fastmnv2.outputs import Writer
+    from fastmnv2.progress import Advance
 
 CLASSES = network.CLASSES
 _ROWS = 64  # that are handed to a writer together
+_KINDS = 4  # of files left out that a summary names
 _DEMO_PICTURES = 12  # the table's width
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Item = TypeVar("_Item")
+
+
+def _shown(name: object) -> str:
+    """A file's name, or what a file says, as text that a terminal shows and that stays in its line."""
+    return click.format_filename(str(name)).translate(CONTROLS)
 
 
 class _Commands(click.Group):
     """Turns the exceptions that the package documents into one line on stderr and an exit code."""
 
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _shown_errors():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
+        with _shown_errors():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -54,6 +71,16 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from None
 
 
+@contextlib.contextmanager
+def _shown_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        raise click.UsageError(_shown(error.format_message()), error.ctx) from None
+    except click.ClickException as error:
+        raise click.ClickException(_shown(error.format_message())) from None
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fastmnv2")
 def cli() -> None:
@@ -62,6 +89,13 @@ def cli() -> None:
 
 _WEIGHTS = click.option(
     "--weights", metavar="W", help='File or folder with weights, "imagenet" (default) or "untrained".'
+)
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="int8: an 8-bit file's own integers.",
 )
 _THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
 _PICTURES = (
@@ -148,20 +182,39 @@ def _find(
     from fastmnv2.image.given import Pictures
 
     def skip(path: str, why: str) -> None:
-        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
+        print(_shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
 
     if not paths and listed is None:
         raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")
     options = Options(**how)
     found = Pictures(paths, skip, listed=listed, null=null, recursive=recursive, options=options, batch_size=batch_size)
     if found.total == 0:
-        raise click.ClickException(f"no picture found in {', '.join(map(click.format_filename, paths))}")
+        raise click.ClickException(f"no picture found in {', '.join(paths)}{_others(found)}")
     return found
+
+
+def _others(pictures: "Pictures") -> str:
+    """What a search of folders left out, which may not be what its user means it to."""
+    if not pictures.others:
+        return ""
+    kinds = [suffix or "no suffix" for suffix, _ in pictures.others.most_common(_KINDS)]
+    more = ["…"] if len(pictures.others) > _KINDS else []
+    return f"; {_count(pictures.others.total(), 'file')} of other kinds left out ({', '.join(kinds + more)})"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _check_some(pictures: "Pictures") -> None:
     if not pictures.read:
-        raise click.ClickException(f"none of {pictures.skipped} files could be read as a picture")
+        raise click.ClickException(f"none of {_count(pictures.skipped, 'file')} could be read as a picture")
+
+
+def _check_missing(pictures: "Pictures") -> None:
+    """Exit code 1 if something that was named is not there: the rest is done."""
+    if pictures.missing:
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()
@@ -174,6 +227,7 @@ def _check_some(pictures: "Pictures") -> None:
     metavar="OUT",
     help="FILE.npy, .npz, .csv or .parquet, or FOLDER/.",
 )
+@click.option("--force", is_flag=True, help="Overwrite a FILE that is there. A FOLDER/ is added to.")
 @click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
 @click.option("--json", "as_json", is_flag=True, help="What was done, as one JSON object on standard output.")
 @click.option("--float16", is_flag=True, help="FOLDER/: vectors of float16, half the size.")
@@ -186,6 +240,7 @@ def embed(
     output: tuple[Path, bool],
     weights: str | None,
     threads: int | None,
+    force: bool,
     normalize: bool,
     as_json: bool,
     float16: bool,
@@ -198,7 +253,8 @@ def embed(
     PATH is a picture, a folder, a quoted glob, or - for paths on standard input.
 
     \b
-    .npy      float32 [n,1280], and the paths, one a line, in FILE.paths.txt
+    .npy      float32 [n,1280], and after it, in the same file, the paths: both
+              by numpy.load(file) twice of the open file, the first by its name
     .npz      arrays features and paths
     .csv      columns path, f0 ... f1279
     .parquet  columns path and features; needs fastmnv2[parquet]
@@ -206,13 +262,15 @@ def embed(
               stopped, and takes in what is new or changed
 
     Rows are sorted by path, or as listed. What can't be read is named and left out; if nothing can, FILE is not
-    written and the exit code is 1.
+    written and the exit code is 1. So it is, with FILE written, if a path that was named is not there.
     """  # noqa: D301 -- click's own mark
     import fastmnv2
 
     target, folder = output
     if not folder and (float16 or prune or engine != "local"):
         raise click.UsageError("--float16, --prune and --engine are for -o FOLDER/")
+    if not folder and target.is_file() and not force:
+        raise click.ClickException(f"{target} is there already; --force overwrites it")
     if folder:
         from fastmnv2 import jobs
 
@@ -225,25 +283,23 @@ def embed(
 
         with outputs.open_output(target) as writer:
             pictures = _find(paths, **find)
-            outputs.check_paths(target, pictures.found)
             model = fastmnv2.load(weights, threads=threads)
-            _embed_to_file(model, pictures, target, writer, normalize)
+            _embed_to_file(model, pictures, writer, normalize)
             _check_some(pictures)
         counts = {"pictures": pictures.read}
-    summary = {"output": str(target), **counts, "skipped": pictures.skipped, "weights": model.weights}
     if as_json:
-        click.echo(json.dumps(summary))
-        return
-    told = "".join(f", {number} {what}" for what, number in counts.items() if what != "pictures")
-    click.echo(
-        f"{target}: features of {counts['pictures']} pictures{told}, {pictures.skipped} skipped; "
-        f"weights: {model.weights['form']}, {model.weights['origin']}",
-        err=True,
-    )
+        more = {"skipped": pictures.skipped, "other_files": pictures.others.total(), "weights": model.weights}
+        click.echo(json.dumps({"output": str(target), **counts, **more}))
+    else:
+        told = [f"{number:,} {what}" for what, number in counts.items() if what != "pictures"]
+        told += [f"{pictures.skipped:,} skipped"]
+        weights_used = f"{model.weights['form']}, {model.weights['origin']}"
+        vectors = f"features of {_count(counts['pictures'], 'picture')}, {', '.join(told)}{_others(pictures)}"
+        click.echo(_shown(f"{target}: {vectors}; weights: {weights_used}"), err=True)
+    _check_missing(pictures)
 
 
-def _embed_to_file(model: "Model", pictures: "Pictures", target: Path, writer: "Writer", normalize: bool) -> None:
-    from fastmnv2 import outputs
+def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", normalize: bool) -> None:
     from fastmnv2.progress import progress
 
     def compute(images: Any, threads: int) -> Any:
@@ -251,11 +307,16 @@ def _embed_to_file(model: "Model", pictures: "Pictures", target: Path, writer: "
 
     results = pictures.results(compute, model.thread_count())
     with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
-        while batch := list(itertools.islice(results, _ROWS)):
-            names = [name for name, _ in batch]
-            outputs.check_paths(target, names)
-            writer.append(names, np.stack([vector for _, vector in batch]))
-            advance(pictures.read + pictures.skipped)
+        told = _telling(results, pictures, advance)
+        while batch := list(itertools.islice(told, _ROWS)):
+            writer.append([name for name, _ in batch], np.stack([vector for _, vector in batch]))
+
+
+def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance") -> Iterator[_Item]:
+    """The same, telling a progress bar of each."""
+    for result in results:
+        advance(pictures.read + pictures.skipped)
+        yield result
 
 
 @cli.command()
@@ -277,6 +338,7 @@ def classify(
 ) -> None:
     """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
     import fastmnv2
+    from fastmnv2.progress import progress, silent
 
     pictures = _find(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
@@ -288,17 +350,24 @@ def classify(
     def compute(images: Any, count: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=count), strict=True))
 
-    for path, (row, values) in pictures.results(compute, model.thread_count()):
-        if as_json:
-            classes = [
-                {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
-                for i, p in zip(row.tolist(), values, strict=True)
-            ]
-            click.echo(json.dumps({"path": path, "classes": classes}))
-            continue
-        for i, p in zip(row.tolist(), values, strict=True):
-            click.echo(f"{click.format_filename(path)}\t{names[i] if names else i}\t{p:.4f}")
+    results = pictures.results(compute, model.thread_count())
+    quiet = sys.stdout.isatty()  # the lines themselves show how far it is
+    bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
+    with contextlib.closing(results), bar as advance:
+        for path, (row, values) in _telling(results, pictures, advance):
+            if as_json:
+                classes = [
+                    {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
+                    for i, p in zip(row.tolist(), values, strict=True)
+                ]
+                click.echo(json.dumps({"path": path, "classes": classes}))
+                continue
+            for i, p in zip(row.tolist(), values, strict=True):
+                click.echo(f"{_shown(path)}\t{_shown(names[i] if names else i)}\t{p:.4f}")
+    if pictures.others:
+        click.echo(_shown(_others(pictures).removeprefix("; ")), err=True)
     _check_some(pictures)
+    _check_missing(pictures)
 
 
 def _read_labels(path: Path) -> list[str]:
@@ -320,7 +389,9 @@ def _lines(path: Path, count: int | None = None) -> list[str]:
     if len(data) > 1 << 20:
         raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
     try:
-        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+        # Not splitlines, which knows ten ends of a line more than those who write labels.
+        text = data.decode("utf-8-sig").removesuffix("\n")
+        lines = [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
     if count is not None and len(lines) != count:
@@ -335,10 +406,12 @@ def _lines(path: Path, count: int | None = None) -> list[str]:
 @click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
 @click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
 @click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
+@_PRECISION
 def convert(
     source: str,
     target: Path,
     force: bool,
+    precision: str,
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
@@ -362,15 +435,56 @@ def convert(
     from fastmnv2.weights.resolve import adapted
 
     names = _lines(Path(classes)) if classes is not None else None
-    folded = export.write(target, adapted(source, input_range=input_range, head=head, classes=names))
+    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision)
+    folded = export.write(target, found)
     click.echo(f"form     {folded.form}")
-    click.echo(f"origin   {folded.origin}")
+    click.echo(f"origin   {_shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
     size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
-    click.echo(f"wrote    {target}, {size:,} bytes")
+    click.echo(f"wrote    {_shown(target)}, {size:,} bytes")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.option(
+    "--calibrate", "paths", multiple=True, required=True, metavar="PATH", help="Pictures or folders of them; repeatable."
+)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
+@click.option("--force", is_flag=True, help="Overwrite DST.")
+@_with(_THREADS)
+def quantize(
+    source: str, target: Path, paths: tuple[str, ...], plot: Path | None, force: bool, threads: int | None
+) -> None:
+    """Make an int8 network of float weights SRC, calibrated on pictures.
+
+    At least 5 pictures, a few dozen are enough; every fifth is held out, for the report on how near it is to float32.
+    """
+    if target.exists() and not force:
+        raise click.ClickException(f"{target} is there already; --force overwrites it")
+    import fastmnv2
+    from fastmnv2.image.find import find
+
+    def skip(path: str, why: str) -> None:
+        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
+
+    pictures = []
+    for path in find(paths, skip):
+        try:
+            pictures.append(image.load_image(path))
+        except (ValueError, OSError) as error:
+            skip(path, str(error))
+    if not pictures:
+        raise click.ClickException("no picture found to calibrate on")
+    report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)
+    for line in report.lines():
+        click.echo(line)
+    if plot:
+        report.plot(plot)
+    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
 
 
 @cli.command()
@@ -388,7 +502,7 @@ def info(weights: str | None, as_json: bool) -> None:
         nested = value.items() if isinstance(value, dict) else [("", value)]
         for name, part in nested:
             text = ", ".join(map(str, part)) if isinstance(part, list) else part
-            click.echo(f"{(key + ' ' + name).strip():<20} {text}")
+            click.echo(f"{(key + ' ' + name).strip():<20} {_shown(text)}")
 
 
 @cli.command()
@@ -413,14 +527,15 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
 @click.option("--layers", is_flag=True, help="Each layer's time, on one thread.")
 @click.option("-n", "n", type=click.IntRange(1, 4096), help="Images a call.  [default: 1, and 8 and 32]")
 @_THREADS
+@_PRECISION
 @click.option("--weights", default="untrained", show_default=True, metavar="W", help="Times don't depend on them.")
-def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> None:
+def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: str) -> None:
     """Time calls, or layers, against this processor's multiply-add peak."""
     import fastmnv2
     from fastmnv2 import profile
     from fastmnv2 import threads as _threads
 
-    model = fastmnv2.load(weights)
+    model = fastmnv2.load(weights, precision=precision)
     if not layers:
         click.echo(f"{'images':>6} {'threads':>7} {'median ms':>10} {'p99 ms':>8} {'images/s':>9} {'of peak':>8}")
         for batch in (n,) if n else (1, 8, 32):
@@ -453,10 +568,13 @@ cli.add_command(train)
 def main() -> None:
     """Run the command line and exit."""
 
-    def stop(_signal: int, _frame: Any) -> None:
-        sys.exit(143)  # unwinds, so that temporary files are removed
+    def stop(number: int, _frame: Any) -> None:
+        sys.exit(128 + number)  # unwinds, so that temporary files are removed
 
-    signal.signal(signal.SIGTERM, stop)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one
+            signal.signal(number, stop)
     warnings.filterwarnings("ignore", module=r"PIL\.")  # broken metadata in pictures that decode all the same
     try:
         cli(prog_name="fastmnv2")

@@ -4,7 +4,7 @@ import functools
 import io
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import fastmnv2
 from fastmnv2 import image, threads
+from fastmnv2.errors import CONTROLS
 
 if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures
@@ -101,21 +102,31 @@ def run(
     used = threads.resolve(count)
     origin = model.weights
     echo(f"fastmnv2 {fastmnv2.__version__}, {model.isa}, {_threads(used)}")
-    echo(f"weights: {origin['form']}, {origin['origin']}, sha256 {origin['sha256'][:16]}")
+    echo(f"weights: {origin['form']}, {origin['origin'].translate(CONTROLS)}, sha256 {origin['sha256'][:16]}")
     for note in origin["notes"]:
         echo(f"note: {note}")
     if warning:
         echo(f"\n{warning}")
     echo("\ncosine similarity of the features:")
     cosines = similarities(model.embed(images))
-    labels = [_short(name) for name in names]
-    echo(" " * 24 + "".join(f"{i + 1:>7}" for i in range(len(labels))) + "   most like")
-    others = cosines - 2 * np.eye(len(labels))
-    for i, label in enumerate(labels):
-        nearest = labels[int(others[i].argmax())] if len(labels) > 1 else "-"
-        echo(f"{i + 1:>3} {label:<20}" + "".join(f"{value:7.3f}" for value in cosines[i]) + f"   {nearest}")
+    for line in _table([name.translate(CONTROLS) for name in names], cosines):
+        echo(line)
     echo("")
     _time(model, images, used, echo)
+
+
+def _table(names: Sequence[str], cosines: NDArray[np.float64]) -> Iterator[str]:
+    """Lines of at most 80 columns for up to twelve pictures."""
+    count = len(names)
+    wide = count <= 7
+    label, cell = (16, 6) if wide else (13, 4)
+    labels = [_short(name, label) for name in names]
+    yield " " * (3 + label) + "".join(f"{i + 1:>{cell}}" for i in range(count)) + "  most like"
+    others = cosines - 2 * np.eye(count)
+    for i, name in enumerate(labels):
+        cells = (f"{value:.3f}" if wide else f"{value:.2f}".lstrip("0")[:3] for value in cosines[i])
+        nearest = labels[int(others[i].argmax())] if count > 1 else "-"
+        yield f"{i + 1:>2} {name:<{label}}" + "".join(f"{text:>{cell}}" for text in cells) + f"  {nearest}"
 
 
 def _time(model: fastmnv2.Model, images: NDArray[np.float32], most: int, echo: Callable[[str], None]) -> None:
@@ -131,9 +142,10 @@ def _threads(n: int) -> str:
     return f"{n} thread{'s' if n > 1 else ''}"
 
 
-def _short(name: str) -> str:
+def _short(name: str, most: int) -> str:
     name = Path(name).name
-    return name if len(name) <= 20 else f"{name[:9]}…{name[-10:]}"
+    half = most // 2
+    return name if len(name) <= most else f"{name[: most - half - 1]}…{name[-half:]}"
 
 
 def _median_seconds(call: Callable[[], object], runs: int) -> float:

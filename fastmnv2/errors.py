@@ -3,6 +3,11 @@
 import errno
 from typing import TypeGuard
 
+CONTROLS = {
+    code: ascii(chr(code))[1:-1]
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""For str.translate: escapes of what moves a terminal's cursor, ends a line, or turns the direction of text."""
 
 _MACHINES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN})
 

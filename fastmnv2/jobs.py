@@ -101,7 +101,7 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
     with _locked(folder):
         parts = Parts(folder, made_with)
         todo = _Todo(pictures.names(), parts)
-        rows = _local(model, todo, pictures, settings) if settings.engine == "local" else _on_ray(model, todo, settings)
+        rows = {"local": _local, "ray": _on_ray}[settings.engine](model, todo, pictures, settings)
         try:
             with contextlib.closing(rows), progress("embedding", pictures.total, unit="pictures") as advance:
                 for row in rows:
@@ -166,12 +166,18 @@ def _local(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) ->
             yield Row(result.item, result.item.state, result.value, error)
 
 
-def _on_ray(model: Model, todo: _Todo, settings: Settings) -> Generator[Row, None, None]:
-    raise ImportError("ray is not installed", name="ray")
+def _on_ray(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) -> Generator[Row, None, None]:
+    from fastmnv2.ray import embed_names
+
+    asked: dict[str, State] = {str(name): name.state for name in todo}
+    options = {"normalize": settings.normalize, **asdict(pictures.options)}
+    with contextlib.closing(embed_names(model, list(asked), batch_size=pictures.batch_size, **options)) as found:
+        for name, vector, error in found:
+            yield Row(name, asked[name], vector, error)
 
 
 def _text(name: str) -> str:
-    """A name as Parquet's text has it: bytes that are not UTF-8 are written as \\xhh."""
+    """A name as text of Parquet: bytes that are not UTF-8 are written in hexadecimal."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -272,7 +278,7 @@ class Parts:
             for part in sorted(self._parts.values(), key=lambda part: part.number)
         ]
         text = {"format": 1, "fastmnv2": __version__, "made_with": self._made_with, "parts": parts}
-        with writing(manifest) as (file,):
+        with writing(manifest) as file:
             file.write(json.dumps(text, indent=2).encode() + b"\n")
 
     def _path(self, number: int) -> Path:
@@ -333,7 +339,7 @@ class Parts:
         return table if all(keep) else table.filter(self._arrow.array(keep))
 
     def _write(self, number: int, table: Any) -> None:
-        with writing(self._path(number)) as (file,):
+        with writing(self._path(number)) as file:
             self._arrow.parquet.write_table(table, file)
 
     def _drop(self, part: _Part, paths: set[str]) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.atomic import writing
+from fastmnv2.errors import CONTROLS
 from fastmnv2.network import FEATURES
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
+_FORMULA = ("=", "+", "-", "@")  # what makes spreadsheets compute a cell
 
 
 class Writer(abc.ABC):
@@ -25,7 +27,7 @@ class Writer(abc.ABC):
 
     @abc.abstractmethod
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """Write one batch. The paths must have passed ``check_paths``."""
+        """Write one batch."""
 
     @abc.abstractmethod
     def finish(self) -> None:
@@ -39,13 +41,15 @@ class Writer(abc.ABC):
 def open_output(target: Path) -> Iterator[Writer]:
     """A writer for the format that ``target``'s suffix names.
 
-    - ``.npy``: float32 ``[n,1280]``, and beside it ``NAME.paths.txt``, one path a line.
+    - ``.npy``: float32 ``[n,1280]``, and after it in the same file the paths ``[n]``: ``numpy.load`` gives the
+      first array of a file by its name, and one after the other of an open file.
     - ``.npz``: arrays ``features`` float32 ``[n,1280]`` and ``paths`` ``[n]``.
-    - ``.csv``: columns path, f0 … f1279; the shortest decimals that give the float32 back.
+    - ``.csv``: columns path, f0 … f1279; the shortest decimals that give the float32 back. Control characters
+      in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
     - ``.parquet``: columns path (string) and features (float32 lists of 1280). Needs pyarrow.
 
-    Everything goes to temporary files beside ``target``, which take its place when the block ends without
-    an exception; else they are removed and ``target`` is as it was.
+    Everything goes to a temporary file beside ``target``, which takes its place, whole, when the block ends without
+    an exception; else it is removed and ``target`` is as it was.
 
     Raises:
         ValueError: another suffix, or ``target`` is a folder.
@@ -59,31 +63,25 @@ def open_output(target: Path) -> Iterator[Writer]:
         raise ValueError(f"{target}: expected a file to write, got a folder")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    # The last one is what the user named: it appears when all it belongs with is there.
-    targets = [paths_beside(target), target] if suffix == ".npy" else [target]
-    with writing(*targets) as files, contextlib.closing(WRITERS[suffix](*files)) as writer:
+    with writing(target) as file, contextlib.closing(WRITERS[suffix](file)) as writer:
         yield writer
         writer.finish()
 
 
-def check_paths(target: Path, paths: Sequence[str]) -> None:
-    """ValueError for a path that ``target``'s format can't hold: in .npy's list, each is one line."""
-    if target.suffix.lower() == ".npy":
-        for path in paths:
-            if len(path.splitlines()) != 1:
-                raise ValueError(f"{path!r}: this path is not one line of text; write a .npz instead")
-
-
-def paths_beside(target: Path) -> Path:
-    """Where the paths of ``features.npy`` go: ``features.paths.txt``."""
-    return target.with_name(f"{target.stem}.paths.txt")
+def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
+    """An array of strings as numpy.save writes it, a part at a time: each takes as much room as the longest."""
+    kind = np.dtype(f"<U{max(1, *map(len, paths))}") if paths else np.dtype("<U1")
+    header = {"descr": kind.str, "fortran_order": False, "shape": (len(paths),)}
+    np.lib.format.write_array_header_1_0(file, header)
+    for start in range(0, len(paths), _ROW_GROUP):
+        file.write(np.array(paths[start : start + _ROW_GROUP], kind).tobytes())
 
 
 class Npy(Writer):
     """Rows of a .npy file; its header, of fixed length, is written again when their number is known."""
 
-    def __init__(self, names: IO[bytes] | None, file: IO[bytes]) -> None:
-        self._names, self._file, self._rows = names, file, 0
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._rows, self.paths = file, 0, list[str]()
         file.write(self._header())
 
     def _header(self) -> bytes:
@@ -92,13 +90,17 @@ class Npy(Writer):
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """See ``Writer``."""
-        if self._names is not None:
-            self._names.write("".join(f"{path}\n" for path in paths).encode("utf-8", "surrogateescape"))
         self._file.write(np.ascontiguousarray(features, "<f4").tobytes())
         self._rows += len(features)
+        self.paths += paths
 
     def finish(self) -> None:
         """See ``Writer``."""
+        self.finish_rows()
+        _write_paths(self._file, self.paths)
+
+    def finish_rows(self) -> None:
+        """The same without the paths."""
         self._file.seek(0)
         self._file.write(self._header())
         self._file.seek(0, os.SEEK_END)
@@ -111,28 +113,32 @@ class Npz(Writer):
         import tempfile
 
         folder = Path(file.name).parent
-        self._file, self._paths = file, list[str]()
+        self._file = file
         self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- lives as long as the writer
-        self._npy = Npy(None, self._rows)
+        self._npy = Npy(self._rows)
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """See ``Writer``."""
-        self._paths += paths
         self._npy.append(paths, features)
 
     def finish(self) -> None:
         """See ``Writer``."""
-        self._npy.finish()
+        self._npy.finish_rows()
         self._rows.seek(0)
         with zipfile.ZipFile(self._file, "w") as archive:
             with archive.open("features.npy", "w", force_zip64=True) as entry:
                 shutil.copyfileobj(self._rows, entry, 1 << 20)
             with archive.open("paths.npy", "w", force_zip64=True) as entry:
-                np.save(entry, np.array(self._paths, np.str_), allow_pickle=False)
+                _write_paths(entry, self._npy.paths)
 
     def close(self) -> None:
         """See ``Writer``."""
         self._rows.close()
+
+
+def _cell(path: str) -> str:
+    """A path as text of one line, which no spreadsheet computes; a relative one stays the same file with "./"."""
+    return ("./" if path.startswith(_FORMULA) else "") + path.translate(CONTROLS)
 
 
 class Csv(Writer):
@@ -148,7 +154,7 @@ class Csv(Writer):
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """See ``Writer``."""
         for path, row in zip(paths, features.astype(np.str_), strict=True):
-            self._csv.writerow([path, *row])
+            self._csv.writerow([_cell(path), *row])
 
     def finish(self) -> None:
         """See ``Writer``."""

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
+from fastmnv2.errors import CONTROLS
+
 
 class Advance(Protocol):
     """Takes how much is done, and of how much in all where that has become known."""
@@ -13,8 +15,8 @@ class Advance(Protocol):
         """Draw that."""
 
 
-def _silent(done: int, total: int | None = None) -> None:
-    pass
+def silent(done: int, total: int | None = None) -> None:
+    """For where no bar is wanted."""
 
 
 @contextlib.contextmanager
@@ -26,20 +28,21 @@ def progress(what: str, total: int | None = None, *, in_bytes: bool = False, uni
     Nothing is drawn where standard error is no terminal; without rich, ``what`` is printed there once.
     """
     if not sys.stderr.isatty():
-        yield _silent
+        yield silent
         return
     try:
+        from rich import markup
         from rich import progress as rich
         from rich.console import Console
     except ImportError:
         print(what, file=sys.stderr)
-        yield _silent
+        yield silent
         return
     amount = rich.DownloadColumn() if in_bytes else rich.MofNCompleteColumn()
     speed = (rich.TextColumn("{task.fields[speed]}"),) if unit else ()
     columns = ("{task.description}", rich.BarColumn(), amount, *speed, rich.TimeRemainingColumn())
     with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, speed="")
+        task = bar.add_task(markup.escape(what.translate(CONTROLS)), total=total, speed="")
 
         def advance(done: int, total: int | None = None) -> None:
             speed = bar.tasks[0].speed

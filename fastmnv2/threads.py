@@ -8,6 +8,7 @@ from typing import Any
 
 from fastmnv2 import _engine
 
+
 @functools.cache
 def cgroup_cpus(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int | None:
     """CPUs that the control group's quota pays for, rounded up; None where there is no quota.

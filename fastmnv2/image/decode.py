@@ -163,23 +163,28 @@ def open_picture(item: "File", options: Options, buffer: Callable[[int], NDArray
             f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}"
         )
     path = Path(item)
-    mode = path.stat().st_mode
+    found = path.stat()
+    mode = found.st_mode
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
         raise ValueError(f"{path}: expected a picture, got {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
-    with path.open("rb") as stream:
-        if stream.peek(2)[:2] == b"\xff\xd8":
-            return _decode(read_whole(stream, name), name, options, buffer)
-        return _pillow(stream, name, options)
+    with path.open("rb", buffering=0) as stream:
+        if stream.read(2) == b"\xff\xd8":
+            return _decode(read_whole(stream, name, found.st_size), name, options, buffer)
+        with io.BufferedReader(stream) as buffered:
+            return _pillow(buffered, name, options)
 
 
-def read_whole(stream: Any, name: str) -> bytes:
-    """A file from its beginning (from where it stands, if it is a pipe), if that is not more than ``MAX_BYTES``."""
+def read_whole(stream: Any, name: str, size: int = MAX_BYTES) -> bytes:
+    """All of a file from its beginning (from where it stands, if it is a pipe), or its first ``size`` bytes."""
     with contextlib.suppress(AttributeError, OSError):  # of members of an archive that is itself a pipe
         if stream.seekable():
             stream.seek(0)
-    data = stream.read(MAX_BYTES + 1)
+    most = min(size, MAX_BYTES) + 1
+    data = stream.read(most)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name}: expected a file open in binary mode, whose read() gives bytes")
+    while len(data) < most and (more := stream.read(most - len(data))):  # unbuffered ones give less at a time
+        data = bytes(data) + more
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name}: expected a file of at most {MAX_BYTES} bytes, got more")
     return bytes(data)

@@ -1,6 +1,7 @@
 """The pictures that a command was given: as paths, folders and globs, or as a list of names in a file or a pipe."""
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -9,9 +10,10 @@ from typing import Any, BinaryIO
 from fastmnv2.errors import ImageError
 from fastmnv2.image import embed
 from fastmnv2.image.decode import Options
-from fastmnv2.image.find import find
+from fastmnv2.image.find import NOT_THERE, find
 from fastmnv2.image.stream import Compute
 
+_NOT_THERE = (NOT_THERE, os.strerror(errno.ENOENT))
 _LONGEST = 1 << 16  # bytes of a name in a list
 
 
@@ -20,7 +22,8 @@ class Pictures:
 
     What ``find`` finds is sorted; names in lists are taken as they come, however many, and may be URLs. What can't
     be read is handed to ``skip`` (path, why), counted in ``skipped`` and left out; ``read`` counts the rest.
-    ``total`` is how many there are, None while a list is being read.
+    ``total`` is how many there are, None while a list is being read; ``missing`` counts what was named and is not
+    there, ``others`` by suffix what was left out of folders.
     """
 
     def __init__(
@@ -34,13 +37,13 @@ class Pictures:
         options: Options | None = None,
         batch_size: int = 64,
     ) -> None:
-        self.read = self.skipped = 0
+        self.read = self.skipped = self.missing = 0
         self._report, self.batch_size = skip, batch_size
         self.options = options or Options()
         self._listed = [name for name in (*(["-"] if "-" in arguments else []), listed) if name is not None]
         self._null = null
         named = [name for name in arguments if name != "-"]
-        self.found = find(named, self.failed, recursive=recursive)
+        self.found, self.others = find(named, self.failed, recursive=recursive)
 
     @property
     def total(self) -> int | None:
@@ -73,6 +76,7 @@ class Pictures:
     def failed(self, path: str, why: object) -> None:
         """Count one more that can't be read, and tell why."""
         self.skipped += 1
+        self.missing += str(why) in _NOT_THERE
         self._report(path, str(why))
 
     def _lines(self, file: BinaryIO) -> Iterator[str]:

@@ -17,7 +17,7 @@ SIZE = (network.SIZE, network.SIZE)
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
 
-_BAND_PIXELS = 1 << 20
+_BAND_PIXELS = 1 << 18
 
 Rows = Callable[[int, int], NDArray[np.uint8]]
 """Rows start to stop of a picture, uint8 [stop - start, W, 3], of any strides."""

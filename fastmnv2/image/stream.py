@@ -25,6 +25,9 @@ Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
 """What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
 
 
+_LATEST = 0.25  # seconds that a decoded picture waits for others: large ones would keep progress from being seen
+
+
 @dataclass(slots=True)
 class Result:
     """What became of one item: a value, or an error that names it."""
@@ -147,6 +150,7 @@ class _Workers:
     def _work(self) -> None:
         images = np.empty((self._batch, *resizing.SIZE, 3), np.float32)
         waiting: list[_Job] = []
+        since = 0.0
         room = _Room()
         while True:
             try:
@@ -162,8 +166,9 @@ class _Workers:
                 job.failed(error)
                 self._finish([job], images[:0])
             else:
+                since = since if waiting else time.monotonic()
                 waiting.append(job)
-                if len(waiting) == len(images):
+                if len(waiting) == len(images) or time.monotonic() - since > _LATEST:
                     self._finish(waiting, images)
             finally:
                 job.data = None

@@ -76,7 +76,7 @@ def fetch() -> tuple[Folded | None, list[str]]:
     return None, failures
 
 
-def _explained(reason: Exception | str) -> str:
+def _explained(reason: BaseException | str) -> str:
     text = str(reason) or type(reason).__name__
     ssl: Any = sys.modules.get("ssl")  # Python may be built without it; where it is not in use, nothing came from it
     if ssl and isinstance(reason, ssl.SSLCertVerificationError):
@@ -152,7 +152,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Until(io.RawIOBase):
-    """What a socket gives until a deadline: a byte now and then keeps no timeout of the socket's own from starting anew."""
+    """What a socket gives until a deadline. Its own timeout starts anew with every byte."""
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         self._sock, self._until = sock, until
@@ -197,8 +197,14 @@ def _opener(until: float) -> urllib.request.OpenerDirector:
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(connecting("HTTPConnection"), req)
 
-    class Secure(getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)):  # type: ignore[misc]
+    # A subclass of the usual handler, so that it takes its place; Python may be built without one.
+    usual: Any = getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)
+
+    class Secure(usual):  # type: ignore[misc]
+        https_request = urllib.request.AbstractHTTPHandler.do_request_
+
         def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(connecting("HTTPSConnection"), req)
+            answer: http.client.HTTPResponse = self.do_open(connecting("HTTPSConnection"), req)
+            return answer
 
     return urllib.request.build_opener(_SafeRedirects, Plain, Secure)

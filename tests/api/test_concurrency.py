@@ -120,7 +120,9 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
         answer = child.stdout.read().split()
     assert answer[1:] == ["True"]
     print(f"answered after {(float(answer[0]) - sent) * 1e3:.0f} ms")
-    assert float(answer[0]) - sent < 1  # of the ten or more seconds that the batch takes; 0.1 on a machine that does nothing else
+    assert (
+        float(answer[0]) - sent < 1
+    )  # of the ten or more seconds that the batch takes; 0.1 on a machine that does nothing else
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

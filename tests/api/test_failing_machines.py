@@ -35,7 +35,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, untrained_native, what):
     if what == "weights":
         arguments = ["convert", untrained_native, target, "--force"]
     else:
-        arguments = ["embed", picture(tmp_path), "-o", target, "--weights", untrained_native]
+        arguments = ["embed", picture(tmp_path), "-o", target, "--force", "--weights", untrained_native]
     with start("slow_writer", *arguments) as child:
         said = child.stdout.readline()
         assert said == "written\n", said + child.stderr.read()
@@ -60,7 +60,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, untrained_native, name):
     if name == "w.safetensors":
         arguments = ["convert", untrained_native, target, "--force"]
     else:
-        arguments = ["embed", shown, "-o", target, "--weights", untrained_native]
+        arguments = ["embed", shown, "-o", target, "--force", "--weights", untrained_native]
     _, said = (child := start("full_disk", *arguments)).communicate(timeout=120)
     assert child.returncode == 1
     assert "File too large" in said

@@ -1,7 +1,8 @@
 /* The whole core without Python: bits, failing allocations, concurrency, endurance. Built with and without
  * sanitizers, under several compilers and optimisation levels (test_core.py), and for other processors.
  *
- *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST
+ *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST, and
+ *                          those of an 8-bit network, and all its endpoints, INT8_DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
  *   check_core nested      calls from inside another parallel region: the same bits
  *   check_core rested      calls after a rest, with threads that slept: the same bits
@@ -21,6 +22,8 @@
 
 /* Of the features of IMAGES images, float32 and uint8. Only a change of the promised bits changes it. */
 #define DIGEST 0x03c7ddafcda949b7u
+/* The same of an 8-bit network with weights of nine bits among them, and of all its endpoints. */
+#define INT8_DIGEST 0x04bad4797cc8f569u
 
 enum { IMAGES = 5, MOST_PIXELS = 96 * 96 * 3, MOST_FEATURES = 1280, MOST_CLASSES = 1001, MOST_LAYERS = 64 };
 
@@ -121,7 +124,7 @@ static void check_digest(const fm_weights *weights) {
     static float features[IMAGES * MOST_FEATURES], logits[MOST_CLASSES];
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
-        if (!fm_isa_supported(isa)) continue;
+        if (!fm_isa_supported(isa) || fm_isa_for("float32", isa) != isa) continue;
         fm_model *model = make_model(isa, weights);
         uint64_t hash = 0xcbf29ce484222325u;
         for (int dtype = FM_FLOAT32; dtype <= FM_UINT8; dtype++) {
@@ -132,6 +135,99 @@ static void check_digest(const fm_weights *weights) {
         }
         printf("%s 0x%016llx\n", fm_isa_name(isa), (unsigned long long)hash);
         expect(hash == DIGEST, fm_isa_name(isa));
+        fm_model_free(model);
+    }
+}
+
+/* ---- the 8-bit tier ---- */
+
+enum { MOST_BLOCKS = 32, SUMS = 9 * 255 + 1, VALUES = 256 };
+
+static fm_int8_layer int8_layers[MOST_LAYERS];
+static fm_int8_sum int8_sums[MOST_BLOCKS];
+static uint8_t pool[SUMS];
+static float value[VALUES];
+
+/* Multipliers that use the outputs' range, so that little is lost on the way. */
+static fm_int8_layer make_int8_layer(int index) {
+    const fm_layer layer = fm_layer_info(index), before = fm_layer_info(index > 0 ? index - 1 : 0);
+    const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);
+    const size_t count = (size_t)inputs * (size_t)layer.out_channels, outputs = (size_t)layer.out_channels;
+    uint8_t *kernel = need(malloc(count));
+    int32_t *bias = need(malloc(outputs * sizeof *bias));
+    float *scale = need(malloc(outputs * sizeof *scale));
+    const int zero = 100 + (int)(next() % 60);
+    for (size_t k = 0; k < count; k++) {
+        const int odd = next() % 4001 == 0;
+        kernel[k] = (uint8_t)(odd ? (int)(next() >> 24) : zero - 60 + (int)((next() >> 24) % 120));
+    }
+    for (size_t k = 0; k < outputs; k++) {
+        bias[k] = (int)(next() % 20001) - 5000;
+        scale[k] = weight_scale(inputs) * (float)(1 + next() % 1000) * (1.0f / 32768.0f);
+    }
+    const int linear_before = index > 0 && !before.relu6;
+    return (fm_int8_layer){kernel, bias, scale, zero, index == 0 ? 128 : linear_before ? 121 : 0, layer.relu6 ? 0 : 121,
+                           0, layer.relu6 && index % 4 == 1 ? 240 : 255};
+}
+
+static fm_model *make_int8_model(const fm_isa *isa) {
+    const fm_network *network = fm_network_info();
+    const fm_int8_weights weights = {int8_layers, int8_sums, pool, value, value};
+    fm_model *model = NULL;
+    state = 3;
+    if (network->blocks > MOST_BLOCKS) abort();
+    for (int i = 0; i < network->layers; i++) {
+        int8_layers[i] = make_int8_layer(i);
+        if (fm_layer_info(i).residual) int8_sums[i / 3] = (fm_int8_sum){1200000 + i, 900001, 20, 121, 121, 121, 0, 255};
+    }
+    for (int i = 0; i < SUMS; i++) pool[i] = (uint8_t)((i + 4) / 9);
+    for (int i = 0; i < VALUES; i++) value[i] = (float)i * 0.0234375f;
+    if (fm_int8_model_new(isa, &weights, &model) != FM_OK) abort();
+    for (int i = 0; i < network->layers; i++) {
+        free((void *)(uintptr_t)int8_layers[i].kernel);
+        free((void *)(uintptr_t)int8_layers[i].bias);
+        free((void *)(uintptr_t)int8_layers[i].scale);
+    }
+    return model;
+}
+
+static void check_int8_digest(void) {
+    enum { MOST_ENDPOINTS = 128, FEW = 2 };
+    const fm_network *network = fm_network_info();
+    static float features[IMAGES * MOST_FEATURES], again[IMAGES * MOST_FEATURES], logits[MOST_CLASSES];
+    if (network->endpoints + network->blocks > MOST_ENDPOINTS) abort();
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *isa = fm_isa_at(i);
+        if (!fm_isa_supported(isa) || fm_isa_for("int8", isa) != isa) continue;
+        fm_model *model = make_int8_model(isa);
+        uint64_t hash = 0xcbf29ce484222325u;
+        void *endpoints[MOST_ENDPOINTS];
+        size_t bytes[MOST_ENDPOINTS];
+        for (int e = 0; e < network->endpoints + network->blocks; e++) {
+            const fm_endpoint shape = fm_endpoint_info(e);
+            bytes[e] = (size_t)(FEW * shape.size * shape.size * shape.channels);
+            endpoints[e] = need(malloc(bytes[e]));
+        }
+        int outside = 0;
+        const fm_request some = {.images = byte_images, .dtype = FM_UINT8, .n = FEW, .features = features,
+                                 .endpoints = endpoints, .threads = 1};
+        if (fm_forward(model, &some, &outside) != FM_OK) abort();
+        for (int e = 0; e < network->endpoints + network->blocks; e++) {
+            hash = fnv1a(hash, endpoints[e], bytes[e]);
+            free(endpoints[e]);
+        }
+        run(model, FM_FLOAT32, 0, IMAGES, 1, features);
+        hash = fnv1a(hash, features, IMAGES * features_each * sizeof *features);
+        if (fm_logits(model, features, 1, logits) != FM_OK) abort();
+        hash = fnv1a(hash, logits, (size_t)network->classes * sizeof *logits);
+        for (int threads = 2; threads <= 7; threads++) {
+            for (size_t n = 1; n <= IMAGES; n += 2) {
+                run(model, FM_FLOAT32, 0, n, threads, again);
+                expect(memcmp(again, features, n * features_each * sizeof *again) == 0, "8-bit: many threads in one call");
+            }
+        }
+        printf("%s int8 0x%016llx\n", fm_isa_name(isa), (unsigned long long)hash);
+        expect(hash == INT8_DIGEST, fm_isa_name(isa));
         fm_model_free(model);
     }
 }
@@ -325,7 +421,10 @@ int main(int argc, char **argv) {
     if (pixels > MOST_PIXELS || features_each > MOST_FEATURES || network->layers > MOST_LAYERS) abort();
     const fm_weights weights = make_weights();
     make_images();
-    if (strcmp(what, "digest") == 0) check_digest(&weights);
+    if (strcmp(what, "digest") == 0) {
+        check_digest(&weights);
+        check_int8_digest();
+    }
     else if (strcmp(what, "threads") == 0) check_threads(&weights);
     else if (strcmp(what, "nested") == 0) check_nested(&weights);
     else if (strcmp(what, "rested") == 0) check_rested(&weights);

@@ -441,6 +441,7 @@ int main(int argc, char **argv) {
     check_multiply_add();
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
+        if (fm_isa_for("float32", isa) != isa) continue;
         if (!all && !fm_isa_supported(isa)) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;

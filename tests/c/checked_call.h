@@ -142,7 +142,7 @@ static unsigned long control_words(void) {
     return fpcr;
 }
 
-static int upper_halves_told(void) { return 0; }
+static inline int upper_halves_told(void) { return 0; }
 static unsigned upper_halves(void) { return 0; }
 
 #else

@@ -27,6 +27,30 @@ def test_every_kernel_equals_the_scalar_one(tmp_path):
         assert found.returncode == 1 or "not told here" in found.stdout
 
 
+def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):
+    program = build(tmp_path, "check_int8.c")
+    checked = _run(program)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "ok   scalar" in checked.stdout
+    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, and with pairs of products that
+    # saturate at 16 bits as those of vpmaddubsw.
+    for mutant in ("half-up", "twice", "saturating"):
+        found = _run(program, "--mutant", mutant)
+        assert found.returncode == 1, f"{mutant}: {found.stdout}"
+    assert _run(program, "--mutant", "none").returncode == 0
+
+
+def test_8_bit_neon_kernels_emulated(tmp_path):
+    """On a processor with dot products of four bytes, and on one without."""
+    emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
+    program = build(tmp_path, "check_int8.c", "-static", compiler=compiler, isas=isas("ARM64"))
+    for cpu in ("cortex-a53", "max"):
+        checked = _run(emulator, "-cpu", cpu, str(program))
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert "ok   neon\n" in checked.stdout
+        assert ("ok   neondot\n" in checked.stdout) == (cpu == "max")
+
+
 @pytest.mark.skipif(HOST != "X86", reason="AVX-512 is emulated on x86 only")
 def test_avx512_kernels_emulated(tmp_path):
     """The AVX-512 files with SIMDe's plain C in place of the instructions, for machines without them."""

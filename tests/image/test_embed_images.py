@@ -3,6 +3,7 @@
 import gc
 import io
 import itertools
+import os
 import pickle
 import signal
 import sys
@@ -279,6 +280,7 @@ def test_the_network_fails(files, model, monkeypatch):
         model.embed_images(files)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells the peak of a process' memory")
 def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path):
     """A 12-megapixel JPEG and PNG, exact: no second copy of the whole picture."""
     from processes import run
@@ -289,4 +291,4 @@ def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path):
     for name, most in (("a.jpg", 1.3), ("a.png", 1.5)):  # Pillow's own pictures have 4 bytes a pixel
         for method in ("tf2", "area"):
             done = run("peak_of_pictures", untrained_native, tmp_path / name, method)
-            assert float(done.stdout) < most * 36e6, (name, method)
+            assert 0.9 * 36e6 < float(done.stdout) < most * 36e6, (name, method)

@@ -71,7 +71,7 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with writing(Path(path)) as (file,):
+    with writing(Path(path)) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in list(header)[1:]:
             file.write(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes())

@@ -1,0 +1,38 @@
+"""The command line in this process, and pictures for it."""
+
+import numpy as np
+import PIL.Image
+import pytest
+from click.testing import CliRunner
+
+from fastmnv2 import cli
+
+NAMES = ["a.png", "b.JPG", "sub/c.bmp", "sub/deep/d.webp"]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Four readable pictures, and files that a search leaves out."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.RandomState(3)
+    (folder / "sub" / "deep").mkdir(parents=True)
+    (folder / ".hidden").mkdir()
+    for name in [*NAMES, "._a.png", ".hidden/e.png"]:
+        coarse = random.randint(0, 256, (6, 8, 3)).astype(np.uint8)
+        PIL.Image.fromarray(coarse).resize((120, 90)).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def run(untrained_native, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
+
+    def invoke(*arguments, code=0):
+        result = CliRunner().invoke(cli.cli, [str(part) for part in arguments])
+        assert result.exit_code == code, result.output
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        assert "Traceback" not in result.stderr
+        return result
+
+    return invoke
