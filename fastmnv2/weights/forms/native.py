@@ -103,7 +103,8 @@ def read(path: Path) -> Source:
     tensors = {}
     end = 0
     quantised = "precision" in metadata
-    entries = _entries(path, header, _quantised_shapes() if quantised else _float_shapes())
+    allowed = _quantised_shapes() if quantised else _float_shapes()
+    entries = _entries(path, header, allowed, with_head="around" in metadata)
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
             raise WeightsError(
@@ -198,11 +199,11 @@ def _quantised_shapes() -> _Allowed:
 
 
 def _entries(
-    path: Path, header: dict[str, Any], allowed: _Allowed
+    path: Path, header: dict[str, Any], allowed: _Allowed, *, with_head: bool
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():
-        if name not in allowed and not name.startswith(head.PREFIX):
+        if name not in allowed and not (with_head and name.startswith(head.PREFIX)):
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"{path}: {name}: expected dtype, shape and data_offsets")
