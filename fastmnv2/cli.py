@@ -451,7 +451,12 @@ def convert(
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
 @click.option(
-    "--calibrate", "paths", multiple=True, required=True, metavar="PATH", help="Pictures or folders of them; repeatable."
+    "--calibrate",
+    "paths",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Pictures or folders of them; repeatable.",
 )
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
 @click.option("--force", is_flag=True, help="Overwrite DST.")

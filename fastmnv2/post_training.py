@@ -184,7 +184,9 @@ class _Calibration:
 
     def _weights(self, layer: network.Layer, source: np.float32) -> None:
         """Symmetric, a scale a channel; one at least that keeps the bias within 2^24 steps."""
-        kernel, bias = (self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name))
+        kernel, bias = (
+            self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
+        )
         columns = kernel.reshape(-1, layer.out_channels)
         least = np.maximum(np.abs(bias) / (float(source) * 2**24), 1e-12)
         scales = np.maximum(np.abs(columns).max(axis=0) / 127, least).astype(np.float32)
