@@ -451,7 +451,12 @@ def convert(
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
 @click.option(
-    "--calibrate", "paths", multiple=True, required=True, metavar="PATH", help="Pictures or folders of them; repeatable."
+    "--calibrate",
+    "paths",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Pictures or folders of them; repeatable.",
 )
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
 @click.option("--force", is_flag=True, help="Overwrite DST.")
@@ -468,15 +473,15 @@ def quantize(
     import fastmnv2
     from fastmnv2.image.find import find
 
-    def skip(path: str, why: str) -> None:
+    def skip(path: str, why: object) -> None:
         click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
 
     pictures = []
-    for path in find(paths, skip):
+    for path in find(paths, skip).paths:
         try:
             pictures.append(image.load_image(path))
         except (ValueError, OSError) as error:
-            skip(path, str(error))
+            skip(path, error)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
     report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)

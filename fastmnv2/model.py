@@ -303,6 +303,7 @@ class Model:
         if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
             raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
         scores: NDArray[np.floating]
+        probabilities: NDArray[np.floating]
         if head:
             scores = probabilities = head.probabilities(self.predict(images, threads=threads))
         else:

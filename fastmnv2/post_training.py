@@ -49,7 +49,10 @@ class Report:
     def lines(self) -> list[str]:
         """The report as text."""
         counts, edges = np.histogram(self.cosines, np.linspace(min(0.95, float(self.cosines.min())), 1, 11))
-        bars = [f"  {low:.4f} to {high:.4f}  {'#' * int(n)} {n}" for n, low, high in zip(counts, edges, edges[1:])]
+        bars = [
+            f"  {low:.4f} to {high:.4f}  {'#' * int(n)} {n}"
+            for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
+        ]
         top1 = [] if self.top1 is None else [f"same first class  {self.top1:.1%} of them"]
         return [
             f"calibrated on {self.calibrated} pictures, measured on {self.held_out} others",
@@ -184,7 +187,9 @@ class _Calibration:
 
     def _weights(self, layer: network.Layer, source: np.float32) -> None:
         """Symmetric, a scale a channel; one at least that keeps the bias within 2^24 steps."""
-        kernel, bias = (self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name))
+        kernel, bias = (
+            self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
+        )
         columns = kernel.reshape(-1, layer.out_channels)
         least = np.maximum(np.abs(bias) / (float(source) * 2**24), 1e-12)
         scales = np.maximum(np.abs(columns).max(axis=0) / 127, least).astype(np.float32)
