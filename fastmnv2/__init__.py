@@ -63,7 +63,8 @@ def load(
         weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
             Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
-            Keras model, such as one that was trained with ``fastmnv2.keras``.
+            Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
+            is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded where it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
@@ -241,7 +242,7 @@ def quantize(
 
 
 def __getattr__(name: str) -> Any:
-    """``fastmnv2.image``, imported when it is first used."""
-    if name == "image":
-        return importlib.import_module("fastmnv2.image")
+    """Parts that need more than numpy, imported when they are first used: ``fastmnv2.image`` and the like."""
+    if name in ("hub", "image", "keras", "learn", "sklearn"):
+        return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

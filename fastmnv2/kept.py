@@ -9,6 +9,7 @@ _Weights = str | os.PathLike[str] | None
 
 # By weights and by the settings that change what they mean.
 _models: dict[tuple[Any, ...], Model] = {}
+_PLACES = ("FASTMNV2_WEIGHTS", "FASTMNV2_CACHE_DIR", "TFHUB_CACHE_DIR")
 _KEPT = 4
 
 
@@ -19,11 +20,22 @@ def load(weights: Any, *, threads: int | None = None, **reading: Any) -> Model:
     return Model(resolve(weights, **reading), threads=threads)
 
 
+def _folder(name: str | None) -> str:
+    """The working directory, if it matters: for a relative path, which is what may be no other name."""
+    if not name or name in ("imagenet", "untrained") or "://" in name or os.path.isabs(name):
+        return ""
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return ""
+
+
 def model(weights: _Weights, *, download: bool = True, precision: str = "float32") -> Model:
     """The same, loaded once; the last four are kept."""
-    environ = os.environ
     name = weights if weights is None else os.fspath(weights)
-    key = (name, precision, environ.get("FASTMNV2_WEIGHTS"), environ.get("FASTMNV2_ISA"))
+    places = tuple(map(os.environ.get, _PLACES))
+    isa = os.environ.get("FASTMNV2_ISA")
+    key = (name, isinstance(weights, str), precision, isa, *places, *map(_folder, (name, *places)))
     found = _models.get(key)
     if found is None:
         found = load(weights, download=download, precision=precision)

@@ -307,8 +307,8 @@ class Model:
         if head:
             scores = probabilities = head.probabilities(self.predict(images, threads=threads))
         else:
-            scores = self.logits(images, threads=threads)
-            probabilities = self._folded.probabilities(scores)
+            scores = logits = self.logits(images, threads=threads)
+            probabilities = self._folded.probabilities(logits)
         indices = np.argsort(-scores, axis=-1, kind="stable")[..., :top]
         return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
 

@@ -79,7 +79,7 @@ def _folders(folder: Path, skip: Callable[[str, object], None]) -> dict[str, lis
     found: dict[str, list[str]] = {}
     for part in sorted(folder.iterdir()):
         if part.is_dir() and not part.name.startswith("."):
-            found |= {path: [part.name] for path in find([str(part)], skip)}
+            found |= {path: [part.name] for path in find([str(part)], skip).paths}
     return found
 
 

@@ -33,7 +33,7 @@ figure img { max-width: 8rem; max-height: 8rem; } figcaption { font-size: .8rem;
 def write(path: Path, outcome: "Outcome") -> None:
     """Write the report on ``outcome``, whole or not at all."""
     text = page(outcome).encode("utf-8", "replace")
-    with writing(path) as (file,):
+    with writing(path) as file:
         file.write(text)
 
 

@@ -91,14 +91,14 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
-    if not isinstance(weights, str) or exists(Path(name)):
-        return read(name)
-    if name == IMAGENET:
+    if isinstance(weights, str) and name == IMAGENET:  # whatever there is by that name: "./imagenet" is a path
         return _imagenet(download)
-    if name == UNTRAINED:
+    if isinstance(weights, str) and name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
 
         return untrained()
+    if not isinstance(weights, str) or exists(Path(name)):
+        return read(name)
     if name.startswith(("https://", "http://")):
         return _from_url(name, download)
     if not _is_prefix(name):
@@ -114,7 +114,7 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
     name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
-    if name in (IMAGENET, UNTRAINED) and not exists(Path(name)):
+    if name in (IMAGENET, UNTRAINED) and not isinstance(weights, os.PathLike):
         raise WeightsError(
             f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
             f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from fastmnv2 import _engine
 from fastmnv2.errors import printable
 from fastmnv2.head import Head, softmax
-from fastmnv2.network import LAYERS, LOGITS
+from fastmnv2.network import LAYERS, LOGITS, SIZE
 
 if TYPE_CHECKING:
     from fastmnv2.weights.quantised import Quantised
@@ -37,6 +38,15 @@ def range_of(scale: float, shift: float) -> tuple[float, float] | None:
     # Rounded, so that 255 * (1 / 127.5) is 2.
     black, white = (float(np.float32(value)) for value in (shift, scale * (255 if pixels else 1) + shift))
     return (black, white) if math.isfinite(black) and math.isfinite(white) and black != white else None
+
+
+def other_size(origin: str, height: int, width: int) -> list[str]:
+    """Warns of a file made for images of another size, whose weights can be used all the same; the note on it."""
+    if (height, width) == (SIZE, SIZE):
+        return []
+    says = f"made for images of {height} x {width}, used for {SIZE} x {SIZE}, where its features are others"
+    warnings.warn(f"{printable(origin)}: {says}", stacklevel=2)
+    return [says]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def converted(network, **options):
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     function = tf.function(lambda x: network(x, training=False))
-    concrete = function.get_concrete_function(tf.TensorSpec([1, 96, 96, 3], tf.float32))
+    concrete = function.get_concrete_function(tf.TensorSpec([1, *network.input_shape[1:]], tf.float32))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([convert_variables_to_constants_v2(concrete)])
     for name, value in options.items():
         target, _, attribute = name.rpartition("__")

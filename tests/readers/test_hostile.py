@@ -372,6 +372,32 @@ def test_zip_bombs_and_strangers(tmp_path):
         refused(tmp_path / name)
 
 
+@pytest.mark.parametrize("executable", ["", "/usr/sbin/uwsgi", "/opt/pythonista"])
+def test_hdf5_in_a_program_that_embeds_python(forms, monkeypatch, executable):
+    """It finds the interpreter that Python was installed with, and never reads the file in this process."""
+    from fastmnv2.weights.forms import hdf5
+
+    want = read(forms["h5"])
+    monkeypatch.setattr(hdf5, "collect", lambda _: pytest.fail("read in this process"))
+    monkeypatch.setattr(sys, "executable", executable)
+    if hdf5._interpreter() is None:
+        pytest.skip("this Python was installed without an interpreter")
+    got = read(forms["h5"])
+    assert all((got.tensors[name] == value).all() for name, value in want.tensors.items())
+
+
+@pytest.mark.parametrize("why", ["frozen", "nothing installed"])
+def test_hdf5_without_an_interpreter_is_refused(forms, monkeypatch, tmp_path, why):
+    if why == "frozen":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
+    else:
+        monkeypatch.setattr(sys, "executable", "/usr/sbin/uwsgi")
+        monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
+        monkeypatch.setattr(sys, "base_exec_prefix", str(tmp_path))
+    for form in ("h5", "keras"):
+        refused(forms[form], "no Python interpreter; convert the file where there is one: fastmnv2 convert")
+
+
 def test_hdf5_links_cycles_and_giants(forms, tmp_path):
     import h5py
 

@@ -1,5 +1,6 @@
 """What "imagenet", "untrained" and a TF-Hub URL stand for, and the download, from a server on this machine."""
 
+import concurrent.futures
 import errno
 import gzip
 import hashlib
@@ -7,8 +8,10 @@ import os
 import shutil
 import ssl
 import subprocess
+import sys
 import tarfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -263,6 +266,54 @@ def test_the_environment_names_the_weights(monkeypatch, untrained_native, images
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "imagenet")
     with pytest.raises(WeightsError, match="FASTMNV2_WEIGHTS"):
         fastmnv2.load()
+
+
+def test_info_leaves_the_environment_alone(server, native_bytes):
+    """Threads that each set FASTMNV2_OFFLINE for a while left it set for good."""
+    server.pages["/weights"] = 200, {}, native_bytes
+    before = dict(os.environ)
+    changes = []
+
+    def watch(event, args):
+        if event in ("os.putenv", "os.unsetenv"):
+            changes.append(args)
+
+    sys.addaudithook(watch)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: fastmnv2.info()["weights"]["error"], range(40)))
+    assert all("download=False" in error for error in found)
+    assert not changes
+    assert dict(os.environ) == before
+    assert server.asked == []
+
+
+def test_a_relative_path_is_that_of_the_working_directory(tmp_path, untrained_native, images, monkeypatch):
+    for name, seed in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        native.write(tmp_path / name / "w.safetensors", fold(untrained(seed)))
+    found = []
+    for name in ("one", "two", "one"):
+        monkeypatch.chdir(tmp_path / name)
+        found.append(fastmnv2.embed(images[:2], weights="w.safetensors"))
+        monkeypatch.setenv("FASTMNV2_WEIGHTS", "w.safetensors")
+        found.append(fastmnv2.embed(images[:2]))
+        monkeypatch.delenv("FASTMNV2_WEIGHTS")
+    assert (found[0] == found[4]).all()
+    assert not (found[0] == found[2]).all()
+    assert all((found[i] == found[i + 1]).all() for i in (0, 2, 4))
+
+
+@pytest.mark.parametrize("name", ["imagenet", "untrained"])
+def test_a_folder_by_a_names_name_is_not_the_name(tmp_path, cache, name):
+    (tmp_path / name).mkdir()
+    if name == "imagenet":
+        with pytest.raises(WeightsUnavailable):
+            fastmnv2.load(name)
+    else:
+        assert fastmnv2.load(name).weights["form"] == "untrained"
+    for path in (f"./{name}", Path(name)):
+        with pytest.raises(WeightsError, match="expected a folder with"):
+            fastmnv2.load(path)
 
 
 def test_weights_in_the_wheel_come_before_the_cache(monkeypatch, cache, untrained_native):

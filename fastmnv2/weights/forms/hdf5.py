@@ -7,6 +7,7 @@ input is the file, its standard output a line of JSON and the arrays' bytes.
 
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -55,11 +56,9 @@ class Content(NamedTuple):
 def read(file: IO[bytes], origin: str) -> Content:
     """Read an HDF5 file, from its start; ``file`` must be one of the operating system's.
 
-    In a program whose ``sys.executable`` is no Python interpreter (frozen, embedded) it is read in this process,
-    without the protection.
-
     Raises:
-        WeightsError: it is malformed, or too much for the limits of time and memory.
+        WeightsError: it is malformed, or too much for the limits of time and memory; or there is no interpreter to
+            start the other process with, as in a program that was frozen.
         ImportError: h5py is not installed.
     """
     from importlib.util import find_spec
@@ -67,19 +66,32 @@ def read(file: IO[bytes], origin: str) -> Content:
     if find_spec("h5py") is None:
         says = f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'"
         raise ImportError(says, name="h5py")
-    if getattr(sys, "frozen", False) or not re.search(r"python[^/\\]*$", sys.executable or ""):
-        try:
-            return collect(file)
-        except ValueError as error:
-            raise WeightsError(f"{origin}: {error}") from error
     return _decoded(_answer(file, origin), origin)
+
+
+def _interpreter() -> str | None:
+    """A Python interpreter like this one. In a program that embeds Python, ``sys.executable`` may be that program."""
+    if getattr(sys, "frozen", False):  # whose prefix is no installation
+        return None
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
+    if re.fullmatch(r"(?i)(python|pypy)w?[\d.]*[td]*(\.exe)?", os.path.basename(sys.executable or "")):
+        return sys.executable
+    if os.name == "nt":
+        places = [os.path.join(prefix, "python.exe") for prefix in (sys.exec_prefix, sys.base_exec_prefix)]
+    else:
+        places = [os.path.join(prefix, "bin", name) for prefix in (sys.exec_prefix, sys.base_exec_prefix)]
+    return next((place for place in places if os.access(place, os.X_OK)), None)
 
 
 def _answer(file: IO[bytes], origin: str) -> bytes:
     """What the other process prints about the file."""
-    import os
-
-    command = [sys.executable, "-c", _CHILD, *sys.path]
+    interpreter = _interpreter()
+    if interpreter is None:
+        raise WeightsError(
+            f"{origin}: the HDF5 library is run in a process of its own, for which this program has no Python "
+            "interpreter; convert the file where there is one: fastmnv2 convert SRC FILE.safetensors"
+        )
+    command = [interpreter, "-c", _CHILD, *sys.path]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(command, stdin=file, capture_output=True, env=environment, timeout=_PATIENCE, check=False)

@@ -18,7 +18,7 @@ from fastmnv2.head import Head, named
 from fastmnv2.network import EPSILON, LOGITS
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.tensors import Source, other_size
 
 # The most that a malformed file may cost. The network's variables have 11 MB, its configuration 100 KB.
 _ARCHIVE_LIMIT = 96 << 20
@@ -124,6 +124,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
         _check_norms(config, origin)
+        notes += _check_size(config, origin)
         graph = keras_graph.around(config)
     if graph is None:
         layers = sorted({path.rpartition("/")[0] for path in others})
@@ -171,6 +172,27 @@ def _parsed(text: str | bytes, origin: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WeightsError(f"{origin}: the model's configuration is not JSON: {error}") from error
+
+
+def _check_size(config: Any, origin: str) -> list[str]:
+    """Notes on the size of image that the model with the first convolution was made for."""
+    pending = [config]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            pending += node.values()
+        if not isinstance(node, list):
+            continue
+        pending += node
+        layers = [item for item in node if isinstance(item, dict) and isinstance(item.get("config"), dict)]
+        if not any(layer["config"].get("name") == "Conv1" for layer in layers):
+            continue
+        for layer in layers:
+            shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
+            if layer.get("class_name") == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
+                edges = [edge for edge in shape[1:3] if isinstance(edge, int)]
+                return other_size(origin, *edges) if len(edges) == 2 else []
+    return []
 
 
 def _check_norms(config: Any, origin: str) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.tensors import Source, range_of
+from fastmnv2.weights.tensors import Source, other_size, range_of
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
@@ -35,7 +35,9 @@ _OPERATORS = {
 NONE, RELU6 = 0, 3
 _SAME, _VALID = 0, 1
 TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
-_QUANTISED = ("<i4", "u1", "i1")
+_ZERO_POINTS = {"<i4": (0, 0), "u1": (0, 255), "i1": (-128, 127)}
+_QUANTISED = tuple(_ZERO_POINTS)
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller ones are not of full precision
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Tensor:
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     axis: int
+    signature: tuple[int, ...]  # its shape with -1 where it is left open; may be missing
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,15 @@ def read(path: Path) -> Source:
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
     tensors, notes = walk.finish()
-    return Source("tflite", str(path), file_sha256(path), tensors, tuple(notes), input_range=walk.input_range)
+    return Source(
+        "tflite",
+        str(path),
+        file_sha256(path),
+        tensors,
+        tuple(notes),
+        input_range=walk.input_range,
+        input_error=walk.input_error,
+    )
 
 
 class Graph:
@@ -146,6 +157,7 @@ class Graph:
             self._vector(quantisation, 2, "<f4") if quantisation else none.astype("<f4"),
             self._vector(quantisation, 3, "<i8") if quantisation else none.astype("<i8"),
             self.number(quantisation, 6, "Int32") if quantisation else 0,
+            tuple(self._few(table, 7)),
         )
 
     def _operator(self, table: "Table", codes: list[int]) -> Operator:
@@ -184,6 +196,12 @@ class Graph:
                 f"{self.origin}: {tensor.name}: expected one scale or {channels}, got {tensor.scale.size} scales and "
                 f"{tensor.zero_point.size} zero points"
             )
+        if not (np.isfinite(tensor.scale).all() and tensor.scale.min() >= _LEAST_SCALE):
+            raise WeightsError(f"{self.origin}: {tensor.name}: expected positive scales, got {tensor.scale.min()}")
+        low, high = _ZERO_POINTS[TYPES[tensor.type]]
+        if tensor.zero_point.size and not (low <= tensor.zero_point.min() and tensor.zero_point.max() <= high):
+            got = tensor.zero_point.min() if tensor.zero_point.min() < low else tensor.zero_point.max()
+            raise WeightsError(f"{self.origin}: {tensor.name}: expected zero points from {low} to {high}, got {got}")
         shape = [1] * len(tensor.shape)
         if tensor.scale.size > 1:
             shape[tensor.axis] = -1
@@ -210,7 +228,33 @@ class Walk:
         self._notes: list[str] = []
         self._next = 0
         self.input_range: tuple[float, float] | None = None
+        self.input_error = ""
         self._where = ""
+        self._notes += self._check_image()
+
+    def _check_image(self) -> list[str]:
+        """The graph's input must be one RGB image; notes on its size."""
+        shapes = [self.graph.tensors[index].shape for index in self.graph.inputs]
+        if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
+            found = ", ".join(map(str, map(list, shapes))) or "none"
+            raise WeightsError(f"{self.graph.origin}: expected one input [n, height, width, 3], got {found}")
+        signature = self.graph.tensors[self.graph.inputs[0]].signature
+        return [] if -1 in signature[1:] else other_size(self.graph.origin, *shapes[0][1:3])
+
+    def _check_range(self, index: int) -> None:
+        """Integers that the first convolution takes say what numbers they stand for: for this network, [-1,1]."""
+        tensor = self.graph.tensors[index]
+        kind = TYPES.get(tensor.type, "")
+        if kind not in ("u1", "i1") or tensor.scale.size != 1 or tensor.zero_point.size != 1:
+            return
+        lowest = np.iinfo(kind).min - int(tensor.zero_point[0])
+        black, white = lowest * float(tensor.scale[0]), (lowest + 255) * float(tensor.scale[0])
+        # What a converter has seen of images may not have been quite black or white.
+        if not (-1.1 <= black <= -0.75 and 0.75 <= white <= 1.1):
+            self.input_error = (
+                f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1]; "
+                "input_range= says what black and white become before it"
+            )
 
     def step(self, number: int, operator: Operator) -> None:
         """Take the next operator."""
@@ -268,6 +312,8 @@ class Walk:
         if source is None or operator.options is None or len(operator.inputs) < 3:
             raise self._error(f"expected {layer.scope} with kernel, bias and options")
         self._check_input(layer, source)
+        if self._next == 0 and self.input_range is None:
+            self._check_range(operator.inputs[0])
         dense = operator.name == "FULLY_CONNECTED"
         depthwise = operator.name == "DEPTHWISE_CONV_2D"
         if depthwise != (layer.kind == "depthwise") or (dense and layer != LOGITS):
@@ -306,7 +352,7 @@ class Walk:
         lowest = {"u1": 0, "i1": -128}.get(TYPES.get(tensor.type, ""))
         if lowest is None or tensor.scale.size != 1 or tensor.zero_point.size != 1:
             return False
-        return int(tensor.zero_point[0]) == lowest and float(tensor.scale[0]) * 255 <= 6.001
+        return int(tensor.zero_point[0]) == lowest and 0 < float(tensor.scale[0]) * 255 <= 6.001
 
     def _check_input(self, layer: Layer, source: Value) -> None:
         before = LAYERS[self._next - 1]

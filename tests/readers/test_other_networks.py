@@ -1,0 +1,131 @@
+"""Networks that are nearly this one: another image size is loaded with a warning, all else is refused."""
+
+import warnings
+
+import numpy as np
+import pytest
+from makers import converted
+
+import fastmnv2
+from fastmnv2.errors import WeightsError
+from fastmnv2.network import LAYERS
+from fastmnv2.weights import read
+from fastmnv2.weights.fold import fold
+from fastmnv2.weights.forms import tflite
+from fastmnv2.weights.untrained import untrained
+
+
+@pytest.fixture(scope="module")
+def network():
+    from keras_model import keras_model
+
+    return keras_model(untrained().tensors)
+
+
+def of_size(network, height, width, channels=3):
+    import keras
+
+    other = keras.applications.MobileNetV2(
+        alpha=0.75, input_shape=(height, width, channels), include_top=False, pooling="avg", weights=None
+    )
+    if channels == 3:
+        other.set_weights(network.get_weights())
+    return other
+
+
+@pytest.fixture(scope="module")
+def int8(network):
+    """A file of 8-bit integers, input and output too."""
+    import tensorflow as tf
+
+    images = np.random.RandomState(0).rand(4, 1, 96, 96, 3).astype(np.float32)
+    images[0, :, 0], images[0, :, 1] = 0, 1
+    return converted(
+        network,
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=lambda: ([image * 2 - 1] for image in images),
+        target_spec__supported_ops=[tf.lite.OpsSet.TFLITE_BUILTINS_INT8],
+        inference_input_type=tf.int8,
+        inference_output_type=tf.int8,
+    )
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5", "tflite"])
+def test_another_size_is_loaded_with_one_warning_that_names_both(network, tmp_path, images, suffix):
+    other = of_size(network, 160, 128)
+    path, plain = tmp_path / f"other.{suffix}", tmp_path / f"plain.{suffix}"
+    for model, place in ((other, path), (network, plain)):
+        place.write_bytes(converted(model)) if suffix == "tflite" else model.save(place)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = fastmnv2.load(path)
+    says = [str(warning.message) for warning in caught if "made for images" in str(warning.message)]
+    assert len(says) == 1
+    assert "160 x 128, used for 96 x 96" in says[0]
+    assert any("160 x 128" in note for note in model.weights["notes"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        want = fastmnv2.load(plain)
+    np.testing.assert_allclose(model.embed(images), want.embed(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "tflite"])
+def test_another_channel_count_is_refused(network, tmp_path, suffix):
+    path = tmp_path / f"grey.{suffix}"
+    other = of_size(network, 96, 96, channels=1)
+    path.write_bytes(converted(other)) if suffix == "tflite" else other.save(path)
+    with pytest.raises(WeightsError, match=r"expected (one input \[n, height, width, 3\]|shape \[3, 3, 3, 24\]), got"):
+        fastmnv2.load(path)
+
+
+def changed(data, find, part, value):
+    """A file whose tensor, found by ``find(graph)``, has another first scale or zero point."""
+    data = bytearray(data)
+    graph = tflite.Graph(bytes(data), "f")
+    numbers = getattr(graph.tensors[find(graph)], part)
+    at = numbers.__array_interface__["data"][0] - np.frombuffer(graph.data, "u1").__array_interface__["data"][0]
+    data[at : at + numbers.itemsize] = np.array([value], numbers.dtype).tobytes()
+    return bytes(data)
+
+
+def operand(layer, number):
+    """Index of a convolution's input, kernel or bias."""
+
+    def find(graph):
+        convolutions = [found for found in graph.operators if found.name in ("CONV_2D", "DEPTHWISE_CONV_2D")]
+        return convolutions[layer].inputs[number]
+
+    return find
+
+
+def image_of(graph):
+    return graph.inputs[0]
+
+
+@pytest.mark.parametrize("scale", [0, -0.01, 1e-40, np.nan, np.inf])
+@pytest.mark.parametrize("layer", [0, 1, len(LAYERS) - 2])
+@pytest.mark.parametrize("number", [1, 2])
+def test_scales_that_are_none_are_refused(int8, tmp_path, scale, layer, number):
+    (tmp_path / "q.tflite").write_bytes(changed(int8, operand(layer, number), "scale", scale))
+    with pytest.raises(WeightsError, match=r"expected positive scales, got"):
+        fold(read(tmp_path / "q.tflite"))
+
+
+@pytest.mark.parametrize(("number", "zero"), [(1, 128), (1, -129), (1, 1 << 40), (2, 1), (2, -1)])
+def test_zero_points_out_of_range_are_refused(int8, tmp_path, number, zero):
+    (tmp_path / "q.tflite").write_bytes(changed(int8, operand(3, number), "zero_point", zero))
+    with pytest.raises(WeightsError, match=rf"expected zero points from .*, got {zero}"):
+        fold(read(tmp_path / "q.tflite"))
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero"), [(1 / 255, -128), (1, -128), (1 / 127.5, -128), (1 / 255, 0), (-1 / 127.5, 0), (0, 0)]
+)
+def test_other_numbers_than_this_networks_are_refused(int8, tmp_path, scale, zero):
+    data = changed(changed(int8, image_of, "scale", scale), image_of, "zero_point", zero)
+    (tmp_path / "q.tflite").write_bytes(data)
+    with pytest.raises(WeightsError, match=r"takes numbers in .*, expected \[-1, 1\]; input_range="):
+        fastmnv2.load(tmp_path / "q.tflite")
+    assert fastmnv2.load(tmp_path / "q.tflite", input_range=(0, 1)).weights["input_range"] == (0, 1)
+    (tmp_path / "q.tflite").write_bytes(int8)
+    assert fastmnv2.load(tmp_path / "q.tflite").weights["input_range"] == (-1, 1)
