@@ -55,15 +55,15 @@ def remotes() -> tuple[Remote, ...]:
     return tuple(Remote(url) for url in mirrors) or REMOTES
 
 
-def fetch() -> tuple[Folded | None, list[str]]:
-    """The first of the remote files that arrives whole and proves to be this network, and what went wrong before.
+def fetch(sources: tuple[Remote, ...] | None = None) -> tuple[Folded | None, list[str]]:
+    """The first of ``sources`` (``remotes()``) that arrives whole and proves to be this network, and what went wrong before.
 
     Raises:
         OSError: this machine has no room for it, or no more files to open.
         MemoryError: it has no memory.
     """
     failures: list[str] = []
-    for remote in remotes():
+    for remote in sources or remotes():
         try:
             return _fetch_one(remote), failures
         except MemoryError:
