@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
+    from fastmnv2.post_training import Report
 
 __all__ = [
     "ImageError",
@@ -40,6 +41,7 @@ __all__ = [
     "isa",
     "iter_embed_images",
     "load",
+    "quantize",
 ]
 
 _Weights = str | os.PathLike[str] | None
@@ -210,8 +212,37 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     return describe(weights)
 
 
+def quantize(
+    weights: _Weights,
+    target: str | os.PathLike[str],
+    images: Any,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> "Report":
+    """Make an int8 network of float weights and write it as a native file, for ``load(target, precision="int8")``.
+
+    Args:
+        weights: as for ``load``.
+        target: the ``.safetensors`` to write, whole or not at all.
+        images: what to calibrate on, ``[n,96,96,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
+            fifth is held out, for the report.
+        threads: as for ``load``.
+        progress: called with how many layers are done, and of how many.
+
+    Returns:
+        A ``fastmnv2.post_training.Report``: how near it is to float32 on the held-out images.
+
+    Raises:
+        ValueError, TypeError: ``images`` are not as above. Else as ``load``, and OSError from writing.
+    """
+    from fastmnv2.post_training import quantize as run
+
+    return run(weights, target, images, threads=threads, progress=progress)
+
+
 def __getattr__(name: str) -> Any:
-    """``fastmnv2.image``, imported when it is first used."""
-    if name == "image":
-        return importlib.import_module("fastmnv2.image")
+    """Parts that need more than numpy, imported when they are first used: ``fastmnv2.image`` and the like."""
+    if name in ("hub", "image", "keras", "learn", "sklearn"):
+        return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -139,10 +139,16 @@ def endpoints():
     return tuple(rows[:network.endpoints]), tuple(rows[network.endpoints:])
 
 
+_isas = ()
+
+
 def isas():
     """(name, can run here) of every instruction set compiled in, slowest first."""
-    return tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
-                 for i in range(fm_isa_count()))
+    global _isas
+    if not _isas:  # asked once: virtual machines take a tenth of a millisecond for each CPUID
+        _isas = tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
+                      for i in range(fm_isa_count()))
+    return _isas
 
 
 def isa_for(str precision, str isa):
@@ -177,8 +183,8 @@ def crc32c(data, value=0):
 
 
 cdef const fm_isa *find_isa(str name) except NULL:
-    for i in range(fm_isa_count()):
-        if fm_isa_name(fm_isa_at(i)).decode() == name and fm_isa_supported(fm_isa_at(i)):
+    for i, (own, supported) in enumerate(isas()):
+        if own == name and supported:
             return fm_isa_at(i)
     raise ValueError(f"instruction set {name!r} can't be run here")
 

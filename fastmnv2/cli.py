@@ -90,6 +90,13 @@ def cli() -> None:
 _WEIGHTS = click.option(
     "--weights", metavar="W", help='File or folder with weights, "imagenet" (default) or "untrained".'
 )
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="int8: an 8-bit file's own integers.",
+)
 _THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
 _PICTURES = (
     click.argument("paths", nargs=-1, metavar="PATH..."),
@@ -382,8 +389,8 @@ def _lines(path: Path, count: int | None = None) -> list[str]:
     if len(data) > 1 << 20:
         raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
     try:
-        text = data.decode("utf-8-sig").removesuffix("\n")
         # Not splitlines, which knows ten ends of a line more than those who write labels.
+        text = data.decode("utf-8-sig").removesuffix("\n")
         lines = [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
@@ -399,10 +406,12 @@ def _lines(path: Path, count: int | None = None) -> list[str]:
 @click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
 @click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
 @click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
+@_PRECISION
 def convert(
     source: str,
     target: Path,
     force: bool,
+    precision: str,
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
@@ -426,7 +435,8 @@ def convert(
     from fastmnv2.weights.resolve import adapted
 
     names = _lines(Path(classes)) if classes is not None else None
-    folded = export.write(target, adapted(source, input_range=input_range, head=head, classes=names))
+    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision)
+    folded = export.write(target, found)
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {_shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
@@ -435,6 +445,51 @@ def convert(
         click.echo(f"note     {note}")
     size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
     click.echo(f"wrote    {_shown(target)}, {size:,} bytes")
+
+
+@cli.command()
+@click.argument("source", metavar="SRC")
+@click.argument("target", metavar="DST.safetensors", callback=_suffix(".safetensors"))
+@click.option(
+    "--calibrate",
+    "paths",
+    multiple=True,
+    required=True,
+    metavar="PATH",
+    help="Pictures or folders of them; repeatable.",
+)
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
+@click.option("--force", is_flag=True, help="Overwrite DST.")
+@_with(_THREADS)
+def quantize(
+    source: str, target: Path, paths: tuple[str, ...], plot: Path | None, force: bool, threads: int | None
+) -> None:
+    """Make an int8 network of float weights SRC, calibrated on pictures.
+
+    At least 5 pictures, a few dozen are enough; every fifth is held out, for the report on how near it is to float32.
+    """
+    if target.exists() and not force:
+        raise click.ClickException(f"{target} is there already; --force overwrites it")
+    import fastmnv2
+    from fastmnv2.image.find import find
+
+    def skip(path: str, why: str) -> None:
+        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
+
+    pictures = []
+    for path in find(paths, skip):
+        try:
+            pictures.append(image.load_image(path))
+        except (ValueError, OSError) as error:
+            skip(path, str(error))
+    if not pictures:
+        raise click.ClickException("no picture found to calibrate on")
+    report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)
+    for line in report.lines():
+        click.echo(line)
+    if plot:
+        report.plot(plot)
+    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
 
 
 @cli.command()
@@ -477,14 +532,15 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
 @click.option("--layers", is_flag=True, help="Each layer's time, on one thread.")
 @click.option("-n", "n", type=click.IntRange(1, 4096), help="Images a call.  [default: 1, and 8 and 32]")
 @_THREADS
+@_PRECISION
 @click.option("--weights", default="untrained", show_default=True, metavar="W", help="Times don't depend on them.")
-def bench(layers: bool, n: int | None, threads: int | None, weights: str) -> None:
+def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: str) -> None:
     """Time calls, or layers, against this processor's multiply-add peak."""
     import fastmnv2
     from fastmnv2 import profile
     from fastmnv2 import threads as _threads
 
-    model = fastmnv2.load(weights)
+    model = fastmnv2.load(weights, precision=precision)
     if not layers:
         click.echo(f"{'images':>6} {'threads':>7} {'median ms':>10} {'p99 ms':>8} {'images/s':>9} {'of peak':>8}")
         for batch in (n,) if n else (1, 8, 32):

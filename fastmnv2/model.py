@@ -303,11 +303,12 @@ class Model:
         if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
             raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
         scores: NDArray[np.floating]
+        probabilities: NDArray[np.floating]
         if head:
             scores = probabilities = head.probabilities(self.predict(images, threads=threads))
         else:
-            scores = self.logits(images, threads=threads)
-            probabilities = self._folded.probabilities(scores)
+            scores = logits = self.logits(images, threads=threads)
+            probabilities = self._folded.probabilities(logits)
         indices = np.argsort(-scores, axis=-1, kind="stable")[..., :top]
         return indices, np.take_along_axis(probabilities, indices, axis=-1).astype(np.float32)
 

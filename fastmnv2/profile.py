@@ -46,11 +46,12 @@ NETWORK_MACS = sum(macs(layer) for layer in network.LAYERS[:-1])
 """Multiply-adds of the network without logits for one image: 38,165,472."""
 
 
-def peak(isa: str, amount: float = 1.2e8) -> float:
+def peak(isa: str, amount: float = 1.2e8, precision: str = "float32") -> float:
     """Multiply-adds a second that one core does now at most, from ``amount`` of them (about 2 ms)."""
-    _engine.peak_macs(isa, amount / 10)  # the clock has to settle first
+    amount *= 4 if precision == "int8" else 1
+    _engine.peak_macs(isa, amount / 10, precision)  # the clock has to settle first
     start = time.perf_counter()
-    return _engine.peak_macs(isa, amount) / (time.perf_counter() - start)
+    return _engine.peak_macs(isa, amount, precision) / (time.perf_counter() - start)
 
 
 def ping() -> float:
@@ -72,12 +73,12 @@ def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
     """Time ``model.embed`` for about ``seconds``, at least 5 calls."""
     images, out = _images(n), np.empty((n, network.FEATURES), np.float32)
     times: list[float] = []
-    peaks = [peak(model.isa)]
+    peaks = [peak(model.isa, precision=model.precision)]
     model.embed(images, out=out, threads=threads)
     end = time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
         if len(times) % 100 == 99:
-            peaks.append(peak(model.isa))
+            peaks.append(peak(model.isa, precision=model.precision))
         start = time.perf_counter()
         model.embed(images, out=out, threads=threads)
         times.append(time.perf_counter() - start)
@@ -98,18 +99,18 @@ def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     clock, begin = _engine.ticks(), time.perf_counter()
     for call in range(calls):
         if call % 25 == 0:
-            peaks.append(peak(model.isa))
+            peaks.append(peak(model.isa, precision=model.precision))
             forward(images, False, n, features, 1)
         forward(images, False, n, features, 1, None, ticks[call])
     rate = (_engine.ticks() - clock) / (time.perf_counter() - begin)
-    usual_peak = float(np.median(peaks))
+    usual_peak, item = float(np.median(peaks)), 1 if model.precision == "int8" else 4
     seconds = np.median(ticks, axis=0) / rate
     return [
         LayerTime(
             layer.scope.removeprefix("MobilenetV2/"),
             layer.kind,
             n * macs(layer),
-            4 * (math.prod(layer.weights_shape) + layer.out_channels + n * _maps(layer)),
+            item * (math.prod(layer.weights_shape) + n * _maps(layer)) + 4 * layer.out_channels,
             float(seconds[index]),
             usual_peak,
         )

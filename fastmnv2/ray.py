@@ -9,6 +9,8 @@ Within one machine, ``fastmnv2.embed_images`` does the same with less: it has no
 between them.
 """
 
+import importlib
+import logging
 import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -86,18 +88,18 @@ def embed_names(
     Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless that has been done.
     """
     try:
-        import ray
-        import ray.data
+        importlib.import_module("ray.data")
+        ray: Any = importlib.import_module("ray")  # types in part
     except ImportError as error:
         raise ImportError("--engine ray needs Ray: pip install 'fastmnv2[ray]'", name="ray") from error
     if not names:
         return
     if not ray.is_initialized():
-        ray.init(logging_level="warning", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), -(-len(names) // batch_size)))
     # Blocks as small as batches: those of a node that is lost are all that is computed again.
-    found = ray.data.from_items([{"path": name} for name in names], override_num_blocks=-(-len(names) // batch_size))
-    found = found.map_batches(
+    listed = ray.data.from_items([{"path": name} for name in names], override_num_blocks=-(-len(names) // batch_size))
+    found = listed.map_batches(
         ImageEmbedder,
         fn_constructor_args=(model,),
         fn_constructor_kwargs={"keep_errors": True, **options},
@@ -106,5 +108,5 @@ def embed_names(
         concurrency=(1, workers),
     )
     for batch in found.iter_batches(batch_size=batch_size):
-        for name, vector, error in zip(batch["path"], batch["features"], batch["error"], strict=True):
-            yield str(name), None if error else vector, str(error) or None
+        for name, vector, reason in zip(batch["path"], batch["features"], batch["error"], strict=True):
+            yield str(name), None if reason else vector, str(reason) or None

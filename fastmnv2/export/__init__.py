@@ -40,7 +40,9 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
     path = Path(target)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name ending in {', '.join(SUFFIXES[:-1])}, or a folder without a suffix")
-    folded = fold(source)
+    if source.quantised and path.suffix.lower() != ".safetensors":
+        raise ValueError(f"{path}: 8-bit weights are written to .safetensors only; precision float32 dequantises them")
+    folded = source.quantised or fold(source)
     if path.suffix.lower() == ".safetensors":
         from fastmnv2.weights.forms import native
 

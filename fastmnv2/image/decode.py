@@ -170,7 +170,8 @@ def open_picture(item: "File", options: Options, buffer: Callable[[int], NDArray
     with path.open("rb", buffering=0) as stream:
         if stream.read(2) == b"\xff\xd8":
             return _decode(read_whole(stream, name, found.st_size), name, options, buffer)
-        return _pillow(io.BufferedReader(stream), name, options)
+        with io.BufferedReader(stream) as buffered:
+            return _pillow(buffered, name, options)
 
 
 def read_whole(stream: Any, name: str, size: int = MAX_BYTES) -> bytes:

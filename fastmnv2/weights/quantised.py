@@ -101,8 +101,16 @@ class Quantised(Folded):
 
     def quantity(self, scope: str) -> Quantity:
         """How the output of a layer, a sum, the image or the average is quantised."""
-        scale, numbers = (self.tensors[name] for name in quantity_names(scope))
-        return Quantity(np.float32(scale[0]), *(int(number) for number in numbers))
+        found = self._quantities.get(scope)
+        if found is None:
+            scale, numbers = quantity_names(scope)
+            found = Quantity(self.tensors[scale][0], *self.tensors[numbers].tolist())
+            self._quantities[scope] = found
+        return found
+
+    @functools.cached_property
+    def _quantities(self) -> dict[str, Quantity]:
+        return {}
 
     def has(self, scope: str) -> bool:
         """Whether there is such an output."""

@@ -46,7 +46,7 @@ def test_embedder_without_ray(paths, model):
     assert np.isnan(found["features"][3]).all()
     assert found["error"].tolist() == ["", "", "", "No such file or directory"]
     assert found["other"].tolist() == [0, 1, 2, 3]
-    with pytest.raises(fastmnv2.ImageError, match="none.jpg"):
+    with pytest.raises(fastmnv2.ImageError, match=r"none\.jpg"):
         ImageEmbedder(model)(batch)
 
 

@@ -17,5 +17,6 @@
 #define TABLE fm_float32_avx512
 #define TILE_ROWS 9
 #define TILE_VECS 3
-#define DEPTHWISE_PIXELS 4
+#define DEPTHWISE_ROWS 2
+#define DEPTHWISE_PIXELS 3
 #include "float32/tpl/table.inc"

@@ -8,5 +8,6 @@
 #define TABLE fm_float32_neon
 #define TILE_ROWS 9
 #define TILE_VECS 2
-#define DEPTHWISE_PIXELS 4
+#define DEPTHWISE_ROWS 2
+#define DEPTHWISE_PIXELS 3
 #include "float32/tpl/table.inc"

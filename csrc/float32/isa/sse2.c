@@ -6,5 +6,6 @@
 #define TABLE fm_float32_sse2
 #define TILE_ROWS 4
 #define TILE_VECS 3
+#define DEPTHWISE_ROWS 1
 #define DEPTHWISE_PIXELS 2
 #include "float32/tpl/table.inc"

@@ -1,0 +1,241 @@
+"""Post-training quantisation: float weights to an int8 network, calibrated on pictures.
+
+Weights get one scale a channel, activations the range that they have on the pictures. What rounding does to the mean
+of each channel is then taken back from the biases, layer by layer.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2 import arguments, network
+from fastmnv2.model import PROJECTION_NAMES, Model
+from fastmnv2.network import ENDPOINTS, LAYERS, LOGITS
+from fastmnv2.weights.forms import native
+from fastmnv2.weights.quantised import (
+    BLOCKS,
+    HEAD,
+    IMAGE,
+    POOL,
+    Quantised,
+    quantity_names,
+    sum_scope,
+    weights_names,
+)
+from fastmnv2.weights.resolve import resolve
+from fastmnv2.weights.tensors import Folded
+
+HELD_OUT = 5  # every fifth picture is not calibrated on, but tells how good it became
+_FEWEST = 5
+_PART = 8  # images whose maps are held at a time
+
+_Maps = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How near an int8 network is to the float one, on pictures it was not calibrated on."""
+
+    calibrated: int  # pictures
+    held_out: int
+    errors: dict[str, float]  # by endpoint: relative L2 error against float32
+    cosines: NDArray[np.float64]  # of each held-out picture's features to their float32 ones
+    top1: float | None  # share of held-out pictures of the same first class; None without logits
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        counts, edges = np.histogram(self.cosines, np.linspace(min(0.95, float(self.cosines.min())), 1, 11))
+        bars = [f"  {low:.4f} to {high:.4f}  {'#' * int(n)} {n}" for n, low, high in zip(counts, edges, edges[1:])]
+        top1 = [] if self.top1 is None else [f"same first class  {self.top1:.1%} of them"]
+        return [
+            f"calibrated on {self.calibrated} pictures, measured on {self.held_out} others",
+            "relative error by layer:",
+            *(f"  {name.removeprefix('MobilenetV2/'):<28} {error:.4f}" for name, error in self.errors.items()),
+            f"cosine of features to float32: mean {self.cosines.mean():.4f}, least {self.cosines.min():.4f}",
+            *bars,
+            *top1,
+        ]
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw errors and cosines. Needs matplotlib; the suffix says the format."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.barh([name.removeprefix("MobilenetV2/") for name in self.errors], list(self.errors.values()))
+        left.invert_yaxis()
+        left.tick_params(axis="y", labelsize=4)
+        left.set_xlabel("relative error against float32")
+        right.hist(self.cosines, 20)
+        right.set_xlabel("cosine of features to float32")
+        right.set_ylabel("held-out pictures")
+        figure.savefig(path, dpi=150)
+
+
+def quantize(
+    weights: str | os.PathLike[str] | None,
+    target: str | os.PathLike[str],
+    images: Any,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """See ``fastmnv2.quantize``."""
+    array, _ = arguments.as_images(images)
+    if len(array) < _FEWEST:
+        raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
+    if array.dtype != np.uint8 and not np.isfinite(array).all():
+        raise ValueError("images: expected finite values to calibrate on")
+    held = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
+    folded = resolve(weights)
+    original = Model(folded, threads=threads)
+    work = _Calibration(folded, original, array[~held])
+    quantised = work.run(progress or (lambda _done, _all: None))
+    native.write(target, quantised)
+    return _report(original, Model(quantised, threads=threads), array[held], int((~held).sum()))
+
+
+def _parts(images: NDArray[Any]) -> Iterable[NDArray[Any]]:
+    return (images[start : start + _PART] for start in range(0, len(images), _PART))
+
+
+def _float_maps(model: Model, images: NDArray[Any]) -> _Maps:
+    """Every endpoint, and the projections before residuals are added."""
+    maps = model.endpoints(images)
+    block_input = maps[ENDPOINTS[0].name]
+    for block in range(BLOCKS):
+        output = maps[ENDPOINTS[4 * block + 2].name]
+        residual = LAYERS[3 * block + 2].residual
+        maps[PROJECTION_NAMES[block]] = output - block_input if residual else output
+        block_input = output
+    if model.has_logits:
+        maps[LOGITS.scope] = model.logits(images)
+    return maps
+
+
+def _scopes() -> dict[str, str]:
+    """Where each map's Quantity is kept, by the map's name, in the order of the network; without the logits."""
+    found = {}
+    for block in range(BLOCKS):
+        expansion, depthwise, output = (ENDPOINTS[4 * block + part].name for part in range(3))
+        found[expansion], found[depthwise] = LAYERS[3 * block].scope, LAYERS[3 * block + 1].scope
+        found[PROJECTION_NAMES[block]] = LAYERS[3 * block + 2].scope
+        if LAYERS[3 * block + 2].residual:
+            found[output] = sum_scope(block)
+    return found | {ENDPOINTS[-2].name: HEAD.scope, ENDPOINTS[-1].name: POOL}
+
+
+class _Calibration:
+    """Ranges and means of the float network's maps, and the integers that are made of them."""
+
+    def __init__(self, folded: Folded, model: Model, images: NDArray[Any]) -> None:
+        self._folded, self._images = folded, images
+        self._names = _scopes() | ({LOGITS.scope: LOGITS.scope} if folded.has_logits else {})
+        self._low = dict.fromkeys(self._names, 0.0)  # a range holds 0
+        self._high = dict.fromkeys(self._names, 0.0)
+        self._means: dict[str, NDArray[np.float64]] = {name: np.zeros(1) for name in self._names}
+        for part in _parts(images):
+            maps = _float_maps(model, part)
+            for name in self._names:
+                self._low[name] = min(self._low[name], float(maps[name].min()))
+                self._high[name] = max(self._high[name], float(maps[name].max()))
+                self._means[name] = self._means[name] + _sums(maps[name])
+        self._tensors: dict[str, NDArray[Any]] = {}
+
+    def run(self, progress: Callable[[int, int], None]) -> Quantised:
+        self._quantity(IMAGE, np.float32(1 / 127.5), -1)
+        for name, scope in self._names.items():
+            self._activation(name, scope)
+        layers = LAYERS if self._folded.has_logits else LAYERS[:-1]
+        scale = np.float32(1 / 127.5)
+        for layer in layers:
+            self._weights(layer, scale)
+            before = sum_scope(LAYERS.index(layer) // 3) if layer.residual else layer.scope
+            scale = self._tensors[quantity_names(POOL if layer is HEAD else before)[0]][0]
+        network_layers = [name for name in self._names if name not in self._sums()]
+        for done, name in enumerate(network_layers):
+            progress(done, len(network_layers))
+            if name != ENDPOINTS[-1].name:
+                self._correct(name, self._names[name])
+        progress(len(network_layers), len(network_layers))
+        return self._network()
+
+    def _sums(self) -> set[str]:
+        return {name for name, scope in self._names.items() if scope.endswith("/sum")}
+
+    def _network(self) -> Quantised:
+        told = Quantised.of(self._folded, {})
+        notes = (*self._folded.notes, f"quantised after training, on {len(self._images)} pictures")
+        return Quantised(told.form, told.origin, told.sha256, dict(self._tensors), notes)
+
+    def _quantity(self, scope: str, scale: np.float32, zero: int) -> None:
+        names = quantity_names(scope)
+        self._tensors[names[0]] = np.array([scale], np.float32)
+        self._tensors[names[1]] = np.array([zero, -128, 127], np.int32)
+
+    def _activation(self, name: str, scope: str) -> None:
+        low, high = self._low[name], self._high[name]
+        scale = np.float32(max((high - low) / 255, 1e-6))
+        self._quantity(scope, scale, int(np.clip(np.rint(-128 - low / float(scale)), -128, 127)))
+
+    def _weights(self, layer: network.Layer, source: np.float32) -> None:
+        """Symmetric, a scale a channel; one at least that keeps the bias within 2^24 steps."""
+        kernel, bias = (
+            self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
+        )
+        columns = kernel.reshape(-1, layer.out_channels)
+        least = np.maximum(np.abs(bias) / (float(source) * 2**24), 1e-12)
+        scales = np.maximum(np.abs(columns).max(axis=0) / 127, least).astype(np.float32)
+        wide = scales.astype(np.float64)
+        names = weights_names(layer)
+        rounded = np.rint(columns / wide).clip(-127, 127).astype(np.int8)
+        self._tensors[names[0]] = rounded.reshape(layer.weights_shape)
+        self._tensors[names[1]] = np.rint(bias / (float(source) * wide)).astype(np.int32)
+        self._tensors[names[2]] = scales
+        self._tensors[names[3]] = np.zeros(1, np.int32)
+
+    def _correct(self, name: str, scope: str) -> None:
+        """Take the mean error of each channel back from the layer's bias."""
+        quantised = self._network()
+        model = Model(quantised)
+        if name == LOGITS.scope:
+            total = _sums(model.logits(self._images))
+            count = len(self._images)
+        else:
+            total, count = np.zeros(1), 0
+            for part in _parts(self._images):
+                maps = model.endpoints(part, [name])[name]
+                total, count = total + _sums(maps), count + maps[..., 0].size
+        layer = next(layer for layer in LAYERS if layer.scope == scope)
+        index, names = LAYERS.index(layer), weights_names(layer)
+        step = float(quantised.input_of(index).scale) * self._tensors[names[2]].astype(np.float64)
+        error = (total - self._means[name]) / count
+        self._tensors[names[1]] = np.rint(self._tensors[names[1]] - error / step).astype(np.int32)
+
+
+def _sums(maps: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of each channel."""
+    return np.asarray(maps.reshape(-1, maps.shape[-1]).sum(axis=0, dtype=np.float64))
+
+
+def _report(original: Model, quantised: Model, images: NDArray[Any], calibrated: int) -> Report:
+    names = list(_scopes())
+    wrong, size = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for part in _parts(images):
+        want, got = _float_maps(original, part), quantised.endpoints(part, names)
+        for name in names:
+            wrong[name] += float(((got[name] - want[name]).astype(np.float64) ** 2).sum())
+            size[name] += float((want[name].astype(np.float64) ** 2).sum())
+    a, b = (model.embed(images).astype(np.float64) for model in (original, quantised))
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = (a * b).sum(axis=1) / np.maximum(lengths, 1e-30)
+    top1 = None
+    if original.has_logits:
+        same = original.logits(images).argmax(axis=1) == quantised.logits(images).argmax(axis=1)
+        top1 = float(same.mean())
+    errors = {name: float(np.sqrt(wrong[name] / max(size[name], 1e-30))) for name in names}
+    return Report(calibrated, len(images), errors, cosines, top1)

@@ -1,0 +1,184 @@
+"""The lines of README's chapter on learning and of docs/migration.md are run, and before and after agree."""
+
+import importlib
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastmnv2
+from fastmnv2.weights.untrained import untrained
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def page(name):
+    path = ROOT / name
+    return path.read_text() if path.is_file() else pytest.skip(f"no {name} beside the tests")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what the lines name: a module, pictures, files of other libraries."""
+    import keras
+    from keras_model import keras_model
+    from make_module import make_module
+    from PIL import Image
+
+    from fastmnv2 import export
+    from fastmnv2.weights.resolve import resolve_source
+
+    folder = tmp_path_factory.mktemp("docs")
+    variables = {name: value for name, value in untrained(seed=6).tensors.items() if "Logits" not in name}
+    make_module(folder / "module", variables)
+    source = resolve_source(folder / "module")
+    export.write(folder / "saved_model", source)
+    export.write(folder / "mobilenet.tflite", source)
+    network = keras_model(variables)
+    network.save_weights(folder / "mobilenet.weights.h5")
+    network.save_weights(folder / "mine.weights.h5")
+    keras.Model(network.input, keras.layers.Dense(3, "softmax")(network.output)).save(folder / "mine.keras")
+    rng = np.random.RandomState(0)
+    for number in range(24):
+        picture = rng.randint(0, 120, (96, 96, 3)).astype(np.uint8)
+        picture[..., number % 3] += 90
+        for part in (f"flowers/{'abc'[number % 3]}", "photos", *(["new"] if number < 3 else [])):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / part / f"{number:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def names(place, monkeypatch):
+    """What the lines may take for granted."""
+    import keras
+
+    monkeypatch.chdir(place)
+    paths = sorted(map(str, Path("photos").glob("*.png")))
+    images = np.stack([fastmnv2.image.load_image(path) for path in paths])
+    pixels = np.round(images * 255).astype(np.uint8)
+    labels = np.arange(len(paths)) % 3
+    return {"fastmnv2": fastmnv2, "keras": keras, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
+
+
+def run(code, names):
+    exec(compile(code, "<the page>", "exec"), names)
+
+
+def chapter():
+    text = page("README.md")
+    start = text.index("## Learning")
+    return text[start : text.index("\n## ", start + 1)]
+
+
+def test_the_readmes_chapter_on_learning(names):
+    from click.testing import CliRunner
+
+    from fastmnv2.cli import cli
+
+    blocks = BLOCK.findall(chapter())
+    assert len([1 for kind, _, _ in blocks if kind == "python"]) == 6
+    for kind, _, code in blocks:
+        if kind == "python":
+            run(code, names)
+            continue
+        for line in code.splitlines():
+            words = shlex.split(line, comments=True)[1:]
+            words += ["--weights", "module", "--no-cache"] if words[0] == "train" else []
+            words += ["--force"] if words[0] == "convert" else []
+            done = CliRunner().invoke(cli, words)
+            assert done.exit_code == 0, (line, done.output)
+        Path("report.html").unlink(missing_ok=True)
+    assert names["probabilities"].shape == (24, 1)
+    assert names["classifier"].score(names["paths"], names["labels"]) > 0.9
+    assert (names["features"] == fastmnv2.embed(names["images"], weights="module")).all()
+
+
+def sections():
+    text = (ROOT / "docs" / "migration.md").read_text() if (ROOT / "docs").is_dir() else ""
+    return {part.split("\n")[0]: part for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]}
+
+
+def test_every_section_has_lines_before_and_after():
+    page("docs/migration.md")
+    for title, part in sections().items():
+        assert [info.split()[0] for _, info, _ in BLOCK.findall(part)] == ["before", "after"], title
+    assert len(sections()) == 7
+
+
+def installed(needs):
+    """Skips where what the lines before need is not there."""
+    sys.modules.setdefault("pkg_resources", types.SimpleNamespace(parse_version=lambda text: text))
+    name, _, attribute = needs.partition(":")
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} is not installed: {error}")
+    if attribute and not hasattr(module, attribute):
+        pytest.skip(f"this {name} has no {attribute} any more")
+
+
+@pytest.mark.parametrize("title", sections())
+def test_the_lines_after(title, names):
+    code = BLOCK.findall(sections()[title])[1][2]
+    run(code, names)
+    if "features" in names:
+        want = fastmnv2.embed(names["images"], weights="module")
+        assert np.linalg.norm(names["features"] - want) <= 5e-6 * np.linalg.norm(want)
+    else:
+        assert len(names["vectors"]) == len(names["paths"])
+
+
+@pytest.mark.parametrize("title", sections())
+def test_the_lines_before_say_the_same(title, names):
+    _, info, code = BLOCK.findall(sections()[title])[0]
+    installed(re.search(r"needs=(\S+)", info)[1])
+    run(code, names)
+    if "features" in names:
+        want = fastmnv2.embed(names["images"], weights="module")
+        assert np.linalg.norm(np.asarray(names["features"]) - want) <= 1e-5 * np.linalg.norm(want)
+
+
+def test_the_modules_calls(place, names):
+    from fastmnv2 import hub
+
+    module = hub.Module(str(place / "module"))
+    images = names["images"]
+    assert hub.get_expected_image_size(module) == (96, 96)
+    assert hub.get_num_image_channels(module) == 3
+    assert module.get_signature_names() == ["default", "image_feature_vector"]
+    assert (module(images) == module({"images": images}, signature="image_feature_vector")).all()
+    assert list(module(images, as_dict=True)) == ["default"]
+    assert len(module(images, signature="image_feature_vector", as_dict=True)) == 71
+    assert module.get_input_info_dict()["images"][1] == (None, 96, 96, 3)
+    assert module.get_output_info_dict()["default"][1] == (None, 1280)
+    assert hub.load(place / "module")(images).shape == (24, 1280)
+    with_logits = hub.Module("untrained")
+    assert with_logits(images, signature="image_classification").shape == (24, 1001)
+    outputs = with_logits(images, signature="image_classification", as_dict=True)
+    assert outputs["default"].shape == (24, 1001)
+    for wrong in ({"signature": "image_classification"}, {"signature": "x"}):
+        with pytest.raises(ValueError, match="signature: expected"):
+            module(images, **wrong)
+    with pytest.raises(ValueError, match="expected the name 'images'"):
+        module({"pictures": images})
+    for wrong in ({"trainable": True}, {"tags": {"train"}}):
+        with pytest.raises(ValueError, match=r"fastmnv2\.keras"):
+            hub.Module("untrained", **wrong)
+
+
+def test_the_package_itself_stays_small():
+    """``import fastmnv2`` imports neither Keras nor scikit-learn nor anything else of those."""
+    import subprocess
+
+    code = (
+        "import sys, fastmnv2; heavy = {'keras', 'tensorflow', 'sklearn', 'PIL', 'onnx', 'click', 'sqlite3'}; "
+        "print(sorted(heavy & set(sys.modules)), hasattr(fastmnv2, 'load'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "[] True"
