@@ -56,7 +56,7 @@ def remotes() -> tuple[Remote, ...]:
 
 
 def fetch(sources: tuple[Remote, ...] | None = None) -> tuple[Folded | None, list[str]]:
-    """The first of ``sources`` (``remotes()``) that arrives whole and proves to be this network, and what went wrong before.
+    """The first of ``sources``, else ``remotes()``, that arrives whole and is this network, and what went wrong before.
 
     Raises:
         OSError: this machine has no room for it, or no more files to open.
@@ -81,8 +81,8 @@ def _explained(reason: BaseException | str) -> str:
     ssl: Any = sys.modules.get("ssl")  # Python may be built without it; where it is not in use, nothing came from it
     if ssl and isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, or "
-            "without this system's certificates, SSL_CERT_FILE can name those to trust"
+            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, "
+            "or without this system's certificates, SSL_CERT_FILE can name those to trust"
         )
     if ssl and isinstance(reason, ssl.SSLError):
         return f"no secure connection (TLS): {text}"
