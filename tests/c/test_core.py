@@ -60,7 +60,8 @@ SANITIZERS = {
 @pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.long)])
 def test_kernels_under_sanitizers(tmp_path, sanitizers):
     flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    assert " 0 failures" in run(build(tmp_path, "check_kernels.c", *flags))
+    for program in ("check_kernels.c", "check_int8.c"):
+        assert " 0 failures" in run(build(tmp_path, program, *flags))
 
 
 @pytest.mark.long
