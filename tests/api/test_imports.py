@@ -34,7 +34,8 @@ def imported(path, names):
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in names or inner in EXTENSIONS else node.module
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            yield ast.literal_eval(node.args[0])
+            lazy = isinstance(node.args[0], ast.JoinedStr)
+            yield from (f"fastmnv2.{part}" for part in fastmnv2.PARTS) if lazy else [ast.literal_eval(node.args[0])]
 
 
 def circle(graph):
