@@ -513,7 +513,8 @@ def info(weights: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @_with(_WEIGHTS, _THREADS)
-def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> None:
+@_PRECISION
+def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: str) -> None:
     """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
     from fastmnv2 import demo as _demo
 
@@ -525,7 +526,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
         del pictures.found[_DEMO_PICTURES:]
         chosen = _demo.decoded(pictures)
         _check_some(pictures)
-    _demo.run(weights, threads, chosen, click.echo)
+    _demo.run(weights, threads, chosen, click.echo, precision)
 
 
 @cli.command()
