@@ -44,7 +44,7 @@ def test_the_digest_sees_a_rounding_more(tmp_path):
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     sanitize = ["-O1", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = build(tmp_path, "check_core.c", *sanitize, *WRAPPED)
-    for what in ("digest", "threads", "nested", "memory"):
+    for what in ("digest", "threads", "nested", "memory", "dense"):
         run(program, what)
     caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
     assert "heap-buffer-overflow" in caught.stderr
