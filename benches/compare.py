@@ -49,7 +49,7 @@ def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
             print(f"{form}: could not be written:\n{done.stderr[-2000:]}", file=sys.stderr)
     rng = np.random.RandomState(3)
     coarse = rng.rand(16, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * rng.rand(16, 96, 96, 3)
-    np.save(folder / "images.npy", coarse.astype(np.float32))
+    np.save(folder / "images.npy", (np.rint(coarse * 255) / 255).astype(np.float32))  # as pictures are: bytes
 
 
 def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tuple[str, int], Worker]:

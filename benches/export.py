@@ -59,6 +59,7 @@ def _calibration() -> np.ndarray:
     """Images in [-1,1] to calibrate on: noise over coarse patches."""
     random = np.random.RandomState(4)
     patches = random.rand(24, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * random.rand(24, 96, 96, 3)
+    patches.flat[:2] = 0, 1  # so that the image's scale is that of bytes
     return (patches * 2 - 1).astype(np.float32)
 
 

@@ -196,6 +196,10 @@ def _mnn(folder: Path, threads: int, batch: int) -> Run:
     return run
 
 
+# What an int8 file's scale of 1/127.5 and zero point of -1 make pixel k of: (k - 127) / 127.5. Half a step beside it,
+# as [-1,1] is, half of the pixels would be rounded to their neighbours.
+_BYTES = (-127 / 127.5, 128 / 127.5)
+
 PEERS = {
     "fastmnv2": Peer("fastmnv2", _fastmnv2, (0.0, 1.0), ("native",)),
     "litert": Peer("ai-edge-litert", _litert, needs=("tflite",)),
@@ -205,9 +209,9 @@ PEERS = {
     "mnn": Peer("mnn", _mnn, needs=("mnn",)),
     "fastmnv2-int8": Peer("fastmnv2", _int8("int8.tflite"), (0.0, 1.0), ("int8",), "int8"),
     "litert-int8": Peer(
-        "ai-edge-litert", functools.partial(_litert, name="int8.tflite"), needs=("int8",), network="int8", close=0.02
+        "ai-edge-litert", functools.partial(_litert, name="int8.tflite"), _BYTES, ("int8",), network="int8", close=0.02
     ),
-    "openvino-int8": Peer("openvino", _openvino_int8, needs=("int8",), network="int8", close=0.5),
+    "openvino-int8": Peer("openvino", _openvino_int8, _BYTES, ("int8",), network="int8", close=0.5),
     "onnxruntime-int8": Peer(
         "onnxruntime",
         functools.partial(_onnxruntime, name="int8.onnx"),

@@ -240,8 +240,9 @@ def quantize(
         ValueError, TypeError: ``images`` are not as above. Else as ``load``, and OSError from writing.
     """
     from fastmnv2.post_training import quantize as run
+    from fastmnv2.weights.resolve import resolve
 
-    return run(weights, target, images, threads=threads, progress=progress)
+    return run(resolve(weights), target, images, threads=threads, progress=progress)
 
 
 def __getattr__(name: str) -> Any:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 _BATCH = 32
 
 
-def load_without_network(weights: str | None, count: int | None) -> tuple[fastmnv2.Model, str]:
+def load_without_network(
+    weights: str | None, count: int | None, precision: str = "float32"
+) -> tuple[fastmnv2.Model, str]:
     """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
     try:
-        return fastmnv2.load(weights, threads=count, download=False), ""
+        return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
     except fastmnv2.WeightsUnavailable:
         if weights is not None:
             raise
@@ -95,13 +97,14 @@ def run(
     count: int | None,
     pictures: tuple[Sequence[str], NDArray[np.float32]],
     echo: Callable[[str], None],
+    precision: str = "float32",
 ) -> None:
     """Embed ``pictures`` (names, [n,96,96,3]) and print the report line by line through ``echo``."""
-    model, warning = load_without_network(weights, count)
+    model, warning = load_without_network(weights, count, precision)
     names, images = pictures
     used = threads.resolve(count)
     origin = model.weights
-    echo(f"fastmnv2 {fastmnv2.__version__}, {model.isa}, {_threads(used)}")
+    echo(f"fastmnv2 {fastmnv2.__version__}, {model.precision} on {model.isa}, {_threads(used)}")
     echo(f"weights: {origin['form']}, {origin['origin'].translate(CONTROLS)}, sha256 {origin['sha256'][:16]}")
     for note in origin["notes"]:
         echo(f"note: {note}")

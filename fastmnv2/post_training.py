@@ -26,7 +26,6 @@ from fastmnv2.weights.quantised import (
     sum_scope,
     weights_names,
 )
-from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.tensors import Folded
 
 HELD_OUT = 5  # every fifth picture is not calibrated on, but tells how good it became
@@ -80,21 +79,20 @@ class Report:
 
 
 def quantize(
-    weights: str | os.PathLike[str] | None,
+    folded: Folded,
     target: str | os.PathLike[str],
     images: Any,
     *,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """See ``fastmnv2.quantize``."""
+    """See ``fastmnv2.quantize``; ``folded`` are its weights."""
     array, _ = arguments.as_images(images)
     if len(array) < _FEWEST:
         raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
     if array.dtype != np.uint8 and not np.isfinite(array).all():
         raise ValueError("images: expected finite values to calibrate on")
     held = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
-    folded = resolve(weights)
     original = Model(folded, threads=threads)
     work = _Calibration(folded, original, array[~held])
     quantised = work.run(progress or (lambda _done, _all: None))
@@ -132,6 +130,12 @@ def _scopes() -> dict[str, str]:
     return found | {ENDPOINTS[-2].name: HEAD.scope, ENDPOINTS[-1].name: POOL}
 
 
+def untrained(folded: Folded) -> Quantised:
+    """An int8 network of weights that mean nothing, for timings, by the ranges that they give on noise."""
+    noise = np.random.RandomState(0).randint(0, 256, (8, network.SIZE, network.SIZE, 3)).astype(np.uint8)
+    return _Calibration(folded, Model(folded), noise).uncorrected()
+
+
 class _Calibration:
     """Ranges and means of the float network's maps, and the integers that are made of them."""
 
@@ -149,7 +153,8 @@ class _Calibration:
                 self._means[name] = self._means[name] + _sums(maps[name])
         self._tensors: dict[str, NDArray[Any]] = {}
 
-    def run(self, progress: Callable[[int, int], None]) -> Quantised:
+    def uncorrected(self) -> Quantised:
+        """The integers that rounding gives."""
         self._quantity(IMAGE, np.float32(1 / 127.5), -1)
         for name, scope in self._names.items():
             self._activation(name, scope)
@@ -159,6 +164,11 @@ class _Calibration:
             self._weights(layer, scale)
             before = sum_scope(LAYERS.index(layer) // 3) if layer.residual else layer.scope
             scale = self._tensors[quantity_names(POOL if layer is HEAD else before)[0]][0]
+        return self._network()
+
+    def run(self, progress: Callable[[int, int], None]) -> Quantised:
+        """The same with what rounding does to the means taken back."""
+        self.uncorrected()
         network_layers = [name for name in self._names if name not in self._sums()]
         for done, name in enumerate(network_layers):
             progress(done, len(network_layers))

@@ -9,8 +9,8 @@ _DEMO_PICTURES = 12  # the table's width
 
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@with_options(WEIGHTS, THREADS)
-def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> None:
+@with_options(WEIGHTS, THREADS, PRECISION)
+def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: str) -> None:
     """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
     from fastmnv2 import demo as _demo
 
@@ -22,7 +22,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None) -> No
         del pictures.found[_DEMO_PICTURES:]
         chosen = _demo.decoded(pictures)
         check_some(pictures)
-    _demo.run(weights, threads, chosen, click.echo)
+    _demo.run(weights, threads, chosen, click.echo, precision)
 
 
 @click.command()

@@ -170,7 +170,8 @@ def test_what_a_model_tells(made):
     with pytest.raises(ValueError, match="precision"):
         fastmnv2.load(made["int8"], precision="int4")
     with pytest.raises(WeightsError, match="fastmnv2 quantize"):
-        fastmnv2.load("untrained", precision="int8")
+        fastmnv2.load("imagenet", precision="int8")
+    assert fastmnv2.load("untrained", precision="int8").precision == "int8"
 
 
 def test_native_files_hold_them(made, pictures, tmp_path):
