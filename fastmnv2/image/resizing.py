@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _resize, model, network
+from fastmnv2 import _resize, network
 
 Method = Literal["tf2", "tf1", "area"]
 
@@ -92,8 +92,12 @@ def resize_rows(
 
 
 @functools.cache
-def _isa(_forced: str | None) -> str:
-    return model.isa()  # asks the processor, which takes a virtual machine as long as resizing does
+def _isa(forced: str | None) -> str:
+    """As ``fastmnv2.isa``; kept, for asking the processor takes a virtual machine as long as resizing does."""
+    names, name = _resize.isas(), (forced or "").strip().lower()
+    if name and name not in names:
+        raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {name!r}")
+    return name or names[-1]
 
 
 # ---- where to sample ----
