@@ -25,7 +25,6 @@ import fastmnv2
 from fastmnv2 import profile
 
 OURS = "fastmnv2"
-CLOSE = 1e-4  # relative L2 between any engine's features and ours
 
 
 def installed(names: Sequence[str]) -> list[str]:
@@ -57,8 +56,8 @@ def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tu
     """The workers whose features agree with ours."""
     cpus = sorted(os.sched_getaffinity(0))
     workers: dict[tuple[str, int], Worker] = {}
-    expected = None
-    for name in sorted(names, key=lambda name: name != OURS):
+    expected: dict[str, np.ndarray] = {}  # ours, by network
+    for name in sorted(names, key=lambda name: not name.startswith(OURS)):
         for count in threads:
             worker = Worker(name, count, folder, set(cpus[-count:]))
             answer = worker.ask(batch=8, features=str(folder / "features.npy"))
@@ -67,9 +66,9 @@ def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tu
                 worker.close()
                 continue
             features = np.load(folder / "features.npy")
-            expected = features if expected is None else expected
-            apart = np.linalg.norm(features - expected) / np.linalg.norm(expected)
-            if not apart < CLOSE:
+            ours = expected.setdefault(PEERS[name].network, features)
+            apart = np.linalg.norm(features - ours) / np.linalg.norm(ours)
+            if not apart < PEERS[name].close:
                 raise SystemExit(f"{name}: its features are {apart:.1e} away from ours: not the same network")
             workers[name, count] = worker
     return workers
@@ -79,7 +78,9 @@ def table(results: dict[Case, Result]) -> str:
     lines = ["| n | threads | engine | median ms | best ms | p99 - median ms | share of limit | against fastmnv2 |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for case in sorted(results, key=lambda case: (case.threads, case.batch, results[case].median)):
-        result, ours = results[case], results.get(Case(OURS, case.threads, case.batch))
+        network = PEERS[case.peer].network
+        same = next(name for name, peer in PEERS.items() if name.startswith(OURS) and peer.network == network)
+        result, ours = results[case], results.get(Case(same, case.threads, case.batch))
         against = f"{result.median / ours.median:.2f}x" if ours else ""
         lines.append(
             f"| {case.batch} | {case.threads} | {case.peer} | {result.median * 1e3:.3f} | {result.best * 1e3:.3f} | "

@@ -55,6 +55,42 @@ def tflite(folded: Folded, path: Path) -> Path:
     return path
 
 
+def _calibration() -> np.ndarray:
+    """Images in [-1,1] to calibrate on: noise over coarse patches."""
+    random = np.random.RandomState(4)
+    patches = random.rand(24, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * random.rand(24, 96, 96, 3)
+    return (patches * 2 - 1).astype(np.float32)
+
+
+def int8_tflite(folded: Folded, path: Path) -> Path:
+    """An int8 TFLite file between float ends, by today's converter; interpreters resize it."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec([1, 96, 96, 3], tf.float32, name="images")]
+    function = tf.function(_tf_function(folded), input_signature=signature).get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in _calibration())
+    path.write_bytes(converter.convert())
+    return path
+
+
+def int8_onnx(source: Path, path: Path) -> Path:
+    """ONNX Runtime's own quantisation of an ONNX file."""
+    from onnxruntime import quantization
+
+    class Images(quantization.CalibrationDataReader):
+        left = iter(_calibration())
+
+        def get_next(self):
+            image = next(self.left, None)
+            return None if image is None else {"images": np.ascontiguousarray(image[np.newaxis].transpose(0, 3, 1, 2))}
+
+    quantization.quantize_static(source, path, Images(), per_channel=True)
+    return path
+
+
 def _oihw(layer, kernel):
     if layer.kind == "depthwise":
         kernel = kernel.transpose(0, 1, 3, 2)

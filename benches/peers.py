@@ -4,6 +4,8 @@ Every engine is given float32 NHWC images as the caller has them, in the range i
 conversion it needs is in its time, as it would be in its user's.
 """
 
+import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,11 +26,25 @@ class Peer(NamedTuple):
     make: Callable[[Path, int, int], Run]
     input_range: tuple[float, float] = (-1.0, 1.0)
     needs: tuple[str, ...] = ()
+    network: str = "float32"  # which weights: engines of the same ones are held against each other
+    close: float = 1e-4  # relative L2 between its features and ours
+
+
+def google() -> Path:
+    """Google's own uint8 file of this network, where the tests find it too."""
+    found = os.environ.get("FASTMNV2_TEST_DATA") or Path(__file__).parents[2] / "shared"
+    return Path(found) / "weights" / "mobilenet_v2_0_75_96_quant.tflite"
 
 
 def make_models(folder: Path, weights: str, formats: set[str]) -> None:
     """Write the same weights in every format of ``formats``; in its own process, for TensorFlow never leaves."""
     folded = resolve(weights)
+    if "int8" in formats:
+        export.int8_tflite(folded, folder / "int8.tflite")
+    if "int8_onnx" in formats:
+        export.int8_onnx(export.onnx(folded, folder / "for_int8.onnx"), folder / "int8.onnx")
+    if "google" in formats:
+        (folder / "google.tflite").write_bytes(google().read_bytes())
     if "native" in formats:
         from fastmnv2.weights.forms import native
 
@@ -50,10 +66,39 @@ def _fastmnv2(folder: Path, threads: int, batch: int) -> Run:
     return model.embed
 
 
-def _litert(folder: Path, threads: int, batch: int) -> Run:
+def _int8(name: str) -> Callable[[Path, int, int], Run]:
+    def make(folder: Path, threads: int, batch: int) -> Run:
+        return fastmnv2.load(folder / name, threads=threads, precision="int8").embed
+
+    return make
+
+
+def _litert_google(folder: Path, threads: int, batch: int) -> Run:
+    """To the pool, which is our features: uint8 in and out, one image at a time, for its RESHAPE takes no more."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(folder / "network.tflite"), num_threads=threads)
+    interpreter = Interpreter(str(folder / "google.tflite"), num_threads=threads)
+    interpreter.allocate_tensors()
+    source = interpreter.get_input_details()[0]["index"]
+    ops = interpreter._get_ops_details()
+    pool = next(op["outputs"][0] for op in ops if op["op_name"] == "AVERAGE_POOL_2D")
+    scale = np.float32(next(t for t in interpreter.get_tensor_details() if t["index"] == pool)["quantization"][0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        features = []
+        for pixels in np.rint(images * 255).astype(np.uint8):
+            interpreter.set_tensor(source, pixels[np.newaxis])
+            interpreter.invoke()
+            features.append(interpreter.get_tensor(pool).reshape(-1) * scale)
+        return np.stack(features)
+
+    return run
+
+
+def _litert(folder: Path, threads: int, batch: int, name: str = "network.tflite") -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(folder / name), num_threads=threads)
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
     interpreter.resize_tensor_input(source, [batch, 96, 96, 3])
@@ -77,12 +122,12 @@ def _tensorflow(folder: Path, threads: int, batch: int) -> Run:
     return lambda images, module=module: next(iter(embed(images=tf.constant(images)).values())).numpy()
 
 
-def _onnxruntime(folder: Path, threads: int, batch: int) -> Run:
+def _onnxruntime(folder: Path, threads: int, batch: int, name: str = "network.onnx") -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(folder / "network.onnx", options, ["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / name, options, ["CPUExecutionProvider"])
     return lambda images: session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
 
 
@@ -95,6 +140,17 @@ def _openvino(folder: Path, threads: int, batch: int) -> Run:
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     network = steps.build()
+    network.reshape([batch, 96, 96, 3])
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
+    return lambda images: request.infer({0: images}, share_inputs=True)[0]
+
+
+def _openvino_int8(folder: Path, threads: int, batch: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    network = core.read_model(folder / "int8.tflite")
     network.reshape([batch, 96, 96, 3])
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(network, "CPU", settings).create_infer_request()
@@ -147,5 +203,19 @@ PEERS = {
     "onnxruntime": Peer("onnxruntime", _onnxruntime, needs=("onnx",)),
     "ncnn": Peer("ncnn", _ncnn, needs=("ncnn",)),
     "mnn": Peer("mnn", _mnn, needs=("mnn",)),
+    "fastmnv2-int8": Peer("fastmnv2", _int8("int8.tflite"), (0.0, 1.0), ("int8",), "int8"),
+    "litert-int8": Peer(
+        "ai-edge-litert", functools.partial(_litert, name="int8.tflite"), needs=("int8",), network="int8", close=0.02
+    ),
+    "openvino-int8": Peer("openvino", _openvino_int8, needs=("int8",), network="int8", close=0.5),
+    "onnxruntime-int8": Peer(
+        "onnxruntime",
+        functools.partial(_onnxruntime, name="int8.onnx"),
+        needs=("int8_onnx",),
+        network="int8",
+        close=1.0,  # quantised by its own means
+    ),
+    "fastmnv2-google-int8": Peer("fastmnv2", _int8("google.tflite"), (0.0, 1.0), ("google",), "google"),
+    "litert-google-int8": Peer("ai-edge-litert", _litert_google, (0.0, 1.0), ("google",), "google"),
     "tensorflow": Peer("tensorflow-cpu", _tensorflow, needs=("saved_model",)),
 }

@@ -44,6 +44,9 @@ __all__ = [
     "quantize",
 ]
 
+PARTS = ("hub", "image", "keras", "learn", "sklearn")
+"""Modules that are there without an import of their own."""
+
 _Weights = str | os.PathLike[str] | None
 
 
@@ -243,6 +246,6 @@ def quantize(
 
 def __getattr__(name: str) -> Any:
     """Parts that need more than numpy, imported when they are first used: ``fastmnv2.image`` and the like."""
-    if name in ("hub", "image", "keras", "learn", "sklearn"):
+    if name in PARTS:
         return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,7 @@ cdef extern from "fastmnv2.h" nogil:
     int fm_isa_count()
     const fm_isa *fm_isa_at(int index)
     const char *fm_isa_name(const fm_isa *isa)
+    int fm_isa_supported(const fm_isa *isa)
 
 
 cdef extern from "image/resize.h" nogil:
@@ -116,6 +117,11 @@ cdef class Spans:
         free(self.starts)
         free(self.counts)
         free(self.weights)
+
+
+def isas():
+    """Names of the instruction sets that this machine can run, slowest first."""
+    return [fm_isa_name(fm_isa_at(i)).decode() for i in range(fm_isa_count()) if fm_isa_supported(fm_isa_at(i))]
 
 
 cdef const fm_image_kernels *find(str name) except NULL:

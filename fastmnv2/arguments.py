@@ -49,6 +49,9 @@ def as_images(images: Any) -> tuple[NDArray[Any], bool]:
 
 def _as_array(images: Any) -> NDArray[Any]:
     try:
+        if hasattr(images, "detach"):  # a torch tensor: numpy takes none that wants a gradient, and no bfloat16
+            images = images.detach()
+            images = images.float() if str(images.dtype) == "torch.bfloat16" else images
         # A buffer, __array__ or a sequence of arrays; DLPack only where there is nothing of these.
         if not hasattr(images, "__array__") and hasattr(images, "__dlpack__"):
             return np.from_dlpack(images)

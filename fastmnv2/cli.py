@@ -473,15 +473,15 @@ def quantize(
     import fastmnv2
     from fastmnv2.image.find import find
 
-    def skip(path: str, why: str) -> None:
+    def skip(path: str, why: object) -> None:
         click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
 
     pictures = []
-    for path in find(paths, skip):
+    for path in find(paths, skip).paths:
         try:
             pictures.append(image.load_image(path))
         except (ValueError, OSError) as error:
-            skip(path, str(error))
+            skip(path, error)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
     report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)

@@ -14,6 +14,7 @@ _PAIRS = 5
 @click.argument("data", metavar="FOLDER", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, metavar="FILE.safetensors", type=click.Path(path_type=Path))
 @click.option("--weights", metavar="W", help='Where features come from: "imagenet" (default), a file or folder.')
+@click.option("--precision", type=click.Choice(["float32", "int8"]), default="float32", show_default=True)
 @click.option("--report", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a report to look at.")
 @click.option("--augment/--no-augment", help="Train on mirror images and crops too, if that helps.")
 @click.option("--balanced/--no-balanced", default=True, help="Weigh classes alike (default), or pictures.")
@@ -26,6 +27,7 @@ def train(
     data: Path,
     output: Path,
     weights: str | None,
+    precision: str,
     report: Path | None,
     augment: bool,
     balanced: bool,
@@ -56,6 +58,7 @@ def train(
     outcome = learn.study(
         data,
         weights=weights,
+        precision=precision,
         augment="auto" if augment else False,
         class_weight="balanced" if balanced else None,
         folds=folds,

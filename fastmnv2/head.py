@@ -18,6 +18,9 @@ from fastmnv2.errors import WeightsError
 _Array = NDArray[np.float32]
 
 INPUTS = 1280
+PREFIX = "head/"
+"""Of the names of a head's tensors in a file."""
+
 LIMIT = 4 << 20
 """Values in a head: 16 MB. Three layers of a thousand have 3.3 million."""
 
@@ -89,7 +92,7 @@ class Head:
     def tensors(self) -> dict[str, _Array]:
         """The steps' tensors, as ``head/<step>/<tensor>``."""
         steps = enumerate(self.steps)
-        return {f"head/{number}/{name}": values for number, step in steps for name, values in step.tensors.items()}
+        return {f"{PREFIX}{number}/{name}": values for number, step in steps for name, values in step.tensors.items()}
 
     @property
     def outline(self) -> tuple[Any, ...]:
@@ -112,6 +115,10 @@ class Head:
     def count(self) -> int:
         """How many classes there are: one output tells two apart."""
         return 2 if self.outputs == 1 else self.outputs
+
+    def runner(self, isa: str) -> "Runner":
+        """What computes it on an instruction set."""
+        return Runner(self, isa)
 
     def probabilities(self, outputs: _Array) -> NDArray[np.float64]:
         """What ``predict`` gives, ``[n,outputs]``, as probabilities ``[n,count]``.

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2 import _engine, arguments, network
-from fastmnv2 import head as _head
 from fastmnv2 import threads as _threads
 from fastmnv2.errors import WeightsError
 
@@ -72,7 +71,7 @@ class Model:
         self._warned = False
         self._folded = folded
         self._engine = folded.engine(self._isa)
-        self._runner = _head.Runner(folded.head, self._isa) if folded.head else None
+        self._runner = folded.head.runner(self._isa) if folded.head else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         from fastmnv2.weights import pickled
@@ -441,7 +440,3 @@ def _normalize(features: NDArray[np.float32]) -> None:
     """Scale each vector, along the last axis, to length 1, in place; zeros stay zeros."""
     lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
     features /= np.where(lengths == 0, 1, lengths)
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    return _head.softmax(logits.astype(np.float64))

@@ -49,7 +49,10 @@ class Report:
     def lines(self) -> list[str]:
         """The report as text."""
         counts, edges = np.histogram(self.cosines, np.linspace(min(0.95, float(self.cosines.min())), 1, 11))
-        bars = [f"  {low:.4f} to {high:.4f}  {'#' * int(n)} {n}" for n, low, high in zip(counts, edges, edges[1:])]
+        bars = [
+            f"  {low:.4f} to {high:.4f}  {'#' * int(n)} {n}"
+            for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
+        ]
         top1 = [] if self.top1 is None else [f"same first class  {self.top1:.1%} of them"]
         return [
             f"calibrated on {self.calibrated} pictures, measured on {self.held_out} others",

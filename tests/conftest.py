@@ -26,7 +26,18 @@ DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", ROOT.parent / "shared")).resolv
 
 
 # What some platforms have no wheels of. The test extra has all of it, so that nothing is skipped for it in CI.
-OPTIONAL = {"tensorflow", "keras", "ml_dtypes", "h5py", "pyarrow", "safetensors"}
+OPTIONAL = {
+    "tensorflow",
+    "keras",
+    "ml_dtypes",
+    "h5py",
+    "pyarrow",
+    "safetensors",
+    "sklearn",
+    "threadpoolctl",
+    "onnx",
+    "pandas",
+}
 
 
 @pytest.hookimpl(wrapper=True)

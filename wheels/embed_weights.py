@@ -1,6 +1,6 @@
 """Put weights into the package before a wheel is built, so that its ``embed`` needs no network.
 
-    python wheels/embed_weights.py            # the official file, downloaded and checked
+    python wheels/embed_weights.py            # the official file, whose hash must be known (or --sha256 HASH)
     python wheels/embed_weights.py SOURCE     # any form that fastmnv2.load takes
     python wheels/embed_weights.py --remove
 
@@ -9,6 +9,7 @@ wheel. Run it with an installed fastmnv2.
 """
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="a path, or the official file if left out")
     parser.add_argument("--remove", action="store_true")
+    parser.add_argument("--sha256", metavar="HASH", help="what the file that is downloaded must have")
     parser.add_argument("--target", type=Path, default=TARGET, help="the file to write")
     options = parser.parse_args()
     if options.remove:
@@ -32,7 +34,16 @@ def main() -> None:
     if options.source:
         folded = resolve(options.source)
     else:
-        fetched, failures = download.fetch()
+        remotes = download.remotes()
+        if options.sha256:
+            remotes = tuple(dataclasses.replace(remote, sha256=options.sha256) for remote in remotes)
+        unknown = [remote.url for remote in remotes if remote.sha256 is None]
+        if unknown:
+            sys.exit(
+                f"refused: no sha256 is known of {' and '.join(unknown)}; fill in REMOTES of "
+                "fastmnv2/weights/download.py, or give --sha256"
+            )
+        fetched, failures = download.fetch(remotes)
         if fetched is None:
             sys.exit("the weights could not be downloaded: " + "; ".join(failures))
         folded = fetched

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12 };
+enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 512 };
 
 /* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that sums
  * and scales are within what the shorter way to float32 takes:
@@ -36,7 +36,7 @@ typedef struct fm_int8_output {
 enum { FM_INT8_MAGIC = 0x4b000000 };
 
 /* Some columns of one panel of a convolution, at most TILE_VECS vectors wide. Pixel i of the input starts at
- * a + i * lda; its quads stand `offsets[step]` bytes from there, and meet the weights at weights + step * ldw
+ * a + i * lda; its quads, at most FM_INT8_MOST_STEPS, stand `offsets[step]` bytes from there, and meet the weights at weights + step * ldw
  * (`part` bytes from one part to the next). Pixel i goes to c + i * ldc, plus `gap` for each `width` pixels before
  * it. Of the last vector only what makes up `columns` is written. */
 typedef struct fm_int8_conv_args {

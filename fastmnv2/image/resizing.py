@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _resize, model, network
+from fastmnv2 import _resize, network
 
 Method = Literal["tf2", "tf1", "area"]
 
@@ -37,7 +37,8 @@ def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") 
             (relative L2) on photos: use what the rest of a data set was made with.
 
     Returns:
-        float32 ``[h,w,C]`` or ``[n,h,w,C]``, in the input's own scale: [0,255] for uint8.
+        float32 ``[h,w,C]`` or ``[n,h,w,C]``, as ``embed`` takes it: uint8 is scaled to [0,1] first, as by
+        ``tf.image.convert_image_dtype(image, tf.float32)``; other dtypes keep their scale.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -46,7 +47,7 @@ def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") 
     check(size, method)
     result = np.empty((*array.shape[:-3], *size, array.shape[-1]), np.float32)
     for source, out in zip(array, result, strict=True) if array.ndim == 4 else ((array, result),):
-        resize_array(source, out, method, np.float32(1))
+        resize_array(source, out, method, UNIT if array.dtype == np.uint8 else np.float32(1))
     return result
 
 
@@ -91,8 +92,12 @@ def resize_rows(
 
 
 @functools.cache
-def _isa(_forced: str | None) -> str:
-    return model.isa()  # asks the processor, which takes a virtual machine as long as resizing does
+def _isa(forced: str | None) -> str:
+    """As ``fastmnv2.isa``; kept, for asking the processor takes a virtual machine as long as resizing does."""
+    names, name = _resize.isas(), (forced or "").strip().lower()
+    if name and name not in names:
+        raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {name!r}")
+    return name or names[-1]
 
 
 # ---- where to sample ----

@@ -61,6 +61,7 @@ def study(
     data: Any,
     *,
     weights: Any = None,
+    precision: str = "float32",
     augment: bool | Literal["auto"] = False,
     class_weight: Literal["balanced"] | None = "balanced",
     folds: int = 5,
@@ -79,6 +80,7 @@ def study(
             list or separated by ";" or "|", or none, or a path that comes in several rows, makes it a multi-label
             task: each class then has a sigmoid of its own instead of the softmax over all.
         weights: what the features come from, as for ``fastmnv2.load``. What stands behind its pooling is left out.
+        precision: of the features and of the model that is made, as for ``fastmnv2.load``.
         augment: train on mirror images and crops too: True, False, or "auto", where that lessens the log-loss.
         class_weight: "balanced" gives classes of few pictures as much weight as those of many; None counts pictures.
         folds: parts of the cross-validation; fewer where a class has fewer pictures. Equal files share a part.
@@ -106,7 +108,7 @@ def study(
         raise ValueError(f"class_weight: expected 'balanced' or None, got {class_weight!r}")
     skip = on_skip or (lambda path, why: warnings.warn(f"skipped {path}: {why}", stacklevel=3))
     asked = dataset.read(data, skip)
-    folded = dataclasses.replace(resolve(weights, head=False).without_logits(), file="")
+    folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
     place = features.default_place() if cache == _KEEP else Path(cache) if cache is not None else None
     variants = features.VARIANTS if augment else features.VARIANTS[:1]
     with progress_bar("features", len(asked.paths), unit="pictures") if progress else _nothing() as advance:

@@ -71,8 +71,8 @@ def _quantised(path: Path) -> Source:
         found = native.read(path)
     if found is None or found.quantised is None:
         raise WeightsError(
-            f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of float "
-            "ones"
+            f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of "
+            "float ones"
         )
     return found
 

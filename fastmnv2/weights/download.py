@@ -55,15 +55,15 @@ def remotes() -> tuple[Remote, ...]:
     return tuple(Remote(url) for url in mirrors) or REMOTES
 
 
-def fetch() -> tuple[Folded | None, list[str]]:
-    """The first of the remote files that arrives whole and proves to be this network, and what went wrong before.
+def fetch(sources: tuple[Remote, ...] | None = None) -> tuple[Folded | None, list[str]]:
+    """The first of ``sources``, else ``remotes()``, that arrives whole and is this network, and what went wrong before.
 
     Raises:
         OSError: this machine has no room for it, or no more files to open.
         MemoryError: it has no memory.
     """
     failures: list[str] = []
-    for remote in remotes():
+    for remote in sources or remotes():
         try:
             return _fetch_one(remote), failures
         except MemoryError:
@@ -81,8 +81,8 @@ def _explained(reason: BaseException | str) -> str:
     ssl: Any = sys.modules.get("ssl")  # Python may be built without it; where it is not in use, nothing came from it
     if ssl and isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, or "
-            "without this system's certificates, SSL_CERT_FILE can name those to trust"
+            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, "
+            "or without this system's certificates, SSL_CERT_FILE can name those to trust"
         )
     if ssl and isinstance(reason, ssl.SSLError):
         return f"no secure connection (TLS): {text}"

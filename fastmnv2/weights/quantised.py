@@ -1,7 +1,8 @@
 """8-bit networks: integer weights with their scales and zero points, checked, and what LiteRT makes of them.
 
 The arithmetic is that of LiteRT's default engine on x86-64 (XNNPACK), all in float32 in this order:
-``multiplier = (input_scale * weight_scale) / output_scale``, ``q = clamp(rint(float32(sum) * multiplier) + zero_point)``.
+``multiplier = (input_scale * weight_scale) / output_scale``,
+``q = clamp(rint(float32(sum) * multiplier) + zero_point)``.
 """
 
 import functools
@@ -67,10 +68,12 @@ class Quantised(Folded):
 
     @property
     def precision(self) -> str:
+        """What a model of it computes in."""
         return "int8"
 
     @property
     def quantised(self) -> "Quantised":
+        """Itself."""
         return self
 
     @property

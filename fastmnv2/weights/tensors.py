@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,17 @@ class Folded(Source):
     def range(self) -> tuple[float, float]:
         """What black and white become before the network."""
         return self.input_range or INPUT_RANGE
+
+    @property
+    def around(self) -> dict[str, Any]:
+        """What a native file must say of the network's surroundings, but for tensors: nothing, for most."""
+        found: dict[str, Any] = {}
+        if self.range != INPUT_RANGE:
+            found["input_range"] = self.range
+        if self.head is not None:
+            found["head"] = [{"kind": step.kind, "name": step.name} for step in self.head.steps]
+            found["classes"] = self.head.classes
+        return found
 
     @functools.cached_property
     def digest(self) -> str:

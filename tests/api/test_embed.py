@@ -218,6 +218,18 @@ def test_normalize_leaves_zeros_and_nan_alone(images):
     assert np.isnan(features[1]).all()
 
 
+def test_torch_tensors_of_every_kind(model, images):
+    torch = pytest.importorskip("torch")
+    tensor = torch.from_numpy(images[:2].copy())
+    want = model.embed(images[:2])
+    assert (model.embed(tensor) == want).all()
+    assert (model.embed(tensor.clone().requires_grad_()) == want).all()
+    half = tensor.to(torch.bfloat16)
+    for odd in (half, half.clone().requires_grad_()):
+        assert (model.embed(odd) == model.embed(half.float().numpy())).all()
+    assert (model.embed(tensor.half()) == model.embed(images[:2].astype(np.float16))).all()
+
+
 def test_overlap_of_out_and_images_is_refused(model, images):
     block = np.zeros(4 * 96 * 96 * 3, np.float32)
     batch = block.reshape(4, 96, 96, 3)

@@ -8,6 +8,7 @@ from pathlib import Path
 import fastmnv2
 
 PACKAGE = Path(fastmnv2.__file__).parent
+EXTENSIONS = ("fastmnv2._engine", "fastmnv2._resize")
 
 
 def modules():
@@ -31,9 +32,10 @@ def imported(path, names):
         elif isinstance(node, ast.ImportFrom) and node.module in names:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield inner if inner in names or inner == "fastmnv2._engine" else node.module
+                yield inner if inner in names or inner in EXTENSIONS else node.module
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
-            yield ast.literal_eval(node.args[0])
+            lazy = isinstance(node.args[0], ast.JoinedStr)
+            yield from (f"fastmnv2.{part}" for part in fastmnv2.PARTS) if lazy else [ast.literal_eval(node.args[0])]
 
 
 def circle(graph):

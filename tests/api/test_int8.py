@@ -60,13 +60,13 @@ def names_of_ops():
 
 
 def litert(path, pictures):
-    """What LiteRT's default engine gives at every op: {name: integers}, and the output's logits or softmax by op name."""
+    """What LiteRT's default engine gives at every op: {name: integers}, with "logits" and "SOFTMAX" where they are."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]
-    ops = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]  # noqa: SLF001
+    ops = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
     computed = [op["outputs"][0] for op in ops if op["op_name"] in COMPUTED]
     others = {op["op_name"]: op["outputs"][0] for op in ops if op["op_name"] == "SOFTMAX"}
     found = {
@@ -182,7 +182,7 @@ def test_native_files_hold_them(made, pictures, tmp_path):
         plain, dequantised = resolve(target), resolve(source)
         for name, array in plain.tensors.items():
             assert np.array_equal(array, dequantised.tensors[name]), f"{kind}: {name}"
-        again = pickle.loads(pickle.dumps(model))  # noqa: S301
+        again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again.embed(pictures), model.embed(pictures))
     float_file = tmp_path / "float.safetensors"
     native.write(float_file, resolve(made["int8"]))
@@ -224,3 +224,52 @@ def test_hostile_numbers_are_one_error(made, tmp_path, what):
     for precision in ("int8", "float32"):
         with pytest.raises(WeightsError, match="hostile"):
             fastmnv2.load(tmp_path / "hostile.safetensors", precision=precision)
+
+
+class TestQuantize:
+    """Float weights made into an int8 network."""
+
+    def test_is_near_the_float_network_and_calibration_matters(self, untrained_native, pictures, tmp_path):
+        random = np.random.default_rng(3)
+        images = np.concatenate([pictures, random.integers(0, 256, (9, *pictures.shape[1:]), np.uint8)])
+        report = fastmnv2.quantize(untrained_native, tmp_path / "int8.safetensors", images)
+        assert (report.calibrated, report.held_out) == (12, 3)
+        assert report.cosines.min() > 0.97
+        assert list(report.errors)[-1] == network.ENDPOINTS[-1].name
+        assert all(error < 0.3 for error in report.errors.values())
+        assert "cosine" in "\n".join(report.lines())
+        model = fastmnv2.load(tmp_path / "int8.safetensors", precision="int8")
+        original = fastmnv2.load(untrained_native)
+        a, b = model.embed(images), original.embed(images)
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosines.min() > 0.97
+
+    def test_refuses_what_it_can_not_calibrate_on(self, untrained_native, pictures, tmp_path):
+        target = tmp_path / "int8.safetensors"
+        with pytest.raises(ValueError, match="at least 5"):
+            fastmnv2.quantize(untrained_native, target, pictures[:4])
+        with pytest.raises(ValueError, match="finite"):
+            fastmnv2.quantize(untrained_native, target, np.full(pictures.shape, np.nan, np.float32))
+        assert not target.exists()
+
+    def test_from_the_command_line(self, untrained_native, pictures, tmp_path):
+        click_testing = pytest.importorskip("click.testing")
+        from PIL import Image
+
+        from fastmnv2.cli import cli
+
+        folder = tmp_path / "pictures"
+        folder.mkdir()
+        for number, picture in enumerate(pictures):
+            Image.fromarray(picture).save(folder / f"{number}.png")
+        target = tmp_path / "int8.safetensors"
+        arguments = ["quantize", str(untrained_native), str(target), "--calibrate", str(folder)]
+        done = click_testing.CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        assert "calibrated on 5 pictures, measured on 1 others" in done.output
+        again = click_testing.CliRunner().invoke(cli, arguments)
+        assert again.exit_code == 1
+        assert "--force" in again.output
+        native_file = ["convert", str(target), str(tmp_path / "copy.safetensors"), "--precision", "int8"]
+        assert click_testing.CliRunner().invoke(cli, native_file).exit_code == 0
+        assert fastmnv2.load(tmp_path / "copy.safetensors", precision="int8").precision == "int8"

@@ -45,6 +45,12 @@ def odd_variables():
     return variables
 
 
+def negative_variables(shift):
+    """The untrained variables with every beta that much lower: most activations are cut off at 0."""
+    variables = dict(untrained(seed=4).tensors)
+    return {name: value - np.float32(shift * name.endswith("beta")) for name, value in variables.items()}
+
+
 def real_variables(path):
     """The dequantised real network as variables with batch norms that change nothing but the bias."""
     from fastmnv2.weights import read
@@ -100,6 +106,35 @@ def test_every_endpoint_is_within_the_bar(case):
         # Inner maps hold larger values than features, so there TensorFlow's own largest error counts as well.
         largest = 1e-4 if name == "default" else max(1e-4, 2 * np.abs(theirs - truth).max())
         assert within_bar(value, truth, theirs, largest), name
+
+
+@pytest.mark.parametrize("network", ["untrained", "odd", "negative", "deep negative", "real"])
+def test_flat_colours_are_as_near_as_tensorflow(request, tmp_path, network):
+    """Where there is nothing to see, float32's errors do not average out: TensorFlow's own are as large."""
+    colours = np.random.RandomState(2).rand(48, 1, 1, 3).astype(np.float32)
+    images = np.broadcast_to(colours, (48, 96, 96, 3)).copy()
+    variables = {
+        "untrained": lambda: dict(untrained().tensors),
+        "odd": odd_variables,
+        "negative": lambda: negative_variables(0.5),
+        "deep negative": lambda: negative_variables(3),
+        "real": lambda: real_variables(request.getfixturevalue("real_tflite")),
+    }[network]()
+    flat = Case(tmp_path, variables, images)
+
+    def relative(value, axis=None):
+        wide = value.astype(np.float64) - flat.truth["default"]
+        return np.linalg.norm(wide, axis=axis) / np.linalg.norm(flat.truth["default"], axis=axis)
+
+    ours, theirs = flat.model.embed(images), flat.tensorflow["default"]
+    print(
+        f"{relative(ours):.1e} {relative(theirs):.1e}, one image at most",
+        relative(ours, 1).max(),
+        relative(theirs, 1).max(),
+    )
+    assert relative(ours) <= 2 * relative(theirs)
+    assert relative(ours, 1).max() <= 3e-5
+    assert np.abs(ours - flat.truth["default"]).max() <= 3e-4
 
 
 def test_features_are_within_the_bar_for_any_batch(case):

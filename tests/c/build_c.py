@@ -40,15 +40,17 @@ def find_compiler(*names):
     return found
 
 
-def core():
-    """The sources that every processor has."""
+def core(tier=None):
+    """The sources that every processor has; only what ``tier`` needs, if that is given."""
+    if tier:
+        return [ROOT / "csrc" / "cpu.c", ROOT / "csrc" / "dispatch.c", *sorted((ROOT / "csrc" / tier).glob("*.c"))]
     return sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc").glob("*/*.c")])
 
 
-def compile_core(folder, compiler, *extra, isas=ISAS, programs=()):
+def compile_core(folder, compiler, *extra, isas=ISAS, programs=(), tier=None):
     """Every source of the core, and test programs, each with its own flags and ``extra``; the objects' paths."""
-    sources = [(path, []) for path in core()]
-    sources += [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items()]
+    sources = [(path, []) for path in core(tier)]
+    sources += [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
     sources += [(Path(__file__).with_name(program), []) for program in programs]
 
     def compile_one(source, own):
@@ -61,13 +63,13 @@ def compile_core(folder, compiler, *extra, isas=ISAS, programs=()):
         return list(pool.map(compile_one, *zip(*sources, strict=True)))
 
 
-def build(folder, program, *extra, compiler=None, isas=ISAS, name=None):
-    """``program`` of this folder, linked with the whole core; returns its path.
+def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=None):
+    """``program`` of this folder, linked with the whole core, or with what one tier needs; returns its path.
 
     ``isas`` are the instruction-set files and each one's own flags, ``extra`` everyone's.
     """
     compiler = compiler or find_compiler("gcc", "clang", "cc")
-    objects = compile_core(folder, compiler, *extra, isas=isas, programs=[program])
+    objects = compile_core(folder, compiler, *extra, isas=isas, programs=[program], tier=tier)
     binary = folder / (name or Path(program).stem)
     subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
     return binary

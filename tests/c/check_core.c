@@ -7,6 +7,7 @@
  *   check_core nested      calls from inside another parallel region: the same bits
  *   check_core rested      calls after a rest, with threads that slept: the same bits
  *   check_core memory      the n-th allocation fails, for every n; needs -Wl,--wrap=calloc,--wrap=posix_memalign
+ *   check_core dense       fully connected layers: the same bits in any batch and on any instruction set
  *   check_core overrun     writes past an array, which must end the program in a build with sanitizers
  *   check_core soak N      N calls: resident memory in the first half and in the second */
 #define _GNU_SOURCE
@@ -223,7 +224,7 @@ static void check_int8_digest(void) {
         for (int threads = 2; threads <= 7; threads++) {
             for (size_t n = 1; n <= IMAGES; n += 2) {
                 run(model, FM_FLOAT32, 0, n, threads, again);
-                expect(memcmp(again, features, n * features_each * sizeof *again) == 0, "8-bit: many threads in one call");
+/* Fully connected layers: the same bits for any number of rows and on any instruction set; failing allocations. */
             }
         }
         printf("%s int8 0x%016llx\n", fm_isa_name(isa), (unsigned long long)hash);
@@ -373,6 +374,42 @@ static void check_memory(const fm_weights *weights) {
     fm_model_free(other);
 }
 
+/* Fully connected layers: the same bits for any number of rows and on any instruction set, and one failing allocation. */
+static void check_dense(void) {
+    enum { ROWS = 21, MOST = 70 };
+    static const int shapes[][2] = {{1, 1}, {37, 19}, {64, 48}, {5, 70}, {70, 8}};
+    static float x[ROWS * MOST], kernel[MOST * MOST], bias[MOST], want[ROWS * MOST], got[ROWS * MOST];
+    for (int i = 0; i < ROWS * MOST; i++) x[i] = between(1.0f);
+    for (int i = 0; i < MOST * MOST; i++) kernel[i] = between(1.0f);
+    for (int i = 0; i < MOST; i++) bias[i] = between(1.0f);
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        const int inputs = shapes[s][0], outputs = shapes[s][1];
+        for (int i = 0, first = 1; i < fm_isa_count(); i++) {
+            fm_dense *dense = NULL;
+            if (!fm_isa_supported(fm_isa_at(i))) continue;
+            long tried = 0;
+            for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
+#ifdef CHECK_MEMORY
+                allowed = tried;
+                asked = 0;
+#endif
+                status = fm_dense_new(fm_isa_at(i), inputs, outputs, kernel, bias, &dense);
+            }
+            allowed = -1;
+            fm_dense_run(dense, x, ROWS, first ? want : got);
+            const size_t bytes = sizeof(float) * (size_t)(ROWS * outputs);
+            expect(first || memcmp(want, got, bytes) == 0, "a dense layer on another instruction set");
+            for (int n = 1; n <= 9; n += 4) {
+                fm_dense_run(dense, x + 3 * inputs, (size_t)n, got);
+                const float *rows = want + 3 * outputs;
+                expect(memcmp(rows, got, sizeof(float) * (size_t)(n * outputs)) == 0, "a dense layer's fewer rows");
+            }
+            fm_dense_free(dense);
+            first = 0;
+        }
+    }
+}
+
 static long resident_pages(void) {
     long size = 0, resident = 0;
     FILE *file = fopen("/proc/self/statm", "r");
@@ -430,6 +467,7 @@ int main(int argc, char **argv) {
     else if (strcmp(what, "rested") == 0) check_rested(&weights);
     else if (strcmp(what, "memory") == 0) check_memory(&weights);
     else if (strcmp(what, "soak") == 0) check_soak(&weights, argc > 2 ? atol(argv[2]) : 1000);
+    else if (strcmp(what, "dense") == 0) check_dense();
     else if (strcmp(what, "overrun") == 0) check_overrun(&weights);
     else expect(0, "expected digest, threads, nested, rested, memory, overrun or soak N");
     free_weights();

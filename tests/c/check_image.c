@@ -306,6 +306,7 @@ int main(int argc, char **argv) {
         return failures != 0;
     }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    if (!upper_halves_told()) printf("upper halves: not told here\n");
     const fm_image_kernels *last = NULL;
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);

@@ -44,7 +44,7 @@ def test_the_digest_sees_a_rounding_more(tmp_path):
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
     sanitize = ["-O1", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     program = build(tmp_path, "check_core.c", *sanitize, *WRAPPED)
-    for what in ("digest", "threads", "nested", "memory"):
+    for what in ("digest", "threads", "nested", "memory", "dense"):
         run(program, what)
     caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
     assert "heap-buffer-overflow" in caught.stderr
@@ -60,7 +60,8 @@ SANITIZERS = {
 @pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.long)])
 def test_kernels_under_sanitizers(tmp_path, sanitizers):
     flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    assert " 0 failures" in run(build(tmp_path, "check_kernels.c", *flags))
+    for program in ("check_kernels.c", "check_int8.c"):
+        assert " 0 failures" in run(build(tmp_path, program, *flags))
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ def _run(program, *arguments):
 
 @pytest.mark.parametrize(("names", "level"), [(["gcc", "cc"], "-O3"), (["clang"], "-O2")])
 def test_every_table_equals_the_scalar_one(tmp_path, names, level):
-    program = build(tmp_path, "check_image.c", level, compiler=find_compiler(*names))
+    program = build(tmp_path, "check_image.c", level, tier="image", compiler=find_compiler(*names))
     checked = _run(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
@@ -25,7 +25,7 @@ def test_every_table_equals_the_scalar_one(tmp_path, names, level):
 
 def test_under_sanitizers(tmp_path):
     flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    assert " 0 failures" in _run(build(tmp_path, "check_image.c", *flags)).stdout
+    assert " 0 failures" in _run(build(tmp_path, "check_image.c", *flags, tier="image")).stdout
 
 
 @pytest.mark.skipif(HOST != "X86", reason="AVX-512 is emulated on x86 only")
@@ -40,14 +40,14 @@ def test_avx512_emulated(tmp_path):
     if probe.returncode != 0:
         pytest.skip("the SIMDe headers are not installed")
     files = {name: emulated if "avx512" in name else own for name, own in ISAS.items()}
-    checked = _run(build(tmp_path, "check_image.c", isas=files), "--all")
+    checked = _run(build(tmp_path, "check_image.c", tier="image", isas=files), "--all")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   avx512\n" in checked.stdout
 
 
 def test_neon_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
-    program = build(tmp_path, "check_image.c", "-static", compiler=compiler, isas=isas("ARM64"))
+    program = build(tmp_path, "check_image.c", "-static", tier="image", compiler=compiler, isas=isas("ARM64"))
     checked = _run(emulator, program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   neon\n" in checked.stdout

@@ -62,7 +62,7 @@ def test_avx512_kernels_emulated(tmp_path):
     )
     if probe.returncode != 0:
         pytest.skip("the SIMDe headers are not installed")
-    files = {name: emulated if "avx512" in name else own for name, own in ISAS.items()}
+    files = {name: emulated if "avx512" in name and "int8" not in name else own for name, own in ISAS.items()}
     checked = _run(build(tmp_path, "check_kernels.c", isas=files), "--all")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   avx512\n" in checked.stdout

@@ -267,7 +267,7 @@ class TestClassify:
 
     @pytest.mark.parametrize("top", [0, 1002])
     def test_top_out_of_range(self, run, pictures, top):
-        run("classify", pictures, "--top", top, code=2)
+        run("classify", pictures, "--top", top, "--weights", "untrained", code=1 if top else 2)
 
     def test_real_weights_on_real_photos(self, run, real_tflite, real_labels, photos):
         arguments = ("classify", photos, "--labels", real_labels, "--top", 1, "--weights", real_tflite)
@@ -300,7 +300,7 @@ class TestConvert:
         assert target.stat().st_size > 5e6
 
     def test_bad_targets_and_sources(self, run, untrained_native, pictures, tmp_path):
-        run("convert", untrained_native, tmp_path / "w.h5", code=2)
+        assert "expected a name ending in" in run("convert", untrained_native, tmp_path / "w.txt", code=1).stderr
         gone = tmp_path / "none" / "w.safetensors"
         assert "there is no folder" in run("convert", untrained_native, gone, code=1).stderr
         target = tmp_path / "w.safetensors"

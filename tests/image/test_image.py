@@ -42,6 +42,11 @@ def same_bits(left, right):
     np.testing.assert_array_equal(left.view(np.uint32), np.ascontiguousarray(right).view(np.uint32))
 
 
+def as_floats(tf, picture):
+    """What TensorFlow makes of a picture before it resizes it: bytes become [0,1]."""
+    return tf.image.convert_image_dtype(picture, tf.float32) if picture.dtype == np.uint8 else picture
+
+
 SHAPES = [(1, 1), (1, 7), (5, 1), (2, 3), (96, 96), (95, 97), (48, 192), (613, 696), (301, 17), (3, 5000)]
 
 
@@ -50,13 +55,13 @@ class TestResize:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_tf2_equals_tensorflow(self, tf, shape, dtype):
         picture = noise(*shape, 3, dtype=dtype)
-        same_bits(image.resize(picture), tf.image.resize(picture, (96, 96)).numpy())
+        same_bits(image.resize(picture), tf.image.resize(as_floats(tf, picture), (96, 96)).numpy())
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     @pytest.mark.parametrize("shape", SHAPES)
     def test_tf1_equals_tensorflow(self, tf, shape, dtype):
         picture = noise(*shape, 3, dtype=dtype)
-        expected = tf.raw_ops.ResizeBilinear(images=picture[np.newaxis], size=(96, 96))[0].numpy()
+        expected = tf.raw_ops.ResizeBilinear(images=as_floats(tf, picture)[np.newaxis], size=(96, 96))[0].numpy()
         same_bits(image.resize(picture, method="tf1"), expected)
 
     @settings(max_examples=60, deadline=None, derandomize=True)
@@ -69,20 +74,21 @@ class TestResize:
     def test_batches_channels_and_dtypes(self, tf):
         for dtype in (np.uint8, np.int32, np.float16, np.float64):
             pictures = noise(2, 31, 45, 5, dtype=np.uint8).astype(dtype)
-            same_bits(image.resize(pictures, (40, 20)), tf.image.resize(pictures, (40, 20)).numpy())
+            same_bits(image.resize(pictures, (40, 20)), tf.image.resize(as_floats(tf, pictures), (40, 20)).numpy())
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     @pytest.mark.parametrize("shape", SHAPES)
     def test_area_equals_tensorflow(self, tf, shape, dtype):
         picture = noise(*shape, 3, dtype=dtype)
-        same_bits(image.resize(picture, method="area"), tf.image.resize(picture, (96, 96), antialias=True).numpy())
+        expected = tf.image.resize(as_floats(tf, picture), (96, 96), antialias=True).numpy()
+        same_bits(image.resize(picture, method="area"), expected)
 
     @settings(max_examples=60, deadline=None, derandomize=True)
     @given(edges=st.tuples(*[st.integers(1, 200)] * 4), seed=st.integers(0, 1000))
     def test_area_of_any_size_equals_tensorflow(self, tf, edges, seed):
         height, width, *size = edges
         picture = noise(height, width, 3, seed=seed)
-        expected = tf.image.resize(picture, size, antialias=True).numpy()
+        expected = tf.image.resize(as_floats(tf, picture), size, antialias=True).numpy()
         same_bits(image.resize(picture, tuple(size), method="area"), expected)
 
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
@@ -92,7 +98,7 @@ class TestResize:
         wide = noise(shape[0] + 4, shape[1] + 7, 3)
         part = wide[2:-2, 3:-4]
         for view in (part, part[::-1], part[:, ::-1], part.swapaxes(0, 1), part[::-1].swapaxes(0, 1), part[::2, ::3]):
-            expected = image.resize(np.ascontiguousarray(view).astype(np.float32), method=method)
+            expected = image.resize(view.astype(np.float32) * image.resizing.UNIT, method=method)
             same_bits(image.resize(view, method=method), expected)
 
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
@@ -103,8 +109,15 @@ class TestResize:
             picture = noise(*shape, 3)
             out = np.empty((96, 96, 3), np.float32)
             rows = lambda start, stop, of=picture: of[start:stop]  # noqa: E731
-            image.resizing.resize_rows(shape, rows, out, method, np.float32(1), whole=False)
+            image.resizing.resize_rows(shape, rows, out, method, image.resizing.UNIT, whole=False)
             same_bits(out, image.resize(picture, method=method))
+
+    def test_bytes_become_what_embed_takes(self, model, recwarn):
+        picture = noise(200, 150, 3)
+        assert 0 <= image.resize(picture).min() < image.resize(picture).max() <= 1
+        want = model.embed(image.resize(picture * image.resizing.UNIT))
+        assert (model.embed(image.resize(picture)) == want).all()
+        assert not recwarn.list
 
     def test_same_size_changes_nothing(self):
         picture = noise(96, 96, 3, dtype=np.float32)

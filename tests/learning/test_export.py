@@ -222,6 +222,19 @@ def test_the_command_line_converts(sources, tmp_path):
     assert "expected a name ending in" in run(tmp_path / "m.keras", tmp_path / "m.txt", code=1)
 
 
+def test_eight_bit_weights_stay_native(real_tflite, tmp_path):
+    from fastmnv2.weights.resolve import adapted
+
+    source = adapted(real_tflite, precision="int8")
+    export.write(tmp_path / "m.safetensors", source)
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 96, 96, 3)).astype(np.uint8)
+    again = fastmnv2.load(tmp_path / "m.safetensors", precision="int8")
+    assert (again.embed(pixels) == fastmnv2.load(real_tflite, precision="int8").embed(pixels)).all()
+    with pytest.raises(ValueError, match="8-bit weights"):
+        export.write(tmp_path / "m.onnx", source)
+    export.write(tmp_path / "m.onnx", adapted(real_tflite))
+
+
 def test_hostile_names_of_classes(sources, tmp_path):
     path = tmp_path / "m.keras"
     for text in ("[1, 2, 3]", "{", "[" * 100_000, json.dumps(["a"] * 4), json.dumps("abc")):

@@ -320,3 +320,17 @@ def test_a_thousand_pictures_take_less_than_ten_seconds(tmp_path):
     seconds = time.perf_counter() - start
     print(f"{seconds:.1f} s, of which decoding on one core {decoding:.1f} s")
     assert seconds - decoding < 10
+
+
+def test_eight_bit_features(pictures, real_tflite, tmp_path):
+    """A head on the int8 tier's features, kept with the integers in one file."""
+    from fastmnv2 import learn
+
+    found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_skip=lambda *_: None)
+    assert found.model.precision == "int8"
+    assert found.measures.accuracy > 0.6
+    found.save(tmp_path / "m.safetensors")
+    again = fastmnv2.load(tmp_path / "m.safetensors", precision="int8")
+    image = fastmnv2.image.load_image(found.data.paths[0])
+    assert (again.predict(image) == found.model.predict(image)).all()
+    assert again.classes == COLOURS

@@ -461,3 +461,75 @@ def test_what_guided_fuzzing_found(monkeypatch, tmp_path, form):
         start = time.monotonic()
         fuzz_guided.check(fuzz_guided.place(form, path.read_bytes(), tmp_path))
         assert time.monotonic() - start < 30, path  # libhdf5 is ended after 3 s of processor time
+
+
+def native_with_head(tmp_path):
+    """A native file with a head, and a function that rewrites it with another metadata entry or header."""
+    import dataclasses
+    import struct
+
+    from fastmnv2.head import Head, Step
+
+    steps = (Step("dense", "d", {"kernel": np.ones((1280, 2), np.float32), "bias": np.ones(2, np.float32)}),)
+    folded = dataclasses.replace(fold(untrained()), head=Head(steps, ("a", "b")), input_range=(0.0, 1.0))
+    path = tmp_path / "h.safetensors"
+    native.write(path, folded)
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+
+    def rewritten(change):
+        changed = json.loads(json.dumps(header))
+        change(changed, changed["__metadata__"])
+        text = json.dumps(changed).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+        return path
+
+    return rewritten
+
+
+@pytest.mark.parametrize(
+    ("around", "message"),
+    [
+        ("{", "around is not"),
+        ("[]", "around is not"),
+        ('{"other": 1}', "around is not"),
+        ('{"input_range": [0, 0]}', "input_range"),
+        ('{"input_range": [0, 1, 2]}', "input_range"),
+        ('{"input_range": [0, NaN]}', "input_range"),
+        ('{"input_range": "ab"}', "input_range"),
+        ('{"head": [{"kind": "dense"}]}', "head is not"),
+        ('{"head": 5}', "head is not"),
+        ('{"head": [{"kind": "evil", "name": "d"}]}', "expected dense, affine"),
+        ('{"head": [{"kind": "affine", "name": "d"}]}', "expected scale and shift"),
+        ('{"head": [{"kind": "dense", "name": "d"}], "classes": ["a"]}', "expected 2 names"),
+        ('{"head": [{"kind": "dense", "name": "d"}], "classes": [1, 2]}', "classes is not"),
+        ("{}", "unexpected tensor"),
+        ("[" * 100_000, "around is not|the header"),
+    ],
+)
+def test_native_files_with_a_hostile_head(tmp_path, around, message):
+    def change(_, metadata):
+        metadata["around"] = around
+
+    with pytest.raises(WeightsError, match=message):
+        fastmnv2.load(native_with_head(tmp_path)(change))
+
+
+def test_native_heads_of_impossible_shapes(tmp_path):
+    rewritten = native_with_head(tmp_path)
+    for shape in ([2, 1280], [1280], [1280, 2, 1], [-1280, -2], [1 << 40, 1 << 40], [2560], "x", None, [True, 2560]):
+
+        def change(header, _, shape=shape):
+            header["head/0/kernel"]["shape"] = shape
+
+        with pytest.raises(WeightsError):
+            fastmnv2.load(rewritten(change))
+
+    def older(_, metadata):
+        metadata.pop("around")
+        metadata["format_version"] = "1"
+
+    with pytest.raises(WeightsError, match="unexpected tensor"):
+        fastmnv2.load(rewritten(older))
+    assert fastmnv2.load(rewritten(lambda *_: None)).classes == ("a", "b")

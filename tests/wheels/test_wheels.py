@@ -1,6 +1,8 @@
 """The step that puts weights into a wheel."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,15 +41,53 @@ def test_weights_from_a_file_without_logits(tmp_path, untrained_native, model, i
 def test_weights_downloaded(tmp_path, server, untrained_native, model, images):
     server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
     target = tmp_path / "imagenet.safetensors"
-    code, says = embed_weights("--target", target)
+    pinned = ["--sha256", hashlib.sha256(untrained_native.read_bytes()).hexdigest(), "--target", target]
+    code, says = embed_weights(*pinned)
     assert code == 0, says
     assert np.array_equal(fastmnv2.load(target).embed(images), model.embed(images))
-    server.pages.clear()
     os.remove(target)
-    code, says = embed_weights("--target", target)
+    code, says = embed_weights("--sha256", "0" * 64, "--target", target)
+    assert code == 1
+    assert "expected sha256 000" in says
+    server.pages.clear()
+    code, says = embed_weights(*pinned)
     assert code == 1
     assert "could not be downloaded" in says
     assert not target.exists()
+
+
+def test_weights_whose_hash_is_not_known_are_refused(tmp_path, server, untrained_native):
+    server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
+    code, says = embed_weights("--target", tmp_path / "imagenet.safetensors")
+    assert code == 1
+    assert "no sha256 is known of" in says
+    assert server.asked == []
+
+
+def test_only_the_versions_own_tag_is_released(tmp_path):
+    from check_tag import problem
+
+    (tmp_path / "fastmnv2").mkdir()
+    (tmp_path / "fastmnv2" / "_version.py").write_text('__version__ = "1.2.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (unreleased)\n")
+    assert "no dated entry for 1.2.0" in problem("v1.2.0", tmp_path)
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (2026-01-02)\n")
+    assert problem("v1.2.0", tmp_path) == ""
+    for tag in ("1.2.0", "v1.2.1", "v1.2", "main", "v1.2.0-rc1"):
+        assert "is not that of version 1.2.0" in problem(tag, tmp_path)
+
+
+def test_workflows_are_pinned_and_may_do_little():
+    folder = ROOT / ".github" / "workflows"
+    if not folder.is_dir():
+        pytest.skip("no workflows beside the tests")
+    for path in folder.iterdir():
+        text = path.read_text()
+        assert re.search(r"^permissions:\n  contents: read$", text, re.M), path
+        for action in re.findall(r"uses: (\S+)", text):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
+        for tool in re.findall(r"(?:pip install|pipx run) (?!\.|'\.|-)(\S+)", text):
+            assert "==" in tool, tool
 
 
 def test_real_weights_fit_into_a_wheel(tmp_path, real_tflite):
@@ -57,7 +97,7 @@ def test_real_weights_fit_into_a_wheel(tmp_path, real_tflite):
 
 
 def check_wheel(path):
-    command = [sys.executable, str(SCRIPT.with_name("check_wheel.py")), "--no-install", str(path)]
+    command = [sys.executable, str(SCRIPT.with_name("check_wheel.py")), "--no-install", "--glibc", "2.36", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 

@@ -6,5 +6,4 @@
 #define TABLE fm_int8_neondot
 #define TILE_ROWS 9
 #define TILE_VECS 2
-#define DEPTHWISE_SLIDES 1
 #include "int8/tpl/table.inc"

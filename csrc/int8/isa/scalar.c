@@ -5,5 +5,4 @@
 #define TABLE fm_int8_scalar
 #define TILE_ROWS 4
 #define TILE_VECS 3
-#define DEPTHWISE_SLIDES 0
 #include "int8/tpl/table.inc"

@@ -53,12 +53,19 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
     return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* or gcc adds products to each other first */
 }
+#define SPLITS_ROWS
+/* A quad for each lane, cut. */
+FM_INLINE void quads_split(const uint8_t *p, uint32_t *part0, uint32_t *part1) {
+    const quads q = _mm256_loadu_si256((const __m256i *)p);
+    _mm256_storeu_si256((__m256i *)part0, quads_part(q, 0));
+    _mm256_storeu_si256((__m256i *)part1, quads_part(q, 1));
+}
+FM_INLINE part_of_quad part_broadcast(const uint32_t *p) { return _mm256_set1_epi32((int32_t)*p); }
 #endif
-/* Another load for each part, one byte further, where shifting would take a register more. */
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
     int32_t quad;
-    memcpy(&quad, p + part, sizeof quad);
-    return quads_part(_mm256_set1_epi32(quad), 0);
+    memcpy(&quad, p, sizeof quad);
+    return quads_part(_mm256_set1_epi32(quad), part);
 }
 
 FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, const int plain) {

@@ -20,7 +20,6 @@ from fastmnv2.atomic import writing
 from fastmnv2.errors import WeightsError
 from fastmnv2.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
-from fastmnv2.weights.forms import surroundings
 from fastmnv2.weights.quantised import (
     BLOCKS,
     IMAGE,
@@ -56,7 +55,7 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
             **({"precision": "int8"} if isinstance(folded, Quantised) else {}),
         }
     }
-    tensors, around = dict(folded.tensors), surroundings.outline(folded)
+    tensors, around = dict(folded.tensors), folded.around
     if around:
         header["__metadata__"] |= {"format_version": _WITH_AROUND, "around": json.dumps(around)}
         tensors |= folded.head.tensors if folded.head else {}
@@ -104,7 +103,8 @@ def read(path: Path) -> Source:
     tensors = {}
     end = 0
     quantised = "precision" in metadata
-    entries = _entries(path, header, _quantised_shapes() if quantised else _float_shapes())
+    allowed = _quantised_shapes() if quantised else _float_shapes()
+    entries = _entries(path, header, allowed, with_head="around" in metadata)
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
             raise WeightsError(
@@ -115,12 +115,16 @@ def read(path: Path) -> Source:
         tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
-    input_range, found_head = surroundings.read(path, metadata.get("around", "{}"), tensors)
+    input_range, found_head = None, None
+    if "around" in metadata:
+        from fastmnv2.weights.forms import surroundings
+
+        input_range, found_head = surroundings.read(path, metadata["around"], tensors)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
         metadata["source_sha256"],
-        {name: array for name, array in tensors.items() if not surroundings.TENSOR.fullmatch(name)},
+        {name: array for name, array in tensors.items() if not name.startswith(head.PREFIX)},
         (f"converted from {metadata['source_form']} {metadata['source']}", *json.loads(metadata["notes"])),
         os.path.abspath(path),
         input_range=input_range,
@@ -195,15 +199,15 @@ def _quantised_shapes() -> _Allowed:
 
 
 def _entries(
-    path: Path, header: dict[str, Any], allowed: _Allowed
+    path: Path, header: dict[str, Any], allowed: _Allowed, *, with_head: bool
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():
-        if name not in allowed and not surroundings.TENSOR.fullmatch(name):
+        if name not in allowed and not (with_head and name.startswith(head.PREFIX)):
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
             raise WeightsError(f"{path}: {name}: expected dtype, shape and data_offsets")
-        types, shapes_of = allowed.get(name) or (("F32",), (surroundings.shape(path, name, entry["shape"]),))
+        types, shapes_of = allowed.get(name) or (("F32",), (_head_shape(path, name, entry["shape"]),))
         if entry["dtype"] not in types or entry["shape"] not in [list(shape) for shape in shapes_of]:
             expected = " or ".join(f"{' or '.join(types)} {list(shape)}" for shape in shapes_of)
             raise WeightsError(f"{path}: {name}: expected {expected}, got {entry['dtype']!r} {entry['shape']!r}")
@@ -212,3 +216,15 @@ def _entries(
             raise WeightsError(f"{path}: {name}: data_offsets must be two offsets, got {offsets!r}")
         entries[name] = (np.dtype(_TYPES[entry["dtype"]]), tuple(entry["shape"]), offsets[0], offsets[1])
     return entries
+
+
+def _head_shape(path: Path, name: str, found: Any) -> tuple[int, ...]:
+    """What the file says of a tensor's shape, if that can be; the head's own checks come later."""
+    possible = (
+        isinstance(found, list) and len(found) in (1, 2) and all(type(edge) is int and edge > 0 for edge in found)
+    )
+    if not possible or math.prod(found) > head.LIMIT:
+        raise WeightsError(
+            f"{path}: {name}: expected one or two dimensions and at most {head.LIMIT} values, got {found!r}"
+        )
+    return tuple(found)

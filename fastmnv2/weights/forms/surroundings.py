@@ -11,22 +11,11 @@ from typing import Any
 
 from fastmnv2 import head
 from fastmnv2.errors import WeightsError
-from fastmnv2.weights.tensors import INPUT_RANGE, Folded, Tensors
+from fastmnv2.weights.tensors import Tensors
 
-TENSOR = re.compile(r"head/(\d{1,2})/(kernel|bias|scale|shift)")
+_TENSOR = re.compile(rf"{head.PREFIX}(\d{{1,2}})/(kernel|bias|scale|shift)")
 _CLASSES_LIMIT = 20_000
 _STEPS_LIMIT = 100
-
-
-def outline(folded: Folded) -> dict[str, Any]:
-    """What is not the module's own, but for tensors: nothing, for most files."""
-    found: dict[str, Any] = {}
-    if folded.range != INPUT_RANGE:
-        found["input_range"] = folded.range
-    if folded.head is not None:
-        found["head"] = [{"kind": step.kind, "name": step.name} for step in folded.head.steps]
-        found["classes"] = folded.head.classes
-    return found
 
 
 def read(path: Path, text: str, tensors: Tensors) -> tuple[tuple[float, float] | None, head.Head | None]:
@@ -52,10 +41,12 @@ def read(path: Path, text: str, tensors: Tensors) -> tuple[tuple[float, float] |
         raise refused("classes is not a list of names")
     parts: list[Tensors] = [{} for _ in entries]
     for name, array in tensors.items():
-        if place := TENSOR.fullmatch(name):
-            if int(place[1]) >= len(parts):
-                raise WeightsError(f"{path}: unexpected tensor {name!r}")
-            parts[int(place[1])][place[2]] = array
+        if not name.startswith(head.PREFIX):
+            continue
+        place = _TENSOR.fullmatch(name)
+        if not place or int(place[1]) >= len(parts):
+            raise WeightsError(f"{path}: unexpected tensor {name!r}")
+        parts[int(place[1])][place[2]] = array
     steps = [head.Step(entry["kind"], entry["name"], part) for entry, part in zip(entries, parts, strict=True)]
     made = head.Head(tuple(steps), tuple(classes) if classes else None) if steps else None
     return (float(edges[0]), float(edges[1])) if edges else None, made
@@ -71,15 +62,3 @@ def _is_step(entry: Any) -> bool:
     if not isinstance(entry, dict) or set(entry) != {"kind", "name"}:
         return False
     return all(isinstance(value, str) for value in entry.values())
-
-
-def shape(path: Path, name: str, found: Any) -> tuple[int, ...]:
-    """What the file says of a tensor's shape, if that can be; the head's own checks come later."""
-    possible = (
-        isinstance(found, list) and len(found) in (1, 2) and all(type(edge) is int and edge > 0 for edge in found)
-    )
-    if not possible or math.prod(found) > head.LIMIT:
-        raise WeightsError(
-            f"{path}: {name}: expected one or two dimensions and at most {head.LIMIT} values, got {found!r}"
-        )
-    return tuple(found)

@@ -42,6 +42,8 @@ _LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller ones are not of full 
 
 @dataclass(frozen=True)
 class Tensor:
+    """A tensor's description: shape, TensorType, buffer, and how its integers are quantised."""
+
     shape: tuple[int, ...]
     type: int
     buffer: int
@@ -54,6 +56,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
+    """An operator: its name in schema.fbs, the tensors it reads and writes, and its table of options."""
+
     name: str
     inputs: list[int]
     outputs: list[int]
@@ -114,6 +118,7 @@ class Graph:
         self.operators = [self._operator(table, codes) for table in self._tables(graphs[0], 3)]
 
     def number(self, table: "Table", field: int, kind: str, default: int = 0) -> int:
+        """A field of a table."""
         flags = getattr(self._types, f"{kind}Flags")
         return int(table.GetSlot(4 + 2 * field, default, flags))
 
@@ -252,6 +257,7 @@ class Walk:
             )
 
     def step(self, number: int, operator: Operator) -> None:
+        """Take the next operator."""
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
         result: Value | None
@@ -280,6 +286,7 @@ class Walk:
             self._values[index] = result
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+        """The layers' tensors and notes, when there are no more operators."""
         if self._next < len(LAYERS) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {LAYERS[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]

@@ -68,8 +68,8 @@ class _Int8Walk(Walk):
         self._type = self._type or found
         if not found or found != self._type:
             raise self._error(
-                f"tensor {tensor.name}: expected 8-bit activations of one type throughout, got {TYPES.get(tensor.type)}; "
-                "`fastmnv2 quantize` makes an 8-bit network of a float one"
+                f"tensor {tensor.name}: expected 8-bit activations of one type throughout, got "
+                f"{TYPES.get(tensor.type)}; `fastmnv2 quantize` makes an 8-bit network of a float one"
             )
         if tensor.scale.size != 1 or tensor.zero_point.size != 1:
             raise self._error(
@@ -102,8 +102,8 @@ class _Int8Walk(Walk):
         counts = (kernel.scale.size, kernel.zero_point.size)
         if (counts, kernel.axis) not in (((1, 1), 0), ((channels, channels), axis)):
             raise self._error(
-                f"{layer.scope}: expected one scale and zero point along axis 0, or {channels} along axis {axis}, got {counts[0]} and "
-                f"{counts[1]} along axis {kernel.axis}"
+                f"{layer.scope}: expected one scale and zero point along axis 0, or {channels} along axis {axis}, "
+                f"got {counts[0]} and {counts[1]} along axis {kernel.axis}"
             )
         if (kernel.zero_point != kernel.zero_point[0]).any() or abs(int(kernel.zero_point[0])) > 255:
             raise self._error(f"{layer.scope}: expected the same 8-bit zero point for all channels")

@@ -1,0 +1,63 @@
+"""The recipes of docs/clusters.md are run as they stand there."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "clusters.md"
+
+
+def recipe(title):
+    if not PAGE.exists():
+        pytest.skip("no docs beside the tests")
+    section = PAGE.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+
+
+@pytest.fixture
+def given(tmp_path, untrained_native):
+    for i, array in enumerate(np.random.RandomState(3).randint(0, 256, (5, 40, 50, 3)).astype(np.uint8)):
+        PIL.Image.fromarray(array).save(tmp_path / f"{i}.png")
+    return {"paths": [str(path) for path in sorted(tmp_path.glob("*.png"))], "weights": str(untrained_native)}
+
+
+def run(title, given, model):
+    scope = dict(given)
+    exec(recipe(title), scope)
+    return scope, model.embed_images(given["paths"])
+
+
+def test_dask(given, model):
+    pytest.importorskip("dask")
+    scope, expected = run("Dask", given, model)
+    np.testing.assert_array_equal(scope["vectors"], expected)
+
+
+@pytest.mark.long
+def test_spark(given, model, monkeypatch):
+    pytest.importorskip("pyspark")
+    pytest.importorskip("pandas")
+    import shutil
+    import sys
+
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java")
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    scope, expected = run("Spark", given, model)
+    found = {row.path: row.features for row in scope["rows"]}
+    np.testing.assert_array_equal(np.float32([found[path] for path in given["paths"]]), expected)
+
+
+@pytest.mark.long
+def test_ray(given, model):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, logging_level="error", log_to_driver=False)
+    try:
+        scope, expected = run("Ray", given, model)
+    finally:
+        ray.shutdown()
+    found = {row["path"]: row["features"] for row in scope["rows"]}
+    np.testing.assert_array_equal(np.float32([found[path] for path in given["paths"]]), expected)

@@ -1,0 +1,23 @@
+"""Check that a tag is that of this version, and that the changelog has its entry: python wheels/check_tag.py v1.2.3"""
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def problem(tag: str, root: Path = ROOT) -> str:
+    """What keeps ``tag`` from being released, "" if nothing does."""
+    version = re.search(r'__version__ = "(.+)"', (root / "fastmnv2" / "_version.py").read_text())
+    if not version or tag != f"v{version[1]}":
+        return f"the tag {tag} is not that of version {version[1] if version else 'none'}"
+    if not re.search(rf"^## {re.escape(version[1])} \(\d{{4}}-\d\d-\d\d\)$", (root / "CHANGELOG.md").read_text(), re.M):
+        return f"CHANGELOG.md has no dated entry for {version[1]}"
+    return ""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.exit(problem(sys.argv[1]) or None)
