@@ -240,7 +240,7 @@ class TestClassify:
     def test_1000_labels_start_after_background(self, tmp_path):
         labels = tmp_path / "labels.txt"
         labels.write_text("\n".join(f"l{i}" for i in range(1, 1001)))
-        assert cli._read_labels(labels) == ["background", *(f"l{i}" for i in range(1, 1001))]
+        assert cli.pictures._read_labels(labels) == ["background", *(f"l{i}" for i in range(1, 1001))]
 
     @pytest.mark.parametrize("data", [b"", b"a\n" * 999, b"a\n" * 1002, b"\xff\n" * 1001, bytes(2 << 20)])
     def test_other_label_files_are_refused(self, run, pictures, tmp_path, data):

@@ -104,7 +104,7 @@ def test_new_changed_and_gone(run, tmp_path, model, monkeypatch):
 def test_bad_files_have_a_row_with_the_error(run, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     (pictures / "bad.png").write_bytes(b"nothing")
-    done = run("embed", pictures, tmp_path / "none.png", "-o", f"{out}/")
+    done = run("embed", pictures, tmp_path / "none.png", "-o", f"{out}/", code=1)  # a named one is missing
     assert done.stderr.count("skipped") == 3  # two, and the summary
     rows = read(out)
     assert len(rows) == 4

@@ -1,4 +1,5 @@
-/* AVX-512VL: 32 registers of 8 lanes, for the layers whose channels 16 does not divide (24, 72, 120). */
+/* AVX-512VL: 32 registers of 8 lanes, for the layers whose channels 16 does not divide (24, 72, 120), on processors
+ * whose 512-bit operations take two turns (see cpu.h). */
 #include "float32/isa/vec_ymm.h"
 
 #define VOCABULARY "avx512vl"

@@ -1,0 +1,45 @@
+"""The command line. What a command needs is imported when it runs."""
+
+import signal
+import sys
+import warnings
+from typing import Any
+
+try:
+    import click
+except ImportError:  # one line instead of a traceback: this module is only ever imported to be run
+    raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
+
+from fastmnv2._version import __version__
+from fastmnv2.cli.common import Commands
+from fastmnv2.cli.measure import bench, demo
+from fastmnv2.cli.pictures import classify, embed
+from fastmnv2.cli.train import train
+from fastmnv2.cli.weights import convert, info, quantize
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastmnv2")
+def cli() -> None:
+    """MobileNet V2 0.75/96 image feature vectors on the CPU."""
+
+
+for _command in (embed, classify, convert, quantize, train, info, demo, bench):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+
+    def stop(number: int, _frame: Any) -> None:
+        sys.exit(128 + number)  # unwinds, so that temporary files are removed
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one
+            signal.signal(number, stop)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # broken metadata in pictures that decode all the same
+    try:
+        cli(prog_name="fastmnv2")
+    except KeyboardInterrupt:
+        sys.exit(130)
