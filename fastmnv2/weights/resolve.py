@@ -114,7 +114,12 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
     name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
-    if name in (IMAGENET, UNTRAINED) and not isinstance(weights, os.PathLike):
+    if name == UNTRAINED and not isinstance(weights, os.PathLike):
+        from fastmnv2 import post_training
+        from fastmnv2.weights.untrained import untrained
+
+        return post_training.untrained(fold(untrained()))
+    if name == IMAGENET and not isinstance(weights, os.PathLike):
         raise WeightsError(
             f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
             f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"
