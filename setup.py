@@ -69,6 +69,13 @@ OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
 class BuildExt(build_ext):
     """Compiles a module's part of csrc/ with each file's own flags, then lets setuptools build and link the wrapper."""
 
+    def build_extensions(self) -> None:
+        # A Python of the builder's own would leave its library folder as a run path in the modules.
+        if not MSVC:
+            kept = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
+            self.compiler.linker_so = kept
+        super().build_extensions()
+
     def build_extension(self, ext: Extension) -> None:
         objects = []
         for source in MODULES[ext.name]:
