@@ -40,6 +40,10 @@ def find_compiler(*names):
     return found
 
 
+# Objects that are there already, by the command that made them: test programs are many, the core is one.
+_objects = {}
+
+
 def core(tier=None):
     """The sources that every processor has; only what ``tier`` needs, if that is given."""
     if tier:
@@ -53,11 +57,16 @@ def compile_core(folder, compiler, *extra, isas=ISAS, programs=(), tier=None):
     sources += [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
     sources += [(Path(__file__).with_name(program), []) for program in programs]
 
+    shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static"))]  # the others are the linker's
+
     def compile_one(source, own):
-        target = folder / ("_".join(source.relative_to(ROOT).with_suffix(".o").parts))
-        include = ["-I", str(ROOT / "csrc")]
-        subprocess.run([compiler, *FLAGS, *own, *extra, *include, "-c", str(source), "-o", str(target)], check=True)
-        return str(target)
+        command = (compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc"), "-c", str(source))
+        if command not in _objects:
+            parts = source.relative_to(ROOT).with_suffix(".o").parts
+            target = folder / "_".join((f"{hash(command) & 0xFFFFFFFF:08x}", *parts))
+            subprocess.run([*command, "-o", str(target)], check=True)
+            _objects[command] = str(target)
+        return _objects[command]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(compile_one, *zip(*sources, strict=True)))
