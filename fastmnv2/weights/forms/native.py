@@ -61,10 +61,13 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         tensors |= folded.head.tensors if folded.head else {}
     offset = 0
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    types = {np.dtype(stored): name for name, stored in _TYPES.items()}
+    types = {np.dtype(kind): name for name, kind in _TYPES.items()}
     for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # so that all are aligned
+        stored = types.get(array.dtype.newbyteorder("<"))
+        if stored is None:
+            raise TypeError(f"{name}: expected float32, int32, int8 or uint8, got {array.dtype}")
         header[name] = {
-            "dtype": types[array.dtype.newbyteorder("<")],
+            "dtype": stored,
             "shape": list(array.shape),
             "data_offsets": [offset, offset + array.nbytes],
         }
