@@ -35,6 +35,7 @@ const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
 
 double fm_peak_macs(const fm_isa *isa, double macs) {
     const fm_kernels *kernels = fm_float32_table(isa, 0);
+    if (!kernels) return 0.0; /* not so for any instruction set that there is */
     const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
     const long rounds = (long)(macs / each) + 1;
     volatile float result = kernels->peak(&(fm_peak_args){rounds, 0.5f, 1.0f}); /* volatile: the work must be done */
