@@ -70,7 +70,7 @@ def train(
     )
     outcome.save(output)
     if report is not None:
-        outcome.write_report(report)
+        learn.write_report(report, outcome)
     _say(outcome)
     click.echo(f"wrote {output}{f' and {report}' if report else ''}", err=True)
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sized
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,20 @@ from fastmnv2.image.resizing import Method
 from fastmnv2.image.stream import Compute, Result, stream
 from fastmnv2.progress import progress as progress_bar
 
-if TYPE_CHECKING:
-    from fastmnv2.model import Model
-
 OnError = Literal["raise", "skip"] | Callable[[ImageError], object]
 
 Results = Generator[Result, None, None]
+
+
+class Network(Protocol):
+    """What is wanted of a ``Model``."""
+
+    def embed(self, images: Any, *, threads: int | None = ..., normalize: bool = ...) -> NDArray[np.float32]:
+        """See ``Model.embed``."""
+
+    def thread_count(self, threads: int | None = ...) -> int:
+        """See ``Model.thread_count``."""
+
 
 _NAMED = 5  # skipped items that a warning names
 
@@ -32,7 +40,7 @@ def options(method: Method, decode: Decode, exif: bool, max_pixels: int | None) 
 
 
 def embed_images(
-    model: "Model",
+    model: Network,
     items: Iterable[Any],
     options: Options,
     *,
@@ -76,7 +84,7 @@ def embed_images(
 
 
 def iter_embed_images(
-    model: "Model", items: Iterable[Any], options: Options, *, on_error: OnError, **how: Any
+    model: Network, items: Iterable[Any], options: Options, *, on_error: OnError, **how: Any
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     """See ``fastmnv2.iter_embed_images``."""
     silently = (lambda error: None) if on_error == "skip" else on_error
@@ -91,7 +99,7 @@ def _pairs(results: Results) -> Iterator[tuple[Any, NDArray[np.float32]]]:
 
 
 def vectors(
-    model: "Model",
+    model: Network,
     items: Iterable[Any],
     options: Options,
     *,

@@ -7,12 +7,20 @@ Needs ``pip install 'fastmnv2[learn]'``.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from fastmnv2.learn.study import Outcome, study
 from fastmnv2.model import Model
 
-__all__ = ["Outcome", "study", "train"]
+__all__ = ["Outcome", "study", "train", "write_report"]
+
+
+def write_report(path: str | os.PathLike[str], outcome: Outcome) -> None:
+    """Write an HTML page with everything in an outcome: no other file, no script, nothing fetched."""
+    from fastmnv2.learn import report
+
+    report.write(Path(path), outcome)
 
 
 def train(data: Any, *, report: str | os.PathLike[str] | None = None, **settings: Any) -> Model:
@@ -31,5 +39,5 @@ def train(data: Any, *, report: str | os.PathLike[str] | None = None, **settings
     """
     outcome = study(data, **settings)
     if report is not None:
-        outcome.write_report(report)
+        write_report(report, outcome)
     return outcome.model

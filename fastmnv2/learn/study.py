@@ -50,12 +50,6 @@ class Outcome:
 
         native.write(path, self.folded)
 
-    def write_report(self, path: str | os.PathLike[str]) -> None:
-        """Write an HTML page with everything in it: no other file, no script, nothing fetched."""
-        from fastmnv2.learn import report
-
-        report.write(Path(path), self)
-
 
 def study(
     data: Any,

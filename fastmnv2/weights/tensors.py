@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,6 @@ from fastmnv2 import _engine
 from fastmnv2.errors import printable
 from fastmnv2.head import Head, softmax
 from fastmnv2.network import LAYERS, LOGITS, SIZE
-
-if TYPE_CHECKING:
-    from fastmnv2.weights.quantised import Quantised
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -75,8 +72,8 @@ class Source:
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
 
     @property
-    def quantised(self) -> "Quantised | None":
-        """Itself, if it is of integers."""
+    def quantised(self) -> Any:
+        """Itself, if it is of integers: a ``weights.quantised.Quantised``, else None."""
         return None
 
 

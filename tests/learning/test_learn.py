@@ -244,8 +244,10 @@ def browser():
 def test_the_report_in_a_browser(outcome, tmp_path):
     from PIL import Image
 
+    from fastmnv2 import learn
+
     path = tmp_path / "report.html"
-    outcome.write_report(path)
+    learn.write_report(path, outcome)
     text = path.read_text()
     assert not re.search(r"(src|href)=[\"'](?!data:)", text)
     assert "<script" not in text
