@@ -24,11 +24,12 @@ const fm_kernels *fm_float32_table(const fm_isa *isa, int index) {
 }
 
 const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
-    /* Where a wide operation takes two turns, narrower vectors that fit are as fast as pairs at best (see cpu.h). */
-    const int halves = !fm_cpu_half_width();
     int index = 0;
     for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {
-        if (channels % (halves ? kernels->unit : kernels->lanes) == 0) break;
+        if (channels % kernels->lanes == 0) break;
+        /* Where a wide operation takes two turns, narrower vectors that fit are as fast as pairs at best (see cpu.h).
+         * Asked last, for virtual machines are slow to say what processor they have. */
+        if (channels % kernels->unit == 0 && !fm_cpu_half_width()) break;
     }
     return fm_float32_table(isa, index);
 }
