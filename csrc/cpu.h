@@ -21,7 +21,7 @@ int fm_cpu_has_dotprod(void);    /* ARMv8.2's dot products of four bytes */
  * full-width processors it can't pass 50 %. */
 int fm_cpu_half_width(void);
 
-int fm_current_cpu(void);   /* the processor that the calling thread runs on; -1 where that can't be known */
+int fm_current_cpu(void); /* the processor that the calling thread runs on; -1 where that can't be known */
 /* Has the calling thread go on running on another processor than these, if it may; it is free to come back later. */
 void fm_leave_cpus(const int *cpus, int count);
 

@@ -51,15 +51,15 @@ fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints, or endpoints
 
 typedef struct fm_isa fm_isa;
 
-int fm_isa_count(void);              /* compiled in, slowest first */
-const fm_isa *fm_isa_at(int index);  /* 0 <= index < fm_isa_count() */
+int fm_isa_count(void);             /* compiled in, slowest first */
+const fm_isa *fm_isa_at(int index); /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
 
 /* The instruction set that models of a tier, "float32" or "int8", run when `isa` is asked for: that one, or the nearest
  * slower one that has kernels for them and that this machine can run. */
 const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
-int fm_isa_images(const fm_isa *isa);    /* images of a thread that take some ten milliseconds */
+int fm_isa_images(const fm_isa *isa); /* images of a thread that take some ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
  * calling thread; returns how many. Divide by the time it took. */
@@ -95,16 +95,17 @@ typedef struct fm_request {
     const void *images; /* [n][size][size][3], RGB: float32 in [0,1], or uint8 */
     fm_dtype dtype;
     size_t n;
-    float *features;         /* [n][features] */
+    float *features; /* [n][features] */
     /* NULL, or by index: float (8-bit models: bytes) [n][size][size][channels] each, or NULL. Behind the endpoints, for
      * 8-bit models, stand the blocks' projections before any residual is added: [endpoints + blocks]. */
     void *const *endpoints;
-    int threads;             /* >= 1; the most threads to use */
+    int threads;     /* >= 1; the most threads to use */
     uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
 /* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
- * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if there are any, else left alone, so that the caller can say that [0,1] was expected. */
+ * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if there are any, else left alone, so that
+ * the caller can say that [0,1] was expected. */
 fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
 
 /* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights came without that layer. */
@@ -150,8 +151,8 @@ typedef struct fm_int8_weights {
 
 double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
 
-/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image with
- * a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
+/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image
+ * with a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
 fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model);
 
 /* ---- threads ------------------------------------------------------------------------------- */

@@ -72,7 +72,8 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
 
 /* Counts this thread's arrival, and waits for the others': spinning at first, then letting others run each time. */
 static void meet(fm_team team, int spins, void (*let_run)(void)) {
-    const unsigned now = 1 + atomic_fetch_add_explicit(&team.barrier->ranks[team.rank].arrivals, 1, memory_order_release);
+    const unsigned now =
+        1 + atomic_fetch_add_explicit(&team.barrier->ranks[team.rank].arrivals, 1, memory_order_release);
     for (int i = 0; i < team.size; i++) {
         const atomic_uint *other = &team.barrier->ranks[i].arrivals;
         /* The difference is signed, so that another's next arrival counts as this one, too. */

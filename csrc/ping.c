@@ -18,7 +18,8 @@ static void play(fm_team team, void *job) {
     if (!fm_spread(team) || team.size < 2 || team.rank > 1) return;
     const uint64_t start = fm_read_ticks();
     for (int turn = team.rank; turn < 2 * ROUNDS; turn += 2) {
-        while (atomic_load_explicit(&b->at, memory_order_acquire) != turn) {}
+        while (atomic_load_explicit(&b->at, memory_order_acquire) != turn) {
+        }
         atomic_store_explicit(&b->at, turn + 1, memory_order_release);
     }
     if (team.rank == 0) {

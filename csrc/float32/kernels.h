@@ -82,13 +82,13 @@ typedef struct fm_peak_args {
 
 /* Every kernel: its name, its arguments, what it returns. The table below, the templates' export, the checks and
  * the benches are made from this list. */
-#define FM_KERNELS(KERNEL)                                                                                     \
-    KERNEL(pointwise, fm_pointwise_args, void)                                                                 \
-    KERNEL(depthwise, fm_depthwise_args, void)                                                                 \
-    KERNEL(stem, fm_stem_args, void)                                                                           \
-    KERNEL(scale_f32, fm_scale_args, int)                                                                      \
-    KERNEL(scale_u8, fm_scale_args, void)                                                                      \
-    KERNEL(pool, fm_pool_args, void)                                                                           \
+#define FM_KERNELS(KERNEL)                     \
+    KERNEL(pointwise, fm_pointwise_args, void) \
+    KERNEL(depthwise, fm_depthwise_args, void) \
+    KERNEL(stem, fm_stem_args, void)           \
+    KERNEL(scale_f32, fm_scale_args, int)      \
+    KERNEL(scale_u8, fm_scale_args, void)      \
+    KERNEL(pool, fm_pool_args, void)           \
     KERNEL(peak, fm_peak_args, float)
 
 typedef struct fm_kernels {
@@ -107,14 +107,12 @@ static inline int fm_vectors(int n, int lanes) { return (n + lanes - 1) / lanes;
 
 /* A pointwise layer of n outputs is cut into as few panels as there can be, as even as can be, so that none is
  * left too narrow to hide the multiply-add latency. Panel p starts at this column. */
-static inline int fm_panel_count(int n, int lanes, int panel) {
-    return fm_vectors(fm_vectors(n, lanes), panel);
-}
+static inline int fm_panel_count(int n, int lanes, int panel) { return fm_vectors(fm_vectors(n, lanes), panel); }
 static inline int fm_panel_start(int n, int lanes, int panels, int p) {
     return p < panels ? (int)((int64_t)fm_vectors(n, lanes) * p / panels) * lanes : n;
 }
 
-#define ROW_float32(table) extern const fm_kernels fm_float32_##table;
+#define ROW_float32(table)                          extern const fm_kernels fm_float32_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
 #include "isas.def"
 

@@ -24,9 +24,8 @@ fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **
     base->tier = &fm_float32_tier;
     base->has_logits = weights->kernels[FM_LOGITS] && weights->biases[FM_LOGITS];
     const fm_kernels *widest = fm_float32_table(isa, 0);
-    base->plan = fm_plan_for(&(fm_tier_needs){.element = sizeof(float),
-                                              .slice = widest->lanes * widest->panel,
-                                              .tile_rows = widest->rows});
+    base->plan = fm_plan_for(
+        &(fm_tier_needs){.element = sizeof(float), .slice = widest->lanes * widest->panel, .tile_rows = widest->rows});
     model->scale = scale_for(weights->black, weights->white, (int)base->plan.image_row);
     const int layers = base->has_logits ? FM_LAYERS : FM_LOGITS;
     size_t floats = 0;

@@ -15,9 +15,7 @@ static int depth(const fm_layer *layer) {
     return layer->kind == FM_DEPTHWISE ? taps : taps * layer->in_channels;
 }
 
-size_t fm_packed_floats(const fm_layer *layer) {
-    return (size_t)fm_padded_columns(layer) * (size_t)(depth(layer) + 1);
-}
+size_t fm_packed_floats(const fm_layer *layer) { return (size_t)fm_padded_columns(layer) * (size_t)(depth(layer) + 1); }
 
 fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
                 float *packed) {

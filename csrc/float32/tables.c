@@ -8,7 +8,7 @@ static const struct {
     const char *isa;
     const fm_kernels *kernels;
 } tables[] = {
-#define ROW_float32(table, isa) {#isa, &fm_float32_##table},
+#define ROW_float32(table, isa)                     {#isa, &fm_float32_##table},
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
 };

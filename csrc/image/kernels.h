@@ -68,7 +68,7 @@ typedef struct fm_image_kernels {
 #undef KERNEL
 } fm_image_kernels;
 
-#define ROW_image(table, isa) extern const fm_image_kernels fm_image_##table;
+#define ROW_image(table, isa)                       extern const fm_image_kernels fm_image_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
 

@@ -101,7 +101,8 @@ typedef struct block {
 
 /* 0 where row y is not in the output's span: adding 0 changes no sum, for none of them is -0 or infinite. */
 static float row_weight(const fm_spans *rows, int output, int y) {
-    if (output == rows->outputs || y < rows->starts[output] || y >= rows->starts[output] + rows->counts[output]) return 0.0f;
+    if (output == rows->outputs || y < rows->starts[output] || y >= rows->starts[output] + rows->counts[output])
+        return 0.0f;
     return rows->weights[(size_t)output * (size_t)rows->most + (size_t)(y - rows->starts[output])];
 }
 
@@ -117,7 +118,7 @@ static void copy_turned(block *b, int y, int rows) {
 /* Input rows first to stop, added to output rows `output` and, unless `alone`, to the next one. */
 static void add_rows(block *b, int output, int alone, int first, int stop) {
     float weights[GROUP_ROWS][2];
-    fm_add_rows_args args = {.weights = (const float(*)[2])weights, .unit = b->unit};
+    fm_add_rows_args args = {.weights = (const float (*)[2])weights, .unit = b->unit};
     args.n = (b->stop - b->first) * CHANNELS;
     for (int s = 0; s < 2; s++) args.sums[s] = b->sums[(output + s) % 2];
     for (int y = first; y < stop; y += args.rows) {
@@ -139,8 +140,8 @@ static void add_rows(block *b, int output, int alone, int first, int stop) {
 }
 
 static void finish_row(block *b, int output, float *out) {
-    const fm_add_columns_args args = {.row = b->sums[output % 2], .first = b->first, .stop = b->stop,
-                                      .spans = b->columns, .out = out};
+    const fm_add_columns_args args = {
+        .row = b->sums[output % 2], .first = b->first, .stop = b->stop, .spans = b->columns, .out = out};
     b->kernels->add_columns(&args);
 }
 

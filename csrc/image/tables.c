@@ -6,7 +6,7 @@ static const struct {
     const char *isa;
     const fm_image_kernels *kernels;
 } tables[] = {
-#define ROW_image(table, isa) {#isa, &fm_image_##table},
+#define ROW_image(table, isa)                       {#isa, &fm_image_##table},
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
 };

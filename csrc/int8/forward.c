@@ -1,6 +1,6 @@
 /* The 8-bit tier's part of the walk: which kernel does each step, on which weights. There is one slice, all channels of
- * a thread: two output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have a
- * pixel of padding at each end, so that no kernel knows about borders. */
+ * a thread: two output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
+ * a pixel of padding at each end, so that no kernel knows about borders. */
 #include "int8/model.h"
 
 #include <math.h>
@@ -33,7 +33,8 @@ static slice slice_of(const run *r, int layer, int index, int from, int to) {
 static int share_of(const run *r, int layer, fm_team team) {
     const int b = layer / 3, expands = layer == fm_expand_layer(b) && b < FM_BLOCKS;
     const int columns = model_of(r)->conv[layer].columns;
-    const int unit = expands ? fm_int8_depthwise_unit(&model_of(r)->depthwise[b]) : model_of(r)->conv[layer].kernels->lanes;
+    const int unit =
+        expands ? fm_int8_depthwise_unit(&model_of(r)->depthwise[b]) : model_of(r)->conv[layer].kernels->lanes;
     return fm_least(unit * fm_share(team, (columns + unit - 1) / unit), columns);
 }
 

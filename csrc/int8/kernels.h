@@ -22,11 +22,11 @@
 
 enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 512 };
 
-/* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that sums
- * and scales are within what the shorter way to float32 takes:
+/* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that
+ * sums and scales are within what the shorter way to float32 takes:
  *
- * Tables with a fused multiply-add are given a bias with FM_INT8_MAGIC added, the bits of the float 2^23. The bits of the
- * sum, read as a float, are then 2^23 + sum for any sum from 0 to 2^23 - 1, and a fused multiply-add with scale and
+ * Tables with a fused multiply-add are given a bias with FM_INT8_MAGIC added, the bits of the float 2^23. The bits of
+ * the sum, read as a float, are then 2^23 + sum for any sum from 0 to 2^23 - 1, and a fused multiply-add with scale and
  * -2^23 * scale, which is exact, makes them float32(sum) * scale, rounded once as it should be. Smaller sums give
  * something below zero, and larger ones something that is at least as large: they saturate all the same. */
 typedef struct fm_int8_output {
@@ -36,7 +36,8 @@ typedef struct fm_int8_output {
 enum { FM_INT8_MAGIC = 0x4b000000 };
 
 /* Some columns of one panel of a convolution, at most TILE_VECS vectors wide. Pixel i of the input starts at
- * a + i * lda; its quads, at most FM_INT8_MOST_STEPS, stand `offsets[step]` bytes from there, and meet the weights at weights + step * ldw
+ * a + i * lda; its quads, at most FM_INT8_MOST_STEPS, stand `offsets[step]` bytes from there, and meet the weights at
+ * weights + step * ldw
  * (`part` bytes from one part to the next). Pixel i goes to c + i * ldc, plus `gap` for each `width` pixels before
  * it. Of the last vector only what makes up `columns` is written. */
 typedef struct fm_int8_conv_args {
@@ -61,8 +62,8 @@ typedef struct fm_int8_conv_args {
  * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point.
  *
  * `packed` holds blocks of 4 * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each for
- * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then bias,
- * scale and -2^23 * scale. */
+ * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then
+ * bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -94,10 +95,10 @@ typedef struct fm_int8_image_args {
 } fm_int8_image_args;
 
 /* Every kernel of a table: X(name, arguments). Tables, checks and benches are made of this list. */
-#define FM_INT8_KERNELS(X)                                                                                    \
-    X(conv, const fm_int8_conv_args *)                                                                        \
-    X(depthwise, const fm_int8_depthwise_args *)                                                              \
-    X(add, const fm_int8_add_args *)                                                                          \
+#define FM_INT8_KERNELS(X)                       \
+    X(conv, const fm_int8_conv_args *)           \
+    X(depthwise, const fm_int8_depthwise_args *) \
+    X(add, const fm_int8_add_args *)             \
     X(image, fm_int8_image_args *)
 
 typedef struct fm_int8_kernels {
@@ -117,14 +118,14 @@ typedef struct fm_int8_kernels {
     int32_t (*peak)(long rounds, int32_t x, int32_t w);
 } fm_int8_kernels;
 
-/* Channel of lane `lane` of vector `vec` of a depthwise block: what interleaving four rows within 128-bit lanes leaves, and
- * narrowing within 128-bit lanes puts back. */
+/* Channel of lane `lane` of vector `vec` of a depthwise block: what interleaving four rows within 128-bit lanes leaves,
+ * and narrowing within 128-bit lanes puts back. */
 static inline int fm_int8_channel(int lanes, int vec, int lane) {
     const int unit = lanes < 4 ? lanes : 4;
     return lane / unit * 4 * unit + unit * vec + lane % unit;
 }
 
-#define ROW_int8(table) extern const fm_int8_kernels fm_int8_##table;
+#define ROW_int8(table)                             extern const fm_int8_kernels fm_int8_##table;
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table)
 #include "isas.def"
 

@@ -51,7 +51,8 @@ static int sets_of(const fm_int8_kernels *kernels, const uint8_t *kernel, size_t
 
 /* The bias with the zero point of the input and what the kernels take from each byte, modulo 2^32. `total` is
  * the sum of the channel's weights. */
-static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channel, int total, int plain) {
+static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channel, int total,
+                         int plain) {
     const uint32_t moved = (uint32_t)((kernels->x_offset - weights->in_zero) * total);
     const uint32_t magic = kernels->magic && plain ? FM_INT8_MAGIC : 0;
     return (int32_t)((uint32_t)weights->bias[channel] + moved + magic);
@@ -109,10 +110,10 @@ static int fill_step(const fm_int8_kernels *kernels, const quad_map *map, const 
     return any != 0;
 }
 
-/* The same where every weight fits its bytes and every byte of the quad has one, which is nearly always: whole rows at a
- * time, in loops that compilers turn into vectors. */
-static void fill_step_fast(const fm_int8_kernels *kernels, const uint8_t *rows, size_t all, int real, int zero, char *target,
-                           int columns) {
+/* The same where every weight fits its bytes and every byte of the quad has one, which is nearly always: whole rows at
+ * a time, in loops that compilers turn into vectors. */
+static void fill_step_fast(const fm_int8_kernels *kernels, const uint8_t *rows, size_t all, int real, int zero,
+                           char *target, int columns) {
     const uint8_t *r[QUAD] = {rows, rows + all, rows + 2 * all, rows + 3 * all};
     const int parts = kernels->parts;
     if (real < columns) memset(target, 0, (size_t)(columns * quad_bytes(kernels)));
@@ -155,8 +156,7 @@ static void pack_panel(fm_int8_store *store, const fm_int8_kernels *kernels, con
             if (sets == 1 && !map->first_conv) {
                 const uint8_t *rows = weights->kernel + (size_t)(step * QUAD) * (size_t)all + panel->start;
                 fill_step_fast(kernels, rows, (size_t)all, fm_least(panel->vecs * kernels->lanes, all - panel->start),
-                               weights->kernel_zero, packed + step_bytes * (size_t)at++,
-                               panel->vecs * kernels->lanes);
+                               weights->kernel_zero, packed + step_bytes * (size_t)at++, panel->vecs * kernels->lanes);
                 continue;
             }
             if (set > 0 && !fill_step(kernels, map, weights, all, panel, step, set, NULL)) continue;

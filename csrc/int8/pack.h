@@ -22,9 +22,9 @@ typedef struct fm_int8_panel {
 typedef struct fm_int8_conv {
     const fm_int8_kernels *kernels;
     const fm_int8_panel *panels;
-    int count, columns; /* columns: of the layer, up to a multiple of 8 */
-    const int32_t *bias; /* [columns], the input's zero point taken up; zeros up to whole vectors */
-    const float *scale, *offset;  /* likewise; see fm_int8_output */
+    int count, columns;          /* columns: of the layer, up to a multiple of 8 */
+    const int32_t *bias;         /* [columns], the input's zero point taken up; zeros up to whole vectors */
+    const float *scale, *offset; /* likewise; see fm_int8_output */
     fm_int8_output output;
 } fm_int8_conv;
 

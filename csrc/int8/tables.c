@@ -6,7 +6,7 @@ static const struct {
     const char *isa;
     const fm_int8_kernels *kernels;
 } tables[] = {
-#define ROW_int8(table, isa) {#isa, &fm_int8_##table},
+#define ROW_int8(table, isa)                        {#isa, &fm_int8_##table},
 #define ROW(tier, table, isa, check, images, flags) ROW_##tier(table, isa)
 #include "isas.def"
 };

@@ -36,7 +36,9 @@ enum { SLOTS = sizeof(((fm_model *)0)->idle) / sizeof(((fm_model *)0)->idle[0]) 
 
 static size_t round_up(size_t bytes) { return (bytes + FM_ALIGN - 1) / FM_ALIGN * FM_ALIGN; }
 
-size_t fm_image_row_bytes(const fm_plan *plan) { return round_up((plan->image_row + plan->needs.slack) * plan->needs.element); }
+size_t fm_image_row_bytes(const fm_plan *plan) {
+    return round_up((plan->image_row + plan->needs.slack) * plan->needs.element);
+}
 
 /* The next part of an arena's memory; while `memory` is NULL, parts are only counted. */
 static void *part(char *memory, size_t *used, size_t bytes) {

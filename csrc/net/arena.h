@@ -8,12 +8,12 @@ enum { FM_ALIGN = 64 };
 
 /* Buffers of the tier's numbers; how many each has stands in the plan. */
 typedef struct fm_arena {
-    void *map[2];              /* a block's input and output */
-    void *early;               /* for each image of a group */
-    void *depthwise;           /* outputs of a block's depthwise convolution, all channels */
-    void *ring;                /* rows of a slice of the expanded map */
+    void *map[2];               /* a block's input and output */
+    void *early;                /* for each image of a group */
+    void *depthwise;            /* outputs of a block's depthwise convolution, all channels */
+    void *ring;                 /* rows of a slice of the expanded map */
     void *image[FM_IMAGE_ROWS]; /* image rows as the first convolution takes them */
-    const void **rows;         /* pointers to the rows that a depthwise kernel is handed */
+    const void **rows;          /* pointers to the rows that a depthwise kernel is handed */
 } fm_arena;
 
 size_t fm_image_row_bytes(const fm_plan *plan); /* from one of an arena's image rows to the next */

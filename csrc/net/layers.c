@@ -5,29 +5,22 @@
 
 /* slim/nets/mobilenet/mobilenet_v2.py at depth multiplier 0.75, channels rounded to multiples of 8. */
 static const fm_network network = {
-    .size = 96, .colours = 3, .features = 1280, .classes = 1001, .layers = FM_LAYERS, .endpoints = FM_ENDPOINTS,
+    .size = 96,
+    .colours = 3,
+    .features = 1280,
+    .classes = 1001,
+    .layers = FM_LAYERS,
+    .endpoints = FM_ENDPOINTS,
     .blocks = FM_BLOCKS,
 };
 
 static const fm_block blocks[] = {
     /* size  in  expand out stride */
     {48, 24, 24, 16, 1}, /* its "expansion" is the first convolution, from the image, with stride 2 */
-    {48, 16, 96, 24, 2},
-    {24, 24, 144, 24, 1},
-    {24, 24, 144, 24, 2},
-    {12, 24, 144, 24, 1},
-    {12, 24, 144, 24, 1},
-    {12, 24, 144, 48, 2},
-    {6, 48, 288, 48, 1},
-    {6, 48, 288, 48, 1},
-    {6, 48, 288, 48, 1},
-    {6, 48, 288, 72, 1},
-    {6, 72, 432, 72, 1},
-    {6, 72, 432, 72, 1},
-    {6, 72, 432, 120, 2},
-    {3, 120, 720, 120, 1},
-    {3, 120, 720, 120, 1},
-    {3, 120, 720, 240, 1},
+    {48, 16, 96, 24, 2},  {24, 24, 144, 24, 1},  {24, 24, 144, 24, 2},  {12, 24, 144, 24, 1},
+    {12, 24, 144, 24, 1}, {12, 24, 144, 48, 2},  {6, 48, 288, 48, 1},   {6, 48, 288, 48, 1},
+    {6, 48, 288, 48, 1},  {6, 48, 288, 72, 1},   {6, 72, 432, 72, 1},   {6, 72, 432, 72, 1},
+    {6, 72, 432, 120, 2}, {3, 120, 720, 120, 1}, {3, 120, 720, 120, 1}, {3, 120, 720, 240, 1},
 };
 _Static_assert(sizeof blocks / sizeof blocks[0] == FM_BLOCKS, "as many rows as layers.h says");
 const fm_block *const fm_blocks = blocks;
@@ -108,7 +101,8 @@ fm_endpoint fm_endpoint_info(int index) {
         return endpoint;
     }
 
-    static const char *const part_names[] = {"/expansion_output", "/depthwise_output", "", "/output", "/projection_output"};
+    static const char *const part_names[] = {"/expansion_output", "/depthwise_output", "", "/output",
+                                             "/projection_output"};
     const int projection = index >= FM_ENDPOINTS;
     const int number = projection ? index - FM_ENDPOINTS : index / 4, part = projection ? 4 : index % 4;
     const fm_layer layer = fm_layer_info(fm_expand_layer(number) + fm_least(part, 2));

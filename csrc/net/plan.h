@@ -13,13 +13,13 @@ typedef enum fm_way {
 
 /* What a tier wants of a plan. */
 typedef struct fm_tier_needs {
-    size_t element;      /* bytes of a number in a map */
-    int slice;           /* most channels of a slice of the expanded map; 0: all of them are one slice */
-    int chunk_rows;      /* output rows that go from expansion to projection together; 0: all of them */
-    int padding;         /* pixels of padding left and right of each expanded row */
-    int tile_rows;       /* pixels that the tallest pointwise tile takes at once */
-    int ring_rows;       /* expanded rows that are kept at least; 0: as many as the kernel has */
-    size_t slack;        /* numbers behind each buffer that kernels may read */
+    size_t element; /* bytes of a number in a map */
+    int slice;      /* most channels of a slice of the expanded map; 0: all of them are one slice */
+    int chunk_rows; /* output rows that go from expansion to projection together; 0: all of them */
+    int padding;    /* pixels of padding left and right of each expanded row */
+    int tile_rows;  /* pixels that the tallest pointwise tile takes at once */
+    int ring_rows;  /* expanded rows that are kept at least; 0: as many as the kernel has */
+    size_t slack;   /* numbers behind each buffer that kernels may read */
 } fm_tier_needs;
 
 typedef struct fm_block_plan {
@@ -38,11 +38,11 @@ typedef struct fm_plan {
     int tallest_ring;  /* rows */
 
     /* Numbers in each buffer of an arena. */
-    size_t map;         /* a block's input or output */
-    size_t early;       /* what one image's early blocks hand to the grouped ones */
-    size_t depthwise;   /* depthwise outputs */
-    size_t ring;        /* rows of a slice of the expanded map, and one of padding if there is any; also the head's map */
-    size_t image_row;   /* one row of the image */
+    size_t map;       /* a block's input or output */
+    size_t early;     /* what one image's early blocks hand to the grouped ones */
+    size_t depthwise; /* depthwise outputs */
+    size_t ring;      /* rows of a slice of the expanded map, and one of padding if there is any; also the head's map */
+    size_t image_row; /* one row of the image */
 } fm_plan;
 
 fm_plan fm_plan_for(const fm_tier_needs *needs);

@@ -11,9 +11,9 @@ typedef struct run {
     const fm_request *request;
     size_t image0; /* index of the first image of the group at hand */
     fm_team team;
-    fm_arena *shared;  /* the team's: maps */
-    fm_arena *own;     /* this thread's: rows of the expanded map */
-    void *depthwise;   /* where the block at hand has its depthwise outputs, from pixel `depthwise_pixel` on */
+    fm_arena *shared; /* the team's: maps */
+    fm_arena *own;    /* this thread's: rows of the expanded map */
+    void *depthwise;  /* where the block at hand has its depthwise outputs, from pixel `depthwise_pixel` on */
     int depthwise_pixel;
     int *out_of_range; /* this thread's: bit 0 is set where float pixels are far outside [0,1]; others are the tier's */
 } run;

@@ -64,7 +64,9 @@ static int calls_for(const timed *t) {
 }
 
 static timed timed_peak(const fm_kernels *kernels) {
-    return (timed){.kernels = kernels, .run = time_peak, .work = 2000.0 * FM_PEAK_CHAINS * kernels->lanes,
+    return (timed){.kernels = kernels,
+                   .run = time_peak,
+                   .work = 2000.0 * FM_PEAK_CHAINS * kernels->lanes,
                    .peak = {2000, 0.5f, 0.25f}};
 }
 
@@ -101,8 +103,12 @@ static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *lay
     if (n % kernels->unit != 0) return;
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
     t.packed = ordinary_weights(layer, kernels);
-    t.pointwise = (fm_pointwise_args){.a = ordinary((size_t)(rows * k)), .residual = ordinary((size_t)(rows * n)),
-                                      .c = ordinary((size_t)(rows * n)), .rows = rows, .k = k, .ldc = n};
+    t.pointwise = (fm_pointwise_args){.a = ordinary((size_t)(rows * k)),
+                                      .residual = ordinary((size_t)(rows * n)),
+                                      .c = ordinary((size_t)(rows * n)),
+                                      .rows = rows,
+                                      .k = k,
+                                      .ldc = n};
     t.pointwise.epilogue = layer->residual ? FM_RESIDUAL : layer->relu6 ? FM_RELU6 : FM_LINEAR;
     report(&t, 1);
 }
@@ -121,8 +127,8 @@ static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *lay
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_depthwise};
     t.work = 9.0 * out_rows * out * slice;
     float *to = ordinary((size_t)(out_rows * out * channels));
-    t.depthwise = (fm_depthwise_args){rows, ordinary_weights(layer, kernels), to, slice, width, slice, out_rows,
-                                      channels, layer->stride};
+    t.depthwise = (fm_depthwise_args){
+        rows, ordinary_weights(layer, kernels), to, slice, width, slice, out_rows, channels, layer->stride};
     report(&t, 1);
 }
 

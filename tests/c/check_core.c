@@ -167,8 +167,16 @@ static fm_int8_layer make_int8_layer(int index) {
         scale[k] = weight_scale(inputs) * (float)(1 + next() % 1000) * (1.0f / 32768.0f);
     }
     const int linear_before = index > 0 && !before.relu6;
-    return (fm_int8_layer){kernel, bias, scale, zero, index == 0 ? 128 : linear_before ? 121 : 0, layer.relu6 ? 0 : 121,
-                           0, layer.relu6 && index % 4 == 1 ? 240 : 255};
+    return (fm_int8_layer){kernel,
+                           bias,
+                           scale,
+                           zero,
+                           index == 0      ? 128
+                           : linear_before ? 121
+                                           : 0,
+                           layer.relu6 ? 0 : 121,
+                           0,
+                           layer.relu6 && index % 4 == 1 ? 240 : 255};
 }
 
 static fm_model *make_int8_model(const fm_isa *isa) {
@@ -210,8 +218,12 @@ static void check_int8_digest(void) {
             endpoints[e] = need(malloc(bytes[e]));
         }
         int outside = 0;
-        const fm_request some = {.images = byte_images, .dtype = FM_UINT8, .n = FEW, .features = features,
-                                 .endpoints = endpoints, .threads = 1};
+        const fm_request some = {.images = byte_images,
+                                 .dtype = FM_UINT8,
+                                 .n = FEW,
+                                 .features = features,
+                                 .endpoints = endpoints,
+                                 .threads = 1};
         if (fm_forward(model, &some, &outside) != FM_OK) abort();
         for (int e = 0; e < network->endpoints + network->blocks; e++) {
             hash = fnv1a(hash, endpoints[e], bytes[e]);
@@ -224,7 +236,8 @@ static void check_int8_digest(void) {
         for (int threads = 2; threads <= 7; threads++) {
             for (size_t n = 1; n <= IMAGES; n += 2) {
                 run(model, FM_FLOAT32, 0, n, threads, again);
-                expect(memcmp(again, features, n * features_each * sizeof *again) == 0, "8-bit: many threads in one call");
+                expect(memcmp(again, features, n * features_each * sizeof *again) == 0,
+                       "8-bit: many threads in one call");
             }
         }
         printf("%s int8 0x%016llx\n", fm_isa_name(isa), (unsigned long long)hash);
@@ -461,8 +474,7 @@ int main(int argc, char **argv) {
     if (strcmp(what, "digest") == 0) {
         check_digest(&weights);
         check_int8_digest();
-    }
-    else if (strcmp(what, "threads") == 0) check_threads(&weights);
+    } else if (strcmp(what, "threads") == 0) check_threads(&weights);
     else if (strcmp(what, "nested") == 0) check_nested(&weights);
     else if (strcmp(what, "rested") == 0) check_rested(&weights);
     else if (strcmp(what, "memory") == 0) check_memory(&weights);

@@ -25,9 +25,7 @@ static void check_that(int holds, const char *table, const char *what) {
     failures++;
 }
 
-static int same(const float *want, const float *got, int n) {
-    return memcmp(want, got, (size_t)n * sizeof *want) == 0;
-}
+static int same(const float *want, const float *got, int n) { return memcmp(want, got, (size_t)n * sizeof *want) == 0; }
 
 static uint8_t *bytes(size_t n) {
     uint8_t *array = fenced(n);
@@ -43,11 +41,11 @@ static float *floats(size_t n) {
 }
 
 /* A kernel's call, and a look at what it left behind. */
-#define CALL(kernels, kernel, args)                                                                            \
-    do {                                                                                                       \
-        const char *wrong = NULL;                                                                              \
-        checked_call((any_function)(kernels)->kernel, args, NULL, NULL, NULL, &wrong);                         \
-        check_that(wrong == NULL, (kernels)->name, wrong ? wrong : #kernel);                                   \
+#define CALL(kernels, kernel, args)                                                    \
+    do {                                                                               \
+        const char *wrong = NULL;                                                      \
+        checked_call((any_function)(kernels)->kernel, args, NULL, NULL, NULL, &wrong); \
+        check_that(wrong == NULL, (kernels)->name, wrong ? wrong : #kernel);           \
     } while (0)
 
 /* ---- one kernel each, named as in FM_IMAGE_KERNELS ---- */
@@ -88,7 +86,7 @@ static void check_add_rows(const fm_image_kernels *kernels, int n) {
         args.samples += args.stride * (args.rows - 1);
         args.stride = -args.stride;
     }
-    args.weights = (const float(*)[2])floats((size_t)args.rows * 2);
+    args.weights = (const float (*)[2])floats((size_t)args.rows * 2);
     seal();
     float *results[2][2];
     for (int s = 0; s < 2; s++) {

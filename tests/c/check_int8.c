@@ -1,11 +1,12 @@
-/* Every 8-bit kernel of every instruction set against the scalar one, and the scalar convolution against plain loops: the
- * same bytes, nothing written outside the outputs, nothing read further behind an input than the contract allows, no
- * register or mode changed that is the caller's. Shapes are drawn from all that the contract in int8/kernels.h allows,
- * with a fixed seed, and are those of the network too.
+/* Every 8-bit kernel of every instruction set against the scalar one, and the scalar convolution against plain loops:
+ * the same bytes, nothing written outside the outputs, nothing read further behind an input than the contract allows,
+ * no register or mode changed that is the caller's. Shapes are drawn from all that the contract in int8/kernels.h
+ * allows, with a fixed seed, and are those of the network too.
  *
  *   check_int8                 the instruction sets that this machine can run
  *   check_int8 --bench         besides, the least time of each kernel on the network's shapes
- *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits; must be caught */
+ *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits; must be caught
+ */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdint.h>
@@ -52,7 +53,8 @@ static void call(const fm_int8_kernels *kernels, const char *what, any_function 
     if (benching) printf("%-10s %-10s %9.2f us\n", kernels->name, what, best * 1e6);
 }
 
-static void expect_same(const fm_int8_kernels *kernels, const char *what, const uint8_t *want, const uint8_t *got, size_t n) {
+static void expect_same(const fm_int8_kernels *kernels, const char *what, const uint8_t *want, const uint8_t *got,
+                        size_t n) {
     checks++;
     for (size_t i = 0; i < n; i++) {
         if (want[i] == got[i]) continue;
@@ -97,14 +99,14 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
 }
 
 /* Packs for a table: measured first, then filled. */
-#define PACK(RESULT, CALL)                                                                                     \
-    do {                                                                                                       \
-        fm_int8_store store = {NULL, 0};                                                                       \
-        (void)CALL;                                                                                            \
-        store.block = exactly(store.used + 64);                                                                \
-        store.block += (64 - (uintptr_t)store.block % 64) % 64;                                                \
-        store.used = 0;                                                                                        \
-        RESULT = CALL;                                                                                         \
+#define PACK(RESULT, CALL)                                      \
+    do {                                                        \
+        fm_int8_store store = {NULL, 0};                        \
+        (void)CALL;                                             \
+        store.block = exactly(store.used + 64);                 \
+        store.block += (64 - (uintptr_t)store.block % 64) % 64; \
+        store.used = 0;                                         \
+        RESULT = CALL;                                          \
     } while (0)
 
 /* ---- convolutions ----------------------------------------------------------------------------------- */
@@ -163,7 +165,8 @@ static void run_conv(const fm_int8_kernels *kernels, const fm_int8_conv *conv, f
 }
 
 /* `rows` of `width` pixels, whose outputs have a gap between rows. */
-static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *shape, int rows, int width, numbers which) {
+static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *shape, int rows, int width,
+                             numbers which) {
     fm_int8_kernels naive = fm_int8_scalar;
     naive.conv = naive_conv;
     const fm_int8_kernels *tables[2] = {&naive, kernels};
@@ -183,8 +186,13 @@ static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *sha
     for (int t = 0; t < 2; t++) {
         results[t] = exactly(bytes);
         memset(results[t], 7, bytes);
-        const fm_int8_conv_args args = {.a = a, .lda = (size_t)lda, .pixels = pixels, .c = results[t], .ldc = ldc,
-                                        .gap = (size_t)gap, .width = width};
+        const fm_int8_conv_args args = {.a = a,
+                                        .lda = (size_t)lda,
+                                        .pixels = pixels,
+                                        .c = results[t],
+                                        .ldc = ldc,
+                                        .gap = (size_t)gap,
+                                        .width = width};
         run_conv(tables[t], &packed[t], args, cut);
     }
     /* Of columns that no output has, any byte will do. */
@@ -197,7 +205,10 @@ static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *sha
 
 static void check_conv(const fm_int8_kernels *kernels, numbers which) {
     for (int i = 0; i < 60; i++) {
-        const fm_layer shape = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 8 * between(1, 20),
+        const fm_layer shape = {.kind = FM_POINTWISE,
+                                .kernel = 1,
+                                .stride = 1,
+                                .in_channels = 8 * between(1, 20),
                                 .out_channels = 8 * between(1, 16)};
         check_conv_shape(kernels, &shape, between(1, 4), between(1, 15), which);
     }
@@ -230,12 +241,18 @@ static void check_depthwise_shape(const fm_int8_kernels *kernels, const fm_layer
         memset(results[t], 7, row * (size_t)(1 + two));
         /* Outputs with gaps between pixels can't be taken for a string of bytes. */
         const int repeat = gap ? 1 : packed[t].repeat;
-        fm_int8_depthwise_args args = {.rows = {rows[0], rows[1], rows[2], rows[3]}, .packed = packed[t].packed,
-                                       .channels = channels * repeat, .pixels = out / repeat, .two = two,
-                                       .sets = packed[t].sets, .tap = (size_t)channels,
+        fm_int8_depthwise_args args = {.rows = {rows[0], rows[1], rows[2], rows[3]},
+                                       .packed = packed[t].packed,
+                                       .channels = channels * repeat,
+                                       .pixels = out / repeat,
+                                       .two = two,
+                                       .sets = packed[t].sets,
+                                       .tap = (size_t)channels,
                                        .step = (size_t)(channels * shape->stride * repeat),
-                                       .output = packed[t].output, .out = results[t],
-                                       .out_step = out_pixel * (size_t)repeat, .out_row = row};
+                                       .output = packed[t].output,
+                                       .out = results[t],
+                                       .out_step = out_pixel * (size_t)repeat,
+                                       .out_row = row};
         call(tables[t], "depthwise", (any_function)tables[t]->depthwise, &args);
     }
     expect_same(kernels, "depthwise", results[0], results[1], row * (size_t)(1 + two));
@@ -245,8 +262,12 @@ static void check_depthwise_shape(const fm_int8_kernels *kernels, const fm_layer
 static void check_depthwise(const fm_int8_kernels *kernels, numbers which) {
     for (int i = 0; i < 80; i++) {
         const int stride = between(1, 2), channels = 8 * between(1, 30);
-        const fm_layer shape = {.kind = FM_DEPTHWISE, .kernel = 3, .stride = stride, .in_size = stride * between(1, 56),
-                                .in_channels = channels, .out_channels = channels};
+        const fm_layer shape = {.kind = FM_DEPTHWISE,
+                                .kernel = 3,
+                                .stride = stride,
+                                .in_size = stride * between(1, 56),
+                                .in_channels = channels,
+                                .out_channels = channels};
         check_depthwise_shape(kernels, &shape, which);
     }
     for (int b = 0; b < FM_BLOCKS; b++) {
@@ -261,8 +282,14 @@ static void check_add(const fm_int8_kernels *kernels, numbers which) {
     for (int i = 0; i < 60; i++) {
         const fm_int8_kernels *tables[2] = {&fm_int8_scalar, kernels};
         const int n = 8 * between(1, 60);
-        fm_int8_sum sum = {between(1, 1 << 21), between(1 << 20, 1 << 21), between(13, 30), between(0, 255), between(0, 255),
-                           between(0, 255), 0, 255};
+        fm_int8_sum sum = {between(1, 1 << 21),
+                           between(1 << 20, 1 << 21),
+                           between(13, 30),
+                           between(0, 255),
+                           between(0, 255),
+                           between(0, 255),
+                           0,
+                           255};
         if (which == SHIFTED) {
             sum.low = between(0, 100);
             sum.high = between(100, 255);
@@ -286,8 +313,9 @@ static void check_add(const fm_int8_kernels *kernels, numbers which) {
         for (int t = 0; t < 2; t++) {
             results[t] = exactly((size_t)n);
             memcpy(results[t], a, (size_t)n);
-            const fm_int8_add_args args = {t ? a : results[t], b, results[t], (size_t)n, packed[t].packed, packed[t].bias,
-                                           packed[t].shift, packed[t].output};
+            const fm_int8_add_args args = {
+                t ? a : results[t], b, results[t], (size_t)n, packed[t].packed, packed[t].bias, packed[t].shift,
+                packed[t].output};
             call(tables[t], "add", (any_function)tables[t]->add, &args);
             expect_same(kernels, "add", want, results[t], (size_t)n);
         }

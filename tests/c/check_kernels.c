@@ -133,8 +133,8 @@ static void check_pointwise_shape(const fm_kernels *kernels, int rows, int k, in
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill((size_t)(rows * n));
-        const fm_pointwise_args args = {.a = a, .residual = residual, .c = results[t], .rows = rows, .k = k, .ldc = n,
-                                        .epilogue = epilogue};
+        const fm_pointwise_args args = {
+            .a = a, .residual = residual, .c = results[t], .rows = rows, .k = k, .ldc = n, .epilogue = epilogue};
         call_pointwise(tables[t], args, w.packed[t], n);
     }
     expect_same("pointwise", kernels, results, (size_t)(rows * n));
@@ -192,8 +192,12 @@ static void check_middles(const fm_kernels *kernels) {
 static void check_depthwise_shape(const fm_kernels *kernels, int width, int channels, int stride, int border,
                                   numbers which) {
     enum { MOST = 4 };
-    const fm_layer layer = {.kind = FM_DEPTHWISE, .kernel = 3, .stride = stride, .in_size = width,
-                            .in_channels = channels, .out_channels = channels};
+    const fm_layer layer = {.kind = FM_DEPTHWISE,
+                            .kernel = 3,
+                            .stride = stride,
+                            .in_size = width,
+                            .in_channels = channels,
+                            .out_channels = channels};
     const int out_rows = between(1, MOST), in_rows = (out_rows - 1) * stride + 3;
     const size_t out_floats = (size_t)(out_rows * width / stride * channels);
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
@@ -279,8 +283,8 @@ static void check_scale(const fm_kernels *kernels, numbers which, int bytes) {
         seal();
         for (int t = 0; t < 2; t++) {
             results[t] = fill((size_t)count);
-            fm_scale_args args = {.from = from, .to = results[t], .count = count, .multiplier = 2.0f, .addend = -1.0f,
-                                  .limit = 1.5f};
+            fm_scale_args args = {
+                .from = from, .to = results[t], .count = count, .multiplier = 2.0f, .addend = -1.0f, .limit = 1.5f};
             if (bytes) args.from = from_bytes;
             if (i % 4 == 3) args.multiplier = 0.7f, args.addend = 0.1f, args.limit = 0.8f;
             const any_function f32 = (any_function)tables[t]->scale_f32, u8 = (any_function)tables[t]->scale_u8;

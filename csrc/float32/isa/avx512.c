@@ -14,13 +14,14 @@
  *
  * Depthwise tiles, rows x pixels, there (24, 12, 6 wide; 12 with stride 2; 75 % is the most where adds and clamps take
  * the multiply-adds' ports, but taps in the padding are counted): 1 x 4 66, 66, 65, 46 %; 2 x 2 72, 72, 79, 58;
- * 2 x 3 74, 74, 82, 58; 2 x 4 75, 73, 73, 51; 2 x 6 74, 72, 66, 58; the 1 x 4 before, with edges alone, 64, 62, 62, 48. */
+ * 2 x 3 74, 74, 82, 58; 2 x 4 75, 73, 73, 51; 2 x 6 74, 72, 66, 58; the 1 x 4 before, with edges alone, 64, 62, 62, 48.
+ */
 #include "float32/isa/vec_zmm.h"
 
-#define VOCABULARY "avx512"
-#define TABLE fm_float32_avx512
-#define TILE_ROWS 9
-#define TILE_VECS 3
-#define DEPTHWISE_ROWS 2
+#define VOCABULARY       "avx512"
+#define TABLE            fm_float32_avx512
+#define TILE_ROWS        9
+#define TILE_VECS        3
+#define DEPTHWISE_ROWS   2
 #define DEPTHWISE_PIXELS 3
 #include "float32/tpl/table.inc"

@@ -2,10 +2,10 @@
  * whose 512-bit operations take two turns (see cpu.h). */
 #include "float32/isa/vec_ymm.h"
 
-#define VOCABULARY "avx512vl"
-#define TABLE fm_float32_avx512vl
-#define TILE_ROWS 9
-#define TILE_VECS 3
-#define DEPTHWISE_ROWS 2
+#define VOCABULARY       "avx512vl"
+#define TABLE            fm_float32_avx512vl
+#define TILE_ROWS        9
+#define TILE_VECS        3
+#define DEPTHWISE_ROWS   2
 #define DEPTHWISE_PIXELS 3
 #include "float32/tpl/table.inc"

@@ -4,10 +4,10 @@
  * broadcast from memory for each row and k made 0.47, and with 3 vectors gcc spills three accumulators. */
 #include "float32/isa/vec_neon.h"
 
-#define VOCABULARY "neon"
-#define TABLE fm_float32_neon
-#define TILE_ROWS 9
-#define TILE_VECS 2
-#define DEPTHWISE_ROWS 2
+#define VOCABULARY       "neon"
+#define TABLE            fm_float32_neon
+#define TILE_ROWS        9
+#define TILE_VECS        2
+#define DEPTHWISE_ROWS   2
 #define DEPTHWISE_PIXELS 3
 #include "float32/tpl/table.inc"

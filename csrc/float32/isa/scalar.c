@@ -1,10 +1,10 @@
 /* Plain C for any processor. Its multiply-add rounds once whatever the hardware, so this is the reference. */
 #include "float32/isa/vec_scalar.h"
 
-#define VOCABULARY "scalar"
-#define TABLE fm_float32_scalar
-#define TILE_ROWS 4
-#define TILE_VECS 3
-#define DEPTHWISE_ROWS 1
+#define VOCABULARY       "scalar"
+#define TABLE            fm_float32_scalar
+#define TILE_ROWS        4
+#define TILE_VECS        3
+#define DEPTHWISE_ROWS   1
 #define DEPTHWISE_PIXELS 2
 #include "float32/tpl/table.inc"

@@ -20,14 +20,10 @@ FM_INLINE vec vec_load_u8(const uint8_t *p) {
 }
 
 /* The larger of |a| and b; b where a is NaN. */
-FM_INLINE vec vec_max_abs(vec a, vec b) {
-    return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b);
-}
+FM_INLINE vec vec_max_abs(vec a, vec b) { return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b); }
 
 /* Both instructions return their second operand when either is NaN or both are zero. */
-FM_INLINE vec vec_relu6(vec a) {
-    return _mm256_min_ps(_mm256_set1_ps(6.0f), _mm256_max_ps(_mm256_setzero_ps(), a));
-}
+FM_INLINE vec vec_relu6(vec a) { return _mm256_min_ps(_mm256_set1_ps(6.0f), _mm256_max_ps(_mm256_setzero_ps(), a)); }
 
 /* Nothing to gain: two loads a cycle keep up with two multiply-adds (see vec_zmm.h). */
 FM_INLINE vec vec_keep(vec a) { return a; }

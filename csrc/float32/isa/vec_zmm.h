@@ -23,9 +23,7 @@ FM_INLINE vec vec_load_u8(const uint8_t *p) {
 FM_INLINE vec vec_max_abs(vec a, vec b) { return _mm512_max_ps(_mm512_abs_ps(a), b); }
 
 /* Both instructions return their second operand when either is NaN or both are zero. */
-FM_INLINE vec vec_relu6(vec a) {
-    return _mm512_min_ps(_mm512_set1_ps(6.0f), _mm512_max_ps(_mm512_setzero_ps(), a));
-}
+FM_INLINE vec vec_relu6(vec a) { return _mm512_min_ps(_mm512_set1_ps(6.0f), _mm512_max_ps(_mm512_setzero_ps(), a)); }
 
 /* A value that stays in its register from here on: one load a cycle is all there is, and the compiler would
  * rather load again for each use. */
@@ -50,12 +48,11 @@ FM_INLINE vec vec_load_first(const float *p, int count) {
 
 /* Rows a and b by turns, a0 b0 a1 b1 …: their first 8 lanes, and their last. */
 FM_INLINE vec vec_turns_low(vec a, vec b) {
-    return _mm512_permutex2var_ps(
-        a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
 }
 FM_INLINE vec vec_turns_high(vec a, vec b) {
-    return _mm512_permutex2var_ps(
-        a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31),
+                                  b);
 }
 
 /* The same for two rows that begin 6 floats apart, their first 8 lanes. */

@@ -17,5 +17,5 @@ FM_INLINE vec vec_sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 FM_INLINE vec vec_mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 
 #define VOCABULARY "avx2"
-#define TABLE fm_image_avx2
+#define TABLE      fm_image_avx2
 #include "image/tpl/table.inc"

@@ -17,5 +17,5 @@ FM_INLINE vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 FM_INLINE vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 
 #define VOCABULARY "avx512"
-#define TABLE fm_image_avx512
+#define TABLE      fm_image_avx512
 #include "image/tpl/table.inc"

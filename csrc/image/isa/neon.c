@@ -36,5 +36,5 @@ FM_INLINE pixel pixel_add(pixel sum, float weight, const float *p) {
 }
 
 #define VOCABULARY "neon"
-#define TABLE fm_image_neon
+#define TABLE      fm_image_neon
 #include "image/tpl/table.inc"

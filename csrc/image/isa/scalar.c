@@ -26,5 +26,5 @@ FM_INLINE pixel pixel_add(pixel sum, float weight, const float *p) {
 }
 
 #define VOCABULARY "scalar"
-#define TABLE fm_image_scalar
+#define TABLE      fm_image_scalar
 #include "image/tpl/table.inc"

@@ -2,7 +2,7 @@
 #include "int8/isa/vec_ymm.h"
 
 #define VOCABULARY "avx2"
-#define TABLE fm_int8_avx2
-#define TILE_ROWS 4
-#define TILE_VECS 3
+#define TABLE      fm_int8_avx2
+#define TILE_ROWS  4
+#define TILE_VECS  3
 #include "int8/tpl/table.inc"

@@ -2,7 +2,7 @@
 #include "int8/isa/vec_zmm.h"
 
 #define VOCABULARY "avx512vnni"
-#define TABLE fm_int8_avx512vnni
-#define TILE_ROWS 9
-#define TILE_VECS 3
+#define TABLE      fm_int8_avx512vnni
+#define TILE_ROWS  9
+#define TILE_VECS  3
 #include "int8/tpl/table.inc"

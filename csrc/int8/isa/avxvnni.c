@@ -3,7 +3,7 @@
 #include "int8/isa/vec_ymm.h"
 
 #define VOCABULARY "avxvnni"
-#define TABLE fm_int8_avxvnni
-#define TILE_ROWS 4
-#define TILE_VECS 3
+#define TABLE      fm_int8_avxvnni
+#define TILE_ROWS  4
+#define TILE_VECS  3
 #include "int8/tpl/table.inc"

@@ -31,7 +31,7 @@ FM_INLINE uint8x16_t quad_broadcast(const uint8_t *p) {
     return vreinterpretq_u8_u32(vdupq_n_u32(quad));
 }
 #ifdef MULTIPLIES_QUADS
-#define PARTS 1
+#define PARTS    1
 #define X_OFFSET 128
 typedef int8x16_t weights, quads, part_of_quad;
 FM_INLINE quads quads_of(uint8x16_t x) { return vreinterpretq_s8_u8(veorq_u8(x, vdupq_n_u8(128))); }
@@ -42,7 +42,7 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return vdotq_s32(acc, x, w); }
 #else
-#define PARTS 4
+#define PARTS    4
 #define X_OFFSET 0
 typedef int16x4_t weights, part_of_quad;
 typedef uint8x16_t quads;

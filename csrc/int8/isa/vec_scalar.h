@@ -6,10 +6,10 @@
 #include "float32/tpl/unroll.h"
 #include "int8/kernels.h"
 
-#define LANES 1
-#define PARTS 4
+#define LANES    1
+#define PARTS    4
 #define X_OFFSET 0
-#define MAGIC 0
+#define MAGIC    0
 typedef int32_t sums, part_of_quad;
 typedef int16_t weights;
 typedef uint32_t quads;

@@ -6,10 +6,10 @@
 #include "float32/tpl/unroll.h"
 #include "int8/kernels.h"
 
-#define LANES 4
-#define PARTS 2
+#define LANES    4
+#define PARTS    2
 #define X_OFFSET 0
-#define MAGIC 0
+#define MAGIC    0
 typedef __m128i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm_loadu_si128((const __m128i *)p); }

@@ -1,7 +1,7 @@
 /* The 8-bit vocabulary on 256-bit registers: AVX-VNNI, which multiplies quads of bytes, or AVX2, which multiplies
  * pairs of 16 bits. vpmaddubsw, which takes pairs of bytes, would be half as many instructions; but its sums of two
- * products saturate at 16 bits, and real weights get there: 0.22 % of outputs would be wrong, of the first convolution's
- * 2.8 %. */
+ * products saturate at 16 bits, and real weights get there: 0.22 % of outputs would be wrong, of the first
+ * convolution's 2.8 %. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -9,9 +9,9 @@
 #include "float32/tpl/unroll.h"
 #include "int8/kernels.h"
 
-#define LANES 8
+#define LANES    8
 #define X_OFFSET 0
-#define MAGIC 1
+#define MAGIC    1
 typedef __m256i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm256_loadu_si256((const __m256i *)p); }

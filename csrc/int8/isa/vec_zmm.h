@@ -6,10 +6,10 @@
 #include "float32/tpl/unroll.h"
 #include "int8/kernels.h"
 
-#define LANES 16
-#define PARTS 1
+#define LANES    16
+#define PARTS    1
 #define X_OFFSET 0
-#define MAGIC 1
+#define MAGIC    1
 typedef __m512i sums, weights, quads, part_of_quad, bytes;
 
 FM_INLINE sums sums_load(const int32_t *p) { return _mm512_loadu_si512(p); }
