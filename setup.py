@@ -100,8 +100,8 @@ LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_D
 IMAGE = {source for source in [*CORE, *ISA_FLAGS] if Path(source).parts[1] == "image"}
 SHARED = {str(Path("csrc", name)) for name in ("cpu.c", "dispatch.c")}
 MODULES = {
-    "fastmnv2._engine": sorted({*CORE, *ISA_FLAGS} - IMAGE),
-    "fastmnv2._resize": sorted(IMAGE | SHARED),
+    "fastmnv2.core._engine": sorted({*CORE, *ISA_FLAGS} - IMAGE),
+    "fastmnv2.image._resize": sorted(IMAGE | SHARED),
 }
 
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from processes import run as run_program
 from processes import start
 
-from fastmnv2 import cli, image, jobs
+from fastmnv2 import cli, image
+from fastmnv2.image import jobs
 
 pytest.importorskip("pyarrow")
 

@@ -176,7 +176,7 @@ def test_one_file_with_two_labels_is_told(pictures, tmp_path):
 
 def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
     from fastmnv2 import learn
-    from fastmnv2.model import Model
+    from fastmnv2.core.model import Model
 
     calls = []
     real = Model.iter_embed_images
