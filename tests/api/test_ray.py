@@ -50,7 +50,7 @@ def test_embedder_without_ray(paths, model):
         ImageEmbedder(model)(batch)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, monkeypatch):
     import pyarrow.parquet
 
