@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 _BATCH = 32
 
 
-def load_without_network(
-    weights: str | None, count: int | None, precision: str = "float32"
-) -> tuple[fastmnv2.Model, str]:
+def load_without_network(weights: str | None, count: int | None, precision: Any = None) -> tuple[fastmnv2.Model, str]:
     """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
     try:
         return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
@@ -98,7 +96,7 @@ def run(
     count: int | None,
     pictures: tuple[Sequence[str], NDArray[np.float32]],
     echo: Callable[[str], None],
-    precision: str = "float32",
+    precision: Any = None,
 ) -> None:
     """Embed ``pictures`` (names, [n,96,96,3]) and print the report line by line through ``echo``."""
     model, warning = load_without_network(weights, count, precision)

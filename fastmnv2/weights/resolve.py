@@ -40,12 +40,13 @@ def adapted(
     weights: Any,
     *,
     download: bool = True,
-    precision: str = "float32",
+    precision: str | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
 ) -> Source:
     """The same before folding, with batch norms where the form has them."""
+    precision = precision or "float32"
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
     if precision == "int8" and input_range is not None:
