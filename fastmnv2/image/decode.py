@@ -358,7 +358,9 @@ def _lacking(stream: BinaryIO) -> str | None:
     kind = "AVIF" if head[4:12] == b"ftypavif" else "WEBP" if head[:4] + head[8:] == b"RIFFWEBP" else ""
     import PIL.Image
 
-    return f"{kind} needs a newer Pillow, or one that was built with it" if kind and kind not in PIL.Image.OPEN else None
+    return (
+        f"{kind} needs a newer Pillow, or one that was built with it" if kind and kind not in PIL.Image.OPEN else None
+    )
 
 
 def _opened(opened: Any, name: str, options: Options) -> Picture:

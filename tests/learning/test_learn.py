@@ -183,9 +183,7 @@ def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(
         embed,
         "vectors",
-        lambda model, items, options, **how: (
-            calls.append(items := list(items)) or real(model, items, options, **how)
-        ),
+        lambda model, items, options, **how: calls.append(items := list(items)) or real(model, items, options, **how),
     )
 
     def run(data, **how):
