@@ -147,7 +147,15 @@ def module(name: str) -> Extension:
     )
 
 
+def description() -> str:
+    """README for PyPI, which can't show files of this repository: no pictures, and links become plain text."""
+    text = re.sub(r"^!\[.*\n\n?", "", Path("README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", r"\1 (\2)", text)
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [module(name) for name in MODULES], language_level=3, compiler_directives={"freethreading_compatible": True}
     ),

@@ -36,9 +36,12 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
     name, version, *tags = wheel.stem.split("-")
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
-        metadata = archive.read(f"{info}/WHEEL").decode()
+        metadata, page = (archive.read(f"{info}/{file}").decode() for file in ("WHEEL", "METADATA"))
     expanded = {f"{a}-{b}-{c}" for a in tags[0].split(".") for b in tags[1].split(".") for c in tags[2].split(".")}
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
+    # PyPI shows the description without the repository around it.
+    links = re.findall(r"\]\((?!https?:)[^)]*\)", page)
+    expect(not links, f"description: links to {links}")
     folders = {entry.split("/")[0] for entry in names}
     expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
     for needed in (
