@@ -1,4 +1,4 @@
-"""ONNX files, made node by node with onnx's own helpers."""
+"""ONNX files, built node by node with onnx's own helpers."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fastmnv2.core import network
 from fastmnv2.core.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.tensors import Folded, Source
 
-_OPSET, _IR = 17, 9  # of 2022, which every runtime since then reads
+_OPSET, _IR = 17, 9  # from 2022: every runtime since then reads them
 
 
 class _Graph:
@@ -81,7 +81,7 @@ def _network(graph: _Graph, folded: Folded) -> str:
             shortcut = x
         kernel = graph.constant(layer.weights_name, _oihw(layer, folded.tensors[layer.weights_name]))
         bias = graph.constant(layer.biases_name, folded.tensors[layer.biases_name])
-        # SAME: at stride 2 nothing is padded before.
+        # SAME padding: with stride 2 and even sizes there is none above and to the left.
         before, after = (int(layer.kernel == 3 and layer.stride == 1), int(layer.kernel == 3))
         x = graph.add(
             "Conv",
