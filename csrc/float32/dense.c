@@ -20,13 +20,8 @@ struct fm_dense {
 
 fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
                        fm_dense **result) {
-    const fm_layer layer = {.kind = FM_POINTWISE,
-                            .kernel = 1,
-                            .stride = 1,
-                            .in_size = 1,
-                            .out_size = 1,
-                            .in_channels = inputs,
-                            .out_channels = outputs};
+    const fm_layer layer = {
+        .kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = inputs, .out_channels = outputs};
     fm_dense *dense = calloc(1, sizeof *dense);
     if (!dense) return FM_NO_MEMORY;
     dense->inputs = inputs;
