@@ -83,7 +83,7 @@ class Case:
         self.model = fastmnv2.load(self.folder)
 
 
-@pytest.fixture(scope="module", params=["odd", "real"])
+@pytest.fixture(scope="module", params=["odd", pytest.param("real", marks=pytest.mark.slow)])
 def case(request, tmp_path_factory, images):
     if request.param == "odd":
         return Case(tmp_path_factory.mktemp("odd"), odd_variables(), images)
@@ -108,11 +108,17 @@ def test_every_endpoint_is_within_the_bar(case):
         assert within_bar(value, truth, theirs, largest), name
 
 
-@pytest.mark.parametrize("network", ["untrained", "odd", "negative", "deep negative", "real"])
-def test_flat_colours_are_as_near_as_tensorflow(request, tmp_path, network):
+NETWORKS = ("untrained", "odd", "negative", "deep negative", "real")
+
+
+@pytest.mark.parametrize(
+    ("network", "number"),
+    [("negative", 6), *(pytest.param(name, 48, marks=pytest.mark.slow) for name in NETWORKS)],
+)
+def test_flat_colours_are_as_near_as_tensorflow(request, tmp_path, network, number):
     """Where there is nothing to see, float32's errors do not average out: TensorFlow's own are as large."""
-    colours = np.random.RandomState(2).rand(48, 1, 1, 3).astype(np.float32)
-    images = np.broadcast_to(colours, (48, 96, 96, 3)).copy()
+    colours = np.random.RandomState(2).rand(number, 1, 1, 3).astype(np.float32)
+    images = np.broadcast_to(colours, (number, 96, 96, 3)).copy()
     variables = {
         "untrained": lambda: dict(untrained().tensors),
         "odd": odd_variables,
@@ -178,6 +184,7 @@ def test_the_reference_itself_is_tensorflows_network(case):
     assert within_bar(single, case.truth["default"], case.tensorflow["default"])
 
 
+@pytest.mark.slow
 def test_keras_applications_is_a_second_witness(tmp_path, images):
     """keras.applications.MobileNetV2, whose architecture was written by others, with the same variables."""
     from keras_model import keras_model
