@@ -35,7 +35,7 @@ FAMILIES = {"ANY", *(["X86"] if X86 else []), *(["ARM64"] if ARM64 else [])}
 
 def isa_flags() -> dict[str, list[str]]:
     """The sources in csrc/isas.def for this target, with their flags."""
-    row = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+, "(.*)"\)$', re.MULTILINE)
+    row = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+,\s+"(.*)"\)$', re.MULTILINE)
     found = {}
     for family, tier, table, flags in row.findall(Path("csrc/isas.def").read_text()):
         if family in FAMILIES:

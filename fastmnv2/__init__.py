@@ -1,7 +1,7 @@
 """MobileNet V2 image feature vectors on the CPU, fast, with numpy as the only dependency.
 
 >>> import fastmnv2
->>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280]
+>>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280], of "imagenet"
 """
 
 import importlib
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
+from fastmnv2.core.network import DEFAULT
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
@@ -59,6 +60,7 @@ def load(
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Load weights and return a model.
 
@@ -79,6 +81,9 @@ def load(
             images either way.
         head: whether to load the layers after the pooling of a Keras file, for ``Model.predict``.
         classes: names of the head's classes, in order.
+        size: height and width of the images in pixels, or one int for both. Needed for files that don't record it
+            (checkpoints, Keras weights without a graph); for others it overrides the recorded size. Files of
+            multiplier 0.75 that record no size run at 96. The multiplier follows from the weights.
 
     "imagenet" is looked up in ``FASTMNV2_WEIGHTS`` (a path), the installed wheel, TF-Hub's cache and the user's
     cache, in this order; if none has it, it is downloaded.
@@ -88,7 +93,7 @@ def load(
         WeightsError: the file is malformed, holds another network or values that are not finite; "int8" was asked
             for and the file has no valid 8-bit integers; or a layer before or after the network can't be run (the
             message names it).
-        TypeError, ValueError: ``precision``, ``input_range`` or ``classes`` are not as above.
+        TypeError, ValueError: ``precision``, ``input_range``, ``classes`` or ``size`` are not as above.
         WeightsUnavailable: "imagenet" weights can't be found or downloaded; the message lists what to do.
         OSError: the disk is full, or no more files can be opened.
     """
@@ -100,6 +105,7 @@ def load(
         input_range=input_range,
         head=head,
         classes=classes,
+        size=size,
     )
 
 
@@ -145,8 +151,8 @@ def embed_images(
         batch_size: about how many items are held at a time, in all threads together.
         threads: maximum number of threads; None for every CPU that this process may use. Each holds a decoded
             picture.
-        method: how pictures become 96x96, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take samples, "area"
-            averages: use it unless vectors must match those made elsewhere.
+        method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take
+            samples, "area" averages: use it unless vectors must match those made elsewhere.
         decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, but at no
             less than twice the network's. That is faster with large pictures and changes the features: docs/pictures.md
             has figures.
@@ -154,12 +160,12 @@ def embed_images(
             no row, with one warning that names them; or a function, which is called with each such error.
         normalize: divide each vector by its length.
         progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
-        out: float32 [n,1280] for the result. Skipped items leave no gaps; the filled rows are returned.
+        out: float32 [n,features] for the result. Skipped items leave no gaps; the filled rows are returned.
         exif: turn pictures upright by their EXIF orientation. ``exif=False`` leaves them as TensorFlow does.
         max_pixels: refuse larger pictures; the default is 2^26.
 
     Returns:
-        float32 ``[n,1280]``, in the order of the items.
+        float32 ``[n,features]``, in the order of the items.
 
     Raises:
         ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
@@ -201,9 +207,15 @@ def _model(weights: _Weights | Model) -> Model:
     return weights if isinstance(weights, Model) else kept.model(weights)
 
 
-def get_expected_image_size() -> tuple[int, int]:
-    """Height and width that ``embed`` takes, in pixels."""
-    return (network.SIZE, network.SIZE)
+def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
+    """Height and width, in pixels, of the images that a model takes, or that ``embed`` takes with these weights.
+
+    Without an argument it is that of "imagenet", 96 x 96, and nothing is loaded, unless ``FASTMNV2_WEIGHTS`` names
+    other weights. Raises what ``load`` does.
+    """
+    if model_or_weights is None and not os.environ.get("FASTMNV2_WEIGHTS"):
+        return DEFAULT.size
+    return _model(model_or_weights).network.size
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
@@ -231,8 +243,8 @@ def quantize(
     Args:
         weights: as for ``load``.
         target: the ``.safetensors`` file to write, atomically.
-        images: calibration images, ``[n,96,96,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
-            fifth is held out for the report.
+        images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5, a few dozen are enough.
+            Every fifth is held out for the report.
         threads: as for ``load``.
         progress: called with the number of finished layers and the number of all layers.
 

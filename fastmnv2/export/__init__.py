@@ -1,7 +1,8 @@
 """Export weights to the formats of other engines: this is what ``fastmnv2 convert`` writes.
 
-Every exported model takes the module's own input, images ``[n,96,96,3]`` in [0,1], and gives the features ``[n,1280]``.
-It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights have them.
+Every exported model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
+``[n,features]``. It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights
+have them.
 """
 
 import os
