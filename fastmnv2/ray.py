@@ -1,12 +1,11 @@
-"""More than one machine: feature vectors in Ray's data sets (``pip install 'fastmnv2[ray]'``).
+"""Feature vectors in Ray's datasets, for more than one machine (``pip install 'fastmnv2[ray]'``).
 
 >>> import ray
 >>> from fastmnv2.ray import ImageEmbedder
 >>> names = ray.data.from_items([{"path": path} for path in paths])
 >>> vectors = names.map_batches(ImageEmbedder, batch_size=64, num_cpus=1, concurrency=8)
 
-Within one machine, ``fastmnv2.embed_images`` does the same with less: it has no processes to start and copies nothing
-between them.
+On one machine, ``fastmnv2.embed_images`` does the same faster: it starts no processes and copies nothing between them.
 """
 
 import importlib
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
@@ -30,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class ImageEmbedder:
-    """A class for ``ray.data.Dataset.map_batches``, which makes one of it in each of its processes.
+    """A class for ``ray.data.Dataset.map_batches``, which makes one instance in each of its processes.
 
     Args:
         weights: as for ``fastmnv2.load``, or a model.
-        column: what is embedded: paths or URLs that every node can read, files' bytes, or arrays.
+        column: the column to embed: paths or URLs that every node can read, bytes of files, or arrays.
         keep_errors: a picture that can't be read gets a vector of NaN. Its error is in the column ``error``, which is
             empty for all others; ``transient`` is true if this machine or the network caused the error, so that a
             later try may succeed. Without ``keep_errors`` the first such picture ends the job.
-        threads: of each process. Ask Ray for as many: ``num_cpus=threads``.
+        threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
         normalize, method, decode, exif, max_pixels: as for ``fastmnv2.embed_images``.
     """
 
@@ -57,10 +56,10 @@ class ImageEmbedder:
     ) -> None:
         self._model = weights if isinstance(weights, Model) else kept.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
-        self._options = embed.options(method, decode, exif, max_pixels)
+        self._options = embed.options(method, decode, exif, max_pixels, self._model.network.size)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """The batch with the column ``features``, float32 [n,1280], and those of ``keep_errors``."""
+        """Add the column ``features``, float32 [n,features], and those of ``keep_errors``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -72,7 +71,7 @@ class ImageEmbedder:
             on_error=errors.append if self._keep_errors else "raise",
             normalize=self._normalize,
         )
-        features = np.full((len(items), network.FEATURES), np.nan, np.float32)
+        features = np.full((len(items), self._model.network.features), np.nan, np.float32)
         for result in results:
             features[result.index] = result.value
         if not self._keep_errors:
@@ -104,7 +103,7 @@ def embed_names(
     """
     try:
         importlib.import_module("ray.data")
-        ray: Any = importlib.import_module("ray")  # types in part
+        ray: Any = importlib.import_module("ray")  # Any: its types are incomplete
     except ImportError as error:
         raise ImportError("--engine ray needs Ray: pip install 'fastmnv2[ray]'", name="ray") from error
     if not names:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 
-from fastmnv2 import image
 from fastmnv2.cli.common import (
     PICTURES,
     PRECISION,
@@ -29,7 +28,6 @@ from fastmnv2.cli.common import (
     shown,
     with_options,
 )
-from fastmnv2.core import network
 
 if TYPE_CHECKING:
     from fastmnv2.core.model import Model
@@ -103,10 +101,10 @@ def embed(
     PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input.
 
     \b
-    .npy      float32 [n,1280], then the paths in the same file: call numpy.load
+    .npy      float32 [n,features], then the paths in the same file: call numpy.load
               twice on the open file to read both
     .npz      arrays features and paths
-    .csv      columns path, f0 ... f1279
+    .csv      columns path, f0, f1 and on
     .parquet  columns path and features; needs fastmnv2[parquet]
     FOLDER/   Parquet parts of 10,000 rows, under absolute paths. The next run goes
               on where the last one stopped, and adds what is new or changed.
@@ -139,11 +137,13 @@ def embed(
     else:
         from fastmnv2.image import outputs
 
-        with _nothing_written(target), outputs.open_output(target) as writer:
+        outputs.check_target(target)  # before the weights are loaded
+        with _nothing_written(target):
             pictures = find_pictures(paths, **find)
             model = fastmnv2.load(weights, threads=threads, precision=precision)
-            _embed_to_file(model, pictures, writer, normalize)
-            check_some(pictures)
+            with outputs.open_output(target, model.network.features) as writer:
+                _embed_to_file(model, pictures, writer, normalize)
+                check_some(pictures)
         counts = {"pictures": pictures.read}
     if as_json:
         more = {
@@ -189,7 +189,7 @@ def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", norma
     def compute(images: Any, threads: int) -> Any:
         return model.embed(images, threads=threads, normalize=normalize)
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
         told = _telling(results, pictures, advance)
         while batch := list(itertools.islice(told, _ROWS)):
@@ -245,15 +245,17 @@ def classify(
 
     pictures = find_pictures(paths, **find)
     model = fastmnv2.load(weights, threads=threads, precision=precision)
-    model.classify(np.empty((0, *image.SIZE, 3), np.float32), top=top)  # if it can't, say so before decoding
+    nothing = np.empty((0, *model.network.image_shape), np.float32)
+    model.classify(nothing, top=top)  # if it can't, say so before decoding
     names: Sequence[str] | None = model.classes
     if labels is not None:
-        names = read_lines(Path(labels), len(model.classes)) if model.classes else _read_labels(Path(labels))
+        file, known = Path(labels), model.classes
+        names = read_lines(file, len(known)) if known else _read_labels(file, model.network.classes)
 
     def compute(images: Any, threads: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=threads), strict=True))
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     quiet = sys.stdout.isatty()  # the lines themselves show the progress
     bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
@@ -273,9 +275,9 @@ def classify(
     check_missing(pictures)
 
 
-def _read_labels(path: Path) -> list[str]:
-    """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
-    classes, lines = network.CLASSES, read_lines(path)
+def _read_labels(path: Path, classes: int) -> list[str]:
+    """One label for each class index. ValueError if the file has neither as many lines of text, nor one less."""
+    lines = read_lines(path)
     if len(lines) == classes - 1:
         lines = ["background", *lines]
     if len(lines) != classes:

@@ -49,6 +49,12 @@ from fastmnv2.core.threads import available
     metavar="BLACK WHITE",
     help="The numbers that the network takes for black and white, if SRC doesn't say so and they are not -1 and 1.",
 )
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Height and width of the network's images in pixels, if SRC doesn't record them.",
+)
 @PRECISION
 def convert(
     source: str,
@@ -58,6 +64,7 @@ def convert(
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
+    size: int | None,
 ) -> None:
     """Convert weights of any form to the one that DST's suffix names.
 
@@ -76,16 +83,17 @@ def convert(
     from fastmnv2.weights.resolve import adapted
 
     names = read_lines(Path(classes)) if classes is not None else None
-    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision)
+    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision, size=size)
     folded = export.write(target, found)
+    click.echo(f"network  {folded.network.name}")
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
-    size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
-    click.echo(f"wrote    {shown(target)}, {size:,} bytes")
+    written = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
+    click.echo(f"wrote    {shown(target)}, {written:,} bytes")
 
 
 @click.command(
@@ -130,14 +138,17 @@ def quantize(
     if plot:
         check_free(plot, force=force)
     distinct(**{"DST": target, "--plot": plot, "SRC": source})
-    import fastmnv2
     from fastmnv2.image import embed
     from fastmnv2.image.decode import Options
     from fastmnv2.image.find import find
+    from fastmnv2.weights.int8 import calibration
+    from fastmnv2.weights.resolve import resolve
 
+    folded = resolve(source, precision="float32")
+    options = Options(**decoding, size=folded.network.size)
     found = find(paths, report_skipped, follow_links=follow_links)
     results = embed.run(
-        lambda images, _threads: images.copy(), found.paths, Options(**decoding), batch_size=64,
+        lambda images, _threads: images.copy(), found.paths, options, batch_size=64,
         threads=available(), on_error=lambda error: report_skipped(error.name, error.reason),
     )  # fmt: skip
     pictures = [result.value for result in results]
@@ -145,7 +156,7 @@ def quantize(
         click.echo(shown(left_out(found).removeprefix("; ")), err=True)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
-    report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)
+    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads)
     for line in report.lines():
         click.echo(line)
     if plot:

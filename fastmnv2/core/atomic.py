@@ -40,6 +40,16 @@ def writing(target: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, place)
 
 
+def check_writable(target: Path) -> None:
+    """Raise what ``writing`` raises at its beginning."""
+    with contextlib.suppress(_Checked), writing(target):
+        raise _Checked
+
+
+class _Checked(Exception):
+    pass
+
+
 def _mode(place: Path, target: Path) -> int | None:
     """Permissions of the file that is to be replaced, None if there is none."""
     try:

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import dataclasses
 import errno
 import os
 import sys
@@ -74,11 +75,11 @@ class Pictures:
                 with open(source, "rb") as file:
                     yield from read_names(file, self.failed, null=self._null)
 
-    def results(self, compute: Compute, threads: int) -> Generator[tuple[str, Any], None, None]:
-        """The name of each picture, and what ``compute`` returns for it."""
+    def results(self, compute: Compute, threads: int, size: tuple[int, int]) -> Generator[tuple[str, Any], None, None]:
+        """The name of each picture, and what ``compute`` returns for it, resized to height and width ``size``."""
         items: Any = self.names() if self._listed else self.found
-        size = self.batch_size
-        run = embed.run(compute, items, self.options, batch_size=size, threads=threads, on_error=self._failed)
+        options, batch_size = dataclasses.replace(self.options, size=size), self.batch_size
+        run = embed.run(compute, items, options, batch_size=batch_size, threads=threads, on_error=self._failed)
         with contextlib.closing(run) as results:
             for result in results:
                 self.read += 1

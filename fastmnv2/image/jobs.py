@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,8 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        parts = Parts(folder, _made_with(model, pictures.options, settings), _picture_options(Options()))
+        made_with = _made_with(model, pictures.options, settings)
+        parts = Parts(folder, made_with, _picture_options(Options()), model.network.features)
         todo = _Todo(pictures.names(), parts, retry_errors=settings.retry_errors)
         try:
             _run(model, pictures, parts, todo, settings)
@@ -102,6 +103,7 @@ def _made_with(model: Model, options: Options, settings: Settings) -> dict[str, 
     """Everything that the features depend on, besides the pictures."""
     return {
         "weights": model.features_digest,
+        "network": model.network.name,
         "precision": model.precision,
         "normalize": settings.normalize,
         "float16": settings.float16,
@@ -110,8 +112,8 @@ def _made_with(model: Model, options: Options, settings: Settings) -> dict[str, 
 
 
 def _picture_options(options: Options) -> dict[str, Any]:
-    """Those that change features: the limit of pixels only makes errors."""
-    return {name: value for name, value in asdict(options).items() if name != "max_pixels"}
+    """Those that change features: the limit of pixels only makes errors, and the size is the network's."""
+    return {name: value for name, value in asdict(options).items() if name not in ("max_pixels", "size")}
 
 
 def _run(model: Model, pictures: Pictures, parts: Parts, todo: "_Todo", settings: Settings) -> None:
@@ -212,7 +214,8 @@ def _local(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) ->
         return model.embed(images, threads=threads, normalize=settings.normalize)
 
     threads = model.thread_count(settings.threads)
-    results = stream(todo, compute, pictures.options, threads=threads, batch_size=pictures.batch_size)
+    options = replace(pictures.options, size=model.network.size)
+    results = stream(todo, compute, options, threads=threads, batch_size=pictures.batch_size)
     with contextlib.closing(results):
         for result in results:
             if result.error is None:
@@ -226,7 +229,8 @@ def _on_ray(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) -
 
     # Absolute, because the cluster's processes work in other directories.
     names = [name if keys.is_url(name) else str(Path(name).absolute()) for name in todo]
-    found = embed_names(model, names, pictures.options, batch_size=pictures.batch_size, normalize=settings.normalize)
+    options = replace(pictures.options, size=model.network.size)
+    found = embed_names(model, names, options, batch_size=pictures.batch_size, normalize=settings.normalize)
     with contextlib.closing(found):
         for name, vector, error, transient in found:
             yield Done(name, vector, error, transient)

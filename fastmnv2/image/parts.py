@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
 from fastmnv2.core.atomic import writing
-from fastmnv2.core.network import FEATURES
 from fastmnv2.image import keys
 
 PART_ROWS = 10_000
@@ -84,13 +83,14 @@ class Parts:
         folder: which must be there.
         made_with: what the features are computed with. All parts must have been made with the same.
         defaults: settings among these that older parts may lack, and what they then had.
+        features: the length of a vector.
 
     Raises:
         ValueError: the folder holds features that were computed otherwise, or a file of somebody else's.
         ImportError: pyarrow is not installed.
     """
 
-    def __init__(self, folder: Path, made_with: dict[str, Any], defaults: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, made_with: dict[str, Any], defaults: dict[str, Any], features: int) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -99,13 +99,14 @@ class Parts:
             raise ImportError(says, name="pyarrow") from error
         self._arrow: Any = pyarrow
         self._folder, self._made_with, self._defaults = folder, {**made_with, "format": _FORMAT}, defaults
+        self._features = features
         number = pyarrow.float16() if made_with["float16"] else pyarrow.float32()
         columns = {
             "path": pyarrow.string(),
             "size": pyarrow.int64(),
             "mtime": pyarrow.int64(),
             "etag": pyarrow.string(),
-            "features": pyarrow.list_(number, FEATURES),
+            "features": pyarrow.list_(number, features),
             "error": pyarrow.string(),
             "transient": pyarrow.bool_(),
         }
@@ -236,7 +237,7 @@ class Parts:
         self.known[key] = Known(state, part.number, bad, transient)
 
     def _table(self, rows: list[Row]) -> Any:
-        zeros = np.zeros(FEATURES, np.float32)
+        zeros = np.zeros(self._features, np.float32)
         dtype = np.float16 if self._made_with["float16"] else np.float32
         values = np.stack([zeros if row.vector is None else row.vector for row in rows]).astype(dtype)
         missing = self._arrow.array([row.vector is None for row in rows])

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import network
 from fastmnv2.core.errors import ImageError
 from fastmnv2.core.model import Model
 from fastmnv2.image import decode, embed, resizing
@@ -44,14 +43,14 @@ class Kept:
             self._base = sqlite3.connect(path, timeout=5)
             self._base.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB)")
 
-    def get(self, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Those that are there."""
+    def get(self, keys: list[bytes], features: int) -> dict[bytes, NDArray[np.float32]]:
+        """The cached vectors among these, if they have so many features."""
         found: dict[bytes, NDArray[np.float32]] = {}
         if self._base is not None:
             with contextlib.suppress(sqlite3.Error):
                 for key in keys:
                     row = self._base.execute("SELECT vector FROM features WHERE key = ?", (key,)).fetchone()
-                    if row and len(row[0]) == 4 * network.FEATURES:
+                    if row and len(row[0]) == 4 * features:
                         found[key] = np.frombuffer(row[0], "<f4")
         return found
 
@@ -102,9 +101,9 @@ def compute(
         advance: is called with how many pictures are done.
 
     Returns:
-        float32 ``[pictures,variants,1280]``, the SHA-256 of each picture's file, and which of ``paths`` they are.
+        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and which of ``paths`` they are.
     """
-    options = options or Options(method)
+    options = dataclasses.replace(options or Options(method), size=model.network.size)
     kept = Kept(place)
     rows, hashes, places = [], [], []
     with contextlib.closing(kept):
@@ -115,7 +114,7 @@ def compute(
                 hashes.append(content)
                 places.append(start + index)
             advance(min(start + _CHUNK, len(paths)))
-    shape = (-1, len(variants), network.FEATURES)
+    shape = (-1, len(variants), model.network.features)
     features = np.stack(rows).reshape(shape) if rows else np.empty((0, *shape[1:]), np.float32)
     return features, hashes, np.array(places, np.intp)
 
@@ -135,13 +134,13 @@ class _Chunk:
     def run(
         self, model: Model, skip: Callable[[str, object], None]
     ) -> Iterator[tuple[int, bytes, NDArray[np.float32]]]:
-        """Index, hash and vectors ``[variants,1280]`` of each picture that can be read."""
+        """Index, hash and vectors ``[variants,features]`` of each picture that can be read."""
 
         def failed(error: ImageError) -> None:
             self._bad.setdefault(self._asked[error.index][0], error.reason)
 
         results = embed.vectors(
-            model, self._items(), self._options, batch_size=_HELD, threads=None, on_error=failed, normalize=False
+            model, self._items(model), self._options, batch_size=_HELD, threads=None, on_error=failed, normalize=False
         )
         fresh = {}
         try:
@@ -166,7 +165,7 @@ class _Chunk:
         how = f"{self._digest} {options} {self._variants[variant]}"
         return hashlib.sha256(self._contents[index] + how.encode()).digest()
 
-    def _items(self) -> Iterator[Any]:
+    def _items(self, model: Model) -> Iterator[Any]:
         """The pictures and variants whose vectors are not in the cache."""
         for index, path in enumerate(self._paths):
             try:
@@ -176,7 +175,7 @@ class _Chunk:
                 continue
             self._contents[index] = hashlib.sha256(data).digest()
             names = {self._key(index, number): number for number in range(len(self._variants))}
-            known = self._kept.get(list(names))
+            known = self._kept.get(list(names), model.network.features)
             self._found |= {(index, names[name]): vector for name, vector in known.items()}
             missing = [number for name, number in names.items() if name not in known]
             yield from self._variants_of(index, data, missing)
@@ -211,4 +210,4 @@ def _variant(picture: NDArray[np.uint8], variant: Variant, options: Options) -> 
     top, left = round((picture.shape[0] - height) * down), round((picture.shape[1] - width) * across)
     found = picture[top : top + height, left : left + width]
     found = np.ascontiguousarray(found[:, ::-1] if flip else found)
-    return resizing.resize(found, method=options.method)
+    return resizing.resize(found, options.size, method=options.method)

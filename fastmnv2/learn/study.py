@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import network
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress as progress_bar
@@ -151,8 +150,9 @@ def _check_names(folded: Folded, classes: tuple[str, ...]) -> None:
     """WeightsError if the model could not be saved, which is better known before the training."""
     from fastmnv2.weights.forms import native
 
-    kernel, bias = np.zeros((network.FEATURES, len(classes)), np.float32), np.zeros(len(classes), np.float32)
-    head = Head((Step("dense", "learned", {"kernel": kernel, "bias": bias}), Step("softmax", "learned")), classes)
+    features, count = folded.network.features, len(classes)
+    layer = {"kernel": np.zeros((features, count), np.float32), "bias": np.zeros(count, np.float32)}
+    head = Head((Step("dense", "learned", layer), Step("softmax", "learned")), classes, features)
     native.check(dataclasses.replace(folded, head=head, notes=(*folded.notes, *_SPACE)))
 
 
@@ -174,7 +174,7 @@ def _check(found: dataset.Dataset, folds: int) -> int:
 def _head(layer: regression.Linear, found: dataset.Dataset) -> Head:
     steps = Step("dense", "learned", {"kernel": layer.kernel, "bias": layer.bias})
     activation = "softmax" if found.exclusive else "sigmoid"
-    return Head((steps, Step(activation, "learned")), found.classes)
+    return Head((steps, Step(activation, "learned")), found.classes, len(layer.kernel))
 
 
 def _notes(

@@ -34,6 +34,12 @@ def test_the_same_bits_from_any_compiler(tmp_path, names, level):
     assert "scalar 0x" in run(program, "digest")
 
 
+def test_other_members_of_the_family(tmp_path):
+    program = build(tmp_path, "check_family.c", "-fopenmp")
+    run(program, "rule")
+    assert "scalar int8 0x" in run(program, "digest")
+
+
 def test_the_digest_sees_a_rounding_more(tmp_path):
     """Multiply-adds that round twice on the scalar table: a difference in the last place."""
     mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
