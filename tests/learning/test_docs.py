@@ -66,7 +66,7 @@ def names(place, monkeypatch):
     return {"fastmnv2": fastmnv2, "keras": keras, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
 
 
-def run(code, names):
+def run_lines(code, names):
     exec(compile(code, "<the page>", "exec"), names)
 
 
@@ -76,6 +76,7 @@ def chapter():
     return text[start : text.index("\n## ", start + 1)]
 
 
+@pytest.mark.slow
 def test_the_readmes_chapter_on_learning(names):
     from click.testing import CliRunner
 
@@ -85,7 +86,7 @@ def test_the_readmes_chapter_on_learning(names):
     assert len([1 for kind, _, _ in blocks if kind == "python"]) == 6
     for kind, _, code in blocks:
         if kind == "python":
-            run(code, names)
+            run_lines(code, names)
             continue
         for line in code.splitlines():
             words = shlex.split(line, comments=True)[1:]
@@ -126,7 +127,7 @@ def installed(needs):
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_after(title, names):
     code = BLOCK.findall(sections()[title])[1][2]
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(names["features"] - want) <= 5e-6 * np.linalg.norm(want)
@@ -134,11 +135,12 @@ def test_the_lines_after(title, names):
         assert len(names["vectors"]) == len(names["paths"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_before_say_the_same(title, names):
     _, info, code = BLOCK.findall(sections()[title])[0]
     installed(re.search(r"needs=(\S+)", info)[1])
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(np.asarray(names["features"]) - want) <= 1e-5 * np.linalg.norm(want)
