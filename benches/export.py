@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Folded
 
 
 def _steps(folded: Folded):
     """(layer, kernel, bias, whether the block's shortcut starts here) of every layer but the logits."""
-    for index, layer in enumerate(LAYERS[:-1]):
+    for index, layer in enumerate(DEFAULT.layers[:-1]):
         yield layer, folded.tensors[layer.weights_name], folded.tensors[layer.biases_name], index % 3 == 0
 
 
@@ -153,7 +153,7 @@ def ncnn(folded: Folded, path: Path) -> Path:
         return f"x{blobs - 1}"
 
     x, shortcut = "x0", ""
-    residual_blocks = {layer.scope.rpartition("/")[0] for layer in LAYERS if layer.residual}
+    residual_blocks = {layer.scope.rpartition("/")[0] for layer in DEFAULT.layers if layer.residual}
     for layer, kernel, bias, starts in _steps(folded):
         if starts and layer.scope.rpartition("/")[0] in residual_blocks:
             branch, shortcut = blob(), blob()

@@ -1,7 +1,7 @@
-"""MobileNet V2 0.75/96 image feature vectors on the CPU, fast, with numpy alone.
+"""MobileNet V2 image feature vectors on the CPU, fast, with numpy alone.
 
 >>> import fastmnv2
->>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280]
+>>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280], of "imagenet"
 """
 
 import importlib
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
+from fastmnv2.core.network import DEFAULT
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
@@ -59,6 +60,7 @@ def load(
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Model:
     """Load weights and make a model of them.
 
@@ -78,6 +80,9 @@ def load(
             a Keras file that say it (Rescaling, arithmetic) are honoured without. What ``embed`` takes is the same.
         head: whether to load what stands behind the pooling in a Keras file, for ``Model.predict``.
         classes: names of the head's classes, in order.
+        size: height and width of images in pixels, or one int for both: for weights that don't say (checkpoints, bare
+            Keras weights), or to run a network at another size than it was made for. The multiplier follows from the
+            weights. Files that don't say and are of multiplier 0.75 are taken for 96.
 
     "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
     user's cache, and is else downloaded.
@@ -87,7 +92,7 @@ def load(
         WeightsError: the file is malformed, of another network, holds values that are not finite, or has no 8-bit
             integers, or impossible ones, where "int8" asks for them; or a layer before the network or behind it
             can't be run, which the message names.
-        TypeError, ValueError: ``precision``, ``input_range`` or ``classes`` are not as above.
+        TypeError, ValueError: ``precision``, ``input_range``, ``classes`` or ``size`` are not as above.
         WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
         OSError: there is no room on the disk to unpack or download them, or no more files can be opened.
     """
@@ -99,6 +104,7 @@ def load(
         input_range=input_range,
         head=head,
         classes=classes,
+        size=size,
     )
 
 
@@ -143,20 +149,20 @@ def embed_images(
         weights: as for ``load``, or a model. Models are kept for the next call, as by ``embed``.
         batch_size: about how many items are held at a time, in all threads together.
         threads: the most threads to use; None for every CPU that this process may use. Each holds a decoded picture.
-        method: how pictures become 96x96, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take samples, "area"
-            averages, which is what to use where nothing has to be compared with what others have made.
+        method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take
+            samples, "area" averages, which is what to use where nothing has to be compared with what others have made.
         decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, no less
             than twice what is wanted. That is faster with large pictures, and changes the features: see README.
         on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" those, which then have no
             row, with one warning that names them; or a function, which is handed each such error.
         normalize: divide each vector by its length.
         progress: draw a bar on stderr, if that is a terminal (``fastmnv2[cli]``).
-        out: float32 [n,1280], to which the vectors are written; for skipped items, as many rows less.
+        out: float32 [n,features], to which the vectors are written; for skipped items, as many rows less.
         exif: turn pictures as their EXIF orientation says. ``exif=False`` does as TensorFlow does.
         max_pixels: refuse larger pictures; 2^26 unless given.
 
     Returns:
-        float32 ``[n,1280]``, in the order of the items.
+        float32 ``[n,features]``, in the order of the items.
 
     Raises:
         ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
@@ -198,9 +204,15 @@ def _model(weights: _Weights | Model) -> Model:
     return weights if isinstance(weights, Model) else kept.model(weights)
 
 
-def get_expected_image_size() -> tuple[int, int]:
-    """Height and width that ``embed`` takes, in pixels."""
-    return (network.SIZE, network.SIZE)
+def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
+    """Height and width, in pixels, of the images that a model takes, or that ``embed`` takes with these weights.
+
+    Without an argument it is that of "imagenet", 96 x 96, and nothing is loaded, unless ``FASTMNV2_WEIGHTS`` names
+    other weights. Raises what ``load`` does.
+    """
+    if model_or_weights is None and not os.environ.get("FASTMNV2_WEIGHTS"):
+        return DEFAULT.size
+    return _model(model_or_weights).network.size
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
@@ -228,7 +240,7 @@ def quantize(
     Args:
         weights: as for ``load``.
         target: the ``.safetensors`` to write, whole or not at all.
-        images: what to calibrate on, ``[n,96,96,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
+        images: what to calibrate on, ``[n,height,width,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
             fifth is held out, for the report.
         threads: as for ``load``.
         progress: called with how many layers are done, and of how many.

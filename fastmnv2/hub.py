@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.model import Model
 
 _Outputs = dict[str, NDArray[np.float32]]
@@ -62,7 +62,7 @@ class Module:
                 "image_classification" the network's 70 endpoints too.
 
         Returns:
-            float32 ``[n,1280]`` or ``[n,1001]``, or a dict of arrays.
+            float32 ``[n,features]`` or ``[n,1001]``, or a dict of arrays.
 
         Raises:
             ValueError: an unknown signature or input name. TypeError, ValueError, WeightsError: as ``Model.embed`` and
@@ -110,7 +110,7 @@ def get_expected_image_size(
     module: Module, signature: str | None = None, input_name: str | None = None
 ) -> tuple[int, int]:
     """Height and width of the images that a module takes, in pixels."""
-    return network.SIZE, network.SIZE
+    return module.model.network.size
 
 
 def get_num_image_channels(module: Module, signature: str | None = None, input_name: str | None = None) -> int:

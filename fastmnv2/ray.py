@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
@@ -56,10 +56,10 @@ class ImageEmbedder:
     ) -> None:
         self._model = weights if isinstance(weights, Model) else kept.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
-        self._options = embed.options(method, decode, exif, max_pixels)
+        self._options = embed.options(method, decode, exif, max_pixels, self._model.network.size)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """The batch with a column more, ``features``: float32 [n,1280]; and ``error`` with ``keep_errors``."""
+        """The batch with a column more, ``features``: float32 [n,features]; and ``error`` with ``keep_errors``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -71,7 +71,7 @@ class ImageEmbedder:
             on_error=errors.append if self._keep_errors else "raise",
             normalize=self._normalize,
         )
-        features = np.full((len(items), network.FEATURES), np.nan, np.float32)
+        features = np.full((len(items), self._model.network.features), np.nan, np.float32)
         for result in results:
             features[result.index] = result.value
         if not self._keep_errors:

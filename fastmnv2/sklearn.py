@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Method
 
@@ -35,8 +35,6 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         batch_size: pictures a batch.
         threads: the most threads to use; None for every CPU that the process may use, which joblib's workers share.
     """
-
-    _n_features_out = network.FEATURES
 
     def __init__(
         self,
@@ -68,14 +66,14 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
                 DataFrame of what ``fastmnv2.embed_images`` takes: paths, bytes, PIL images, arrays of any size.
 
         Returns:
-            float32 ``[n,1280]``; a DataFrame after ``set_output``.
+            float32 ``[n,features]``; a DataFrame after ``set_output``.
 
         Raises:
             ValueError, TypeError, OSError: as ``Model.embed`` and ``fastmnv2.embed_images``.
         """
         model = self._model()
         array = np.asarray(X) if hasattr(X, "__array__") else None
-        if array is not None and array.dtype.kind in "fu" and array.shape[1:] == (network.SIZE, network.SIZE, 3):
+        if array is not None and array.dtype.kind in "fu" and array.shape[1:] == model.network.image_shape:
             return model.embed(array, threads=self.threads, normalize=self.normalize)
         items = X
         if array is not None and array.dtype.kind in "OUST":
@@ -91,6 +89,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             batch_size=self.batch_size,
             threads=self.threads,
         )
+
+    @property
+    def _n_features_out(self) -> int:
+        return self._model().network.features
 
     def _model(self) -> Model:
         if isinstance(self.weights, Model):

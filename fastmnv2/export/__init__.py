@@ -1,7 +1,8 @@
 """Weights out again, in the forms of other engines: what ``fastmnv2 convert`` writes.
 
-Every model takes the module's own input, images ``[n,96,96,3]`` in [0,1], and gives the features ``[n,1280]``; beside
-them, where the weights hold them, "predictions" (the head's output) or "logits" (ImageNet's 1001 scores).
+Every model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
+``[n,features]``; beside them, where the weights hold them, "predictions" (the head's output) or "logits" (ImageNet's
+1001 scores).
 """
 
 import os

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from fastmnv2 import keras as own
-from fastmnv2.core.network import LOGITS
 from fastmnv2.weights.forms.keras import CLASSES_MEMBER
 from fastmnv2.weights.tensors import Folded, Source
 
@@ -28,7 +27,8 @@ def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
     if folded.head is None:
         if not folded.has_logits:
             return []
-        kernel, bias = folded.tensors[LOGITS.weights_name][0, 0], folded.tensors[LOGITS.biases_name]
+        logits = folded.network.logits
+        kernel, bias = folded.tensors[logits.weights_name][0, 0], folded.tensors[logits.biases_name]
         first = 0 if folded.has_background else 1  # a class that Keras' files don't have
         layer = keras.layers.Dense(
             len(bias) - first, activation="softmax", name="Logits" if not first else "predictions"

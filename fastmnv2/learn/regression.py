@@ -23,7 +23,7 @@ STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 class Linear(NamedTuple):
-    """A linear layer on plain features: kernel ``[1280,classes]`` and bias ``[classes]``."""
+    """A linear layer on plain features: kernel ``[features,classes]`` and bias ``[classes]``."""
 
     kernel: _Array
     bias: _Array
@@ -58,7 +58,7 @@ def folds(members: NDArray[np.bool_], groups: list[Any], count: int, seed: int) 
 def choose(features: _Array, members: NDArray[np.bool_], parts: list[NDArray[np.intp]], *, balanced: bool) -> Choice:
     """The strength with the least log-loss on pictures that were not trained on.
 
-    ``features`` are ``[n,variants,1280]``: all variants are trained on, the first alone is judged.
+    ``features`` are ``[n,variants,features]``: all variants are trained on, the first alone is judged.
     """
     losses: dict[float, float] = {}
     best: _Wide = np.empty(0)
@@ -89,7 +89,7 @@ def _log_loss(found: _Wide, members: NDArray[np.bool_]) -> float:
 
 
 def probabilities(layer: Linear, features: _Array, *, exclusive: bool) -> _Wide:
-    """What the layer makes of features ``[n,1280]``: softmax over exclusive classes, else each class's sigmoid."""
+    """What the layer makes of features ``[n,features]``: softmax over exclusive classes, else each class's sigmoid."""
     from fastmnv2.core import head
 
     logits = features.astype(np.float64) @ layer.kernel.astype(np.float64) + layer.bias

@@ -5,7 +5,7 @@ import pytest
 from reference import Mutant, forward
 
 import fastmnv2
-from fastmnv2.core.network import LAYERS, LOGITS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.untrained import untrained
 
 
@@ -22,7 +22,7 @@ def odd_variables():
     """The untrained variables made awkward, as trained ones are."""
     variables = dict(untrained(seed=3).tensors)
     rng = np.random.RandomState(5)
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         norm = f"{layer.scope}/BatchNorm/"
         gamma, beta, variance = (variables[norm + name].copy() for name in ("gamma", "beta", "moving_variance"))
         dead = rng.choice(layer.out_channels, max(1, layer.out_channels // 16), replace=False)
@@ -57,7 +57,7 @@ def real_variables(path):
 
     source = read(path)
     variables = {}
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         channels = layer.out_channels
         norm = f"{layer.scope}/BatchNorm/"
         variables[layer.weights_name] = source.tensors[layer.weights_name]
@@ -65,7 +65,7 @@ def real_variables(path):
         variables[norm + "beta"] = source.tensors[layer.biases_name]
         variables[norm + "moving_mean"] = np.zeros(channels, np.float32)
         variables[norm + "moving_variance"] = np.full(channels, 0.999, np.float32)
-    for name in (LOGITS.weights_name, LOGITS.biases_name):
+    for name in (DEFAULT.logits.weights_name, DEFAULT.logits.biases_name):
         variables[name] = source.tensors[name]
     return variables
 

@@ -11,7 +11,7 @@ from reference import forward
 import fastmnv2
 from fastmnv2 import export
 from fastmnv2.core.head import Head, Step
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights import Source
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.resolve import resolve_source
@@ -97,7 +97,7 @@ def test_keras(case, pictures, tmp_path, suffix):
         near(again.predict(pictures), model.predict(pictures))
         assert again.classes == (("cat", "dog", "fox") if suffix == "keras" else None)
     found = resolve_source(path)
-    for layer in LAYERS[:-1]:  # batch norms are kept, where there are any
+    for layer in DEFAULT.layers[:-1]:  # batch norms are kept, where there are any
         name = f"{layer.scope}/BatchNorm/gamma"
         assert (found.tensors[name] == source.tensors.get(name, 1)).all()
 

@@ -8,7 +8,7 @@ from makers import converted
 
 import fastmnv2
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import tflite
@@ -103,7 +103,7 @@ def image_of(graph):
 
 
 @pytest.mark.parametrize("scale", [0, -0.01, 1e-40, np.nan, np.inf])
-@pytest.mark.parametrize("layer", [0, 1, len(LAYERS) - 2])
+@pytest.mark.parametrize("layer", [0, 1, len(DEFAULT.layers) - 2])
 @pytest.mark.parametrize("number", [1, 2])
 def test_scales_that_are_none_are_refused(int8, tmp_path, scale, layer, number):
     (tmp_path / "q.tflite").write_bytes(changed(int8, operand(layer, number), "scale", scale))
