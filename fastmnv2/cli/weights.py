@@ -92,7 +92,9 @@ def convert(
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
-    written = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
+    written = sum(
+        path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file()
+    )
     click.echo(f"wrote    {shown(target)}, {written:,} bytes")
 
 

@@ -27,9 +27,9 @@ def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray
         most: return only so many pairs, the most similar ones; None for all.
 
     Returns:
-        an array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity`` (float64), by
-        descending similarity, then by ``i`` and ``j``. A vector of zeros or with a NaN is in no pair with a positive
-        threshold.
+        an array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity``, by descending
+        similarity, then by ``i`` and ``j``. Similarities are float64, rounded to 12 decimals, so that equal vectors
+        have 1. A vector of zeros or with a NaN is in no pair, unless the threshold is not positive.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -78,7 +78,7 @@ def _in_block(
         a, b = i[start : start + _BLOCK], j[start : start + _BLOCK]
         part = np.empty(len(a), PAIR)
         part["i"], part["j"] = top + a, left + b
-        part["similarity"] = np.clip((rows[a] * columns[b]).sum(axis=1), -1, 1)
+        part["similarity"] = np.clip((rows[a] * columns[b]).sum(axis=1).round(12), -1, 1)
         parts.append(part[part["similarity"] >= threshold])
     return np.concatenate(parts) if parts else np.empty(0, PAIR)
 

@@ -120,9 +120,9 @@ def _decoded(file: BinaryIO) -> Iterator[str]:
     else:
         start = start.removeprefix(codecs.BOM_UTF8)
         decoder = codecs.getincrementaldecoder(sys.getfilesystemencoding())("surrogateescape")
-    while start:
-        yield decoder.decode(start)
-        start = _read(file)
+    yield decoder.decode(start)
+    while chunk := _read(file):
+        yield decoder.decode(chunk)
     yield decoder.decode(b"", final=True)
 
 
