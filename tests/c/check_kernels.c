@@ -16,6 +16,7 @@
 #include "float32/pack.h"
 #include "float32/tables.h"
 #include "net/layers.h"
+#include "some_network.h"
 
 /* Some ordinary numbers, and all special ones. */
 static float odd_value(void) {
