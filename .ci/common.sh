@@ -1,4 +1,4 @@
-# What stages share; .ci/run reads it before each of them, in the clean copy, with $work and $host set.
+# What stages share; .ci/run reads it before each of them, in the clean copy, with $work, $host and $run set.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TF_CPP_MIN_LOG_LEVEL=3
 unset PYTHONPATH
 missing=$work/missing
@@ -29,9 +29,11 @@ get() { # THING REQUIREMENT …
     pip install -q "$@" >"$work/get.log" 2>&1 || { lacking "$thing" "$(tail -1 "$work/get.log")"; return 1; }
 }
 
-# This package, whose failure is one, with as much of an extra as can be had.
+# This package, whose failure is one, with as much of an extra as can be had; once a run in each environment.
 package_with() { # EXTRA
+    [ "$(cat "$VIRTUAL_ENV/has" 2>/dev/null)" != "$run $1" ] || return 0
     pip install -q .
+    echo "$run $1" >"$VIRTUAL_ENV/has"
     get "[$1]" ".[$1]" && return
     python - "$1" <<'END' | while read -r requirement; do get "${requirement%%[^a-z0-9_-]*}" "$requirement" || true; done
 import importlib.metadata

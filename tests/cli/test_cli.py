@@ -405,6 +405,7 @@ def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, name
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_times_calls_and_layers(run):
     lines = run("bench", "-n", 1, "--threads", 1).stdout.splitlines()
     assert lines[1].split()[:2] == ["1", "1"]

@@ -79,7 +79,7 @@ def names(place, monkeypatch):
     return {"fastmnv2": fastmnv2, "keras": keras, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
 
 
-def run(code, names):
+def run_lines(code, names):
     exec(compile(code, "<the page>", "exec"), names)
 
 
@@ -98,6 +98,7 @@ def command(line):
     assert done.exit_code == 0, (line, done.output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_the_lines_of_a_page(name, names, monkeypatch):
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "mine.keras" if name == "README.md" else "module")
@@ -105,7 +106,7 @@ def test_the_lines_of_a_page(name, names, monkeypatch):
     assert len([1 for kind, _, _ in blocks if kind == "python"]) == PAGES[name]
     for kind, _, code in blocks:
         if kind == "python":
-            run(code, names)
+            run_lines(code, names)
             continue
         for line in code.splitlines():
             if not line.startswith(ELSEWHERE):
@@ -172,7 +173,7 @@ def installed(needs):
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_after(title, names):
     code = BLOCK.findall(sections()[title])[1][2]
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(names["features"] - want) <= 5e-6 * np.linalg.norm(want)
@@ -180,11 +181,12 @@ def test_the_lines_after(title, names):
         assert len(names["vectors"]) == len(names["paths"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_before_say_the_same(title, names):
     _, info, code = BLOCK.findall(sections()[title])[0]
     installed(re.search(r"needs=(\S+)", info)[1])
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(np.asarray(names["features"]) - want) <= 1e-5 * np.linalg.norm(want)

@@ -233,6 +233,7 @@ def digits():
     return pictures[:400], found.target[order][:400], pictures[400:], found.target[order][400:]
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_digits(digits, request):
     """The head first, then the last blocks with their norms; deployed, both say the same of every picture."""
     import keras as real_keras
