@@ -120,6 +120,7 @@ def test_the_lines_of_a_page(name, names, monkeypatch):
         assert [Path(path).name for path in names["paths"]] == [f"{number:02d}.png" for number in range(24)]
 
 
+@pytest.mark.slow
 def test_every_file_of_the_readmes_table(names, monkeypatch):
     """A line for each file that people hold; each gives a model that takes pictures."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")
@@ -127,7 +128,7 @@ def test_every_file_of_the_readmes_table(names, monkeypatch):
     assert len(lines) == 11
     for line in lines:
         if NOT_MADE not in line:
-            run(line, names)
+            run_lines(line, names)
             features = names["model"].embed_images(names["paths"][:2])
             assert np.isfinite(features).all(), line
 
