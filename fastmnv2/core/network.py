@@ -236,7 +236,7 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 
 
 def _multipliers() -> Iterator[float]:
-    """Published ones, then rounder ones first, at last in steps so small that no network is left out: two are 0.001 apart."""
+    """Published ones, then round ones, at last steps so small that no network is left out: two are 0.001 apart."""
     yield from MULTIPLIERS
     for parts in (10, 20, 100, 800):
         yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
