@@ -8,7 +8,7 @@ tensorflow/lite/schema/schema.fbs.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.files import file_sha256, read_file
+from fastmnv2.weights.forms import tflite_metadata
+from fastmnv2.weights.forms.tflite_head import Behind
 from fastmnv2.weights.tensors import Source, other_size, range_of
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
+
+_Kind = TypeVar("_Kind", bound=Source)
 
 # The most that a malformed file may cost: parts of a flatbuffer may overlap, so its size is no limit.
 _LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
@@ -29,12 +33,17 @@ FILE_LIMIT = 64 << 20
 # schema.fbs: BuiltinOperator, ActivationFunctionType, Padding, TensorType
 _OPERATORS = {
     0: "ADD", 1: "AVERAGE_POOL_2D", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 6: "DEQUANTIZE", 9: "FULLY_CONNECTED",
-    18: "MUL", 21: "RELU6", 22: "RESHAPE", 25: "SOFTMAX", 34: "PAD", 40: "MEAN", 41: "SUB", 43: "SQUEEZE",
-    77: "SHAPE", 114: "QUANTIZE",
+    11: "L2_NORMALIZATION", 14: "LOGISTIC", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU", 21: "RELU6", 22: "RESHAPE",
+    25: "SOFTMAX", 28: "TANH", 34: "PAD", 40: "MEAN", 41: "SUB", 42: "DIV", 43: "SQUEEZE", 53: "CAST", 55: "MAXIMUM",
+    57: "MINIMUM", 70: "EXPAND_DIMS", 74: "SUM", 76: "RSQRT", 77: "SHAPE", 82: "REDUCE_MAX", 92: "SQUARE",
+    114: "QUANTIZE",
 }  # fmt: skip
+_KEEPING = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE")
 NONE, RELU6 = 0, 3
 _SAME, _VALID = 0, 1
 TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
+_TYPE_NAMES = {7: "int16", 10: "float64", 12: "uint64", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16"}
+_ACTIVATIONS = ("<f4", "<f2", "u1", "i1")
 _ZERO_POINTS = {"<i4": (0, 0), "u1": (0, 255), "i1": (-128, 127)}
 _QUANTISED = tuple(_ZERO_POINTS)
 _LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller ones are not of full precision
@@ -75,6 +84,7 @@ class Value:
     pooled: bool = False
     scaled: float = 1.0
     shifted: float = 0.0
+    pixels: bool | None = None  # whether the image is in [0,255], None where it isn't said
 
 
 def read(path: Path) -> Source:
@@ -83,16 +93,7 @@ def read(path: Path) -> Source:
     walk = Walk(graph)
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
-    tensors, notes = walk.finish()
-    return Source(
-        "tflite",
-        str(path),
-        file_sha256(path),
-        tensors,
-        tuple(notes),
-        input_range=walk.input_range,
-        input_error=walk.input_error,
-    )
+    return walk.source(path, Source)
 
 
 class Graph:
@@ -107,55 +108,70 @@ class Graph:
             raise ImportError(says, name="flatbuffers") from error
         self.data, self.origin = data, origin
         self._types, self._table = number_types, Table
-        model = Table(data, int.from_bytes(data[:4], "little"))
-        self._buffers = self._tables(model, 4)
-        codes = [max(self.number(code, 0, "Int8"), self.number(code, 3, "Int32")) for code in self._tables(model, 1)]
-        graphs = self._tables(model, 2)
+        self._model = model = Table(data, int.from_bytes(data[:4], "little"))
+        self._buffers = self.tables(model, 4)
+        codes = [max(self.number(code, 0, "Int8"), self.number(code, 3, "Int32")) for code in self.tables(model, 1)]
+        graphs = self.tables(model, 2)
         if not graphs:
             raise WeightsError(f"{origin}: expected a graph, found none")
-        self.tensors = [self._tensor(table) for table in self._tables(graphs[0], 0)]
+        self.tensors = [self._tensor(table) for table in self.tables(graphs[0], 0)]
         self.inputs = self._few(graphs[0], 1)
-        self.operators = [self._operator(table, codes) for table in self._tables(graphs[0], 3)]
+        self.operators = [self._operator(table, codes) for table in self.tables(graphs[0], 3)]
 
     def number(self, table: "Table", field: int, kind: str, default: int = 0) -> int:
         """A field of a table."""
         flags = getattr(self._types, f"{kind}Flags")
         return int(table.GetSlot(4 + 2 * field, default, flags))
 
-    def _vector(self, table: "Table", field: int, dtype: str) -> NDArray[Any]:
+    def real(self, table: "Table", field: int) -> float:
+        """A field of a table that is a float32."""
+        return float(table.GetSlot(4 + 2 * field, 0.0, self._types.Float32Flags))
+
+    def metadata(self, name: str) -> "Table | None":
+        """The root of the flatbuffer that the model holds as metadata of that name."""
+        for entry in self.tables(self._model, 6):
+            if bytes(self.vector(entry, 0, "u1")[:200]) == name.encode():
+                data = bytes(self.vector(self._buffers[self.number(entry, 1, "Uint32")], 0, "u1"))
+                return self._table(data, int.from_bytes(data[:4], "little"))
+        return None
+
+    def vector(self, table: "Table", field: int, dtype: str) -> NDArray[Any]:
+        """A vector of numbers, or a string's bytes; empty where there is none."""
         offset = table.Offset(4 + 2 * field)
         if offset == 0:
             return np.zeros(0, dtype)
-        return np.frombuffer(self.data, dtype, table.VectorLen(offset), table.Vector(offset))
+        return np.frombuffer(table.Bytes, dtype, table.VectorLen(offset), table.Vector(offset))
 
     def _few(self, table: "Table", field: int) -> list[int]:
-        found: list[int] = self._vector(table, field, "<i4")[:_FEW].tolist()
+        found: list[int] = self.vector(table, field, "<i4")[:_FEW].tolist()
         return found
 
-    def _tables(self, table: "Table", field: int) -> "list[Table]":
+    def tables(self, table: "Table", field: int) -> "list[Table]":
+        """A vector of tables; empty where there is none."""
         offset = table.Offset(4 + 2 * field)
         if offset == 0:
             return []
         count, start = table.VectorLen(offset), table.Vector(offset)
         if count > _LIMIT:
             raise WeightsError(f"{self.origin}: a list of {count} entries, expected at most {_LIMIT}")
-        return [self._table(self.data, table.Indirect(start + 4 * i)) for i in range(count)]
+        return [self._table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(count)]
 
-    def _sub(self, table: "Table", field: int) -> "Table | None":
+    def sub(self, table: "Table", field: int) -> "Table | None":
+        """A table within a table, or what a union holds; None where there is none."""
         offset = table.Offset(4 + 2 * field)
-        return self._table(self.data, table.Indirect(table.Pos + offset)) if offset else None
+        return self._table(table.Bytes, table.Indirect(table.Pos + offset)) if offset else None
 
     def _tensor(self, table: "Table") -> Tensor:
-        quantisation = self._sub(table, 4)
-        name = bytes(self._vector(table, 3, "u1")[:200]).decode(errors="replace")
+        quantisation = self.sub(table, 4)
+        name = bytes(self.vector(table, 3, "u1")[:200]).decode(errors="replace")
         none = np.zeros(0)
         return Tensor(
             tuple(self._few(table, 0)),
             self.number(table, 1, "Int8"),
             self.number(table, 2, "Uint32"),
             name,
-            self._vector(quantisation, 2, "<f4") if quantisation else none.astype("<f4"),
-            self._vector(quantisation, 3, "<i8") if quantisation else none.astype("<i8"),
+            self.vector(quantisation, 2, "<f4") if quantisation else none.astype("<f4"),
+            self.vector(quantisation, 3, "<i8") if quantisation else none.astype("<i8"),
             self.number(quantisation, 6, "Int32") if quantisation else 0,
             tuple(self._few(table, 7)),
         )
@@ -166,15 +182,17 @@ class Graph:
             _OPERATORS.get(code, f"operator {code}"),
             self._few(table, 1),
             self._few(table, 2),
-            self._sub(table, 4),
+            self.sub(table, 4),
         )
 
     def constant(self, index: int) -> NDArray[Any] | None:
         """A tensor's stored values as they are, None if it has none."""
         tensor = self.tensors[index]
-        data = self._vector(self._buffers[tensor.buffer], 0, "u1")
-        if data.size == 0 or tensor.type not in TYPES:
+        data = self.vector(self._buffers[tensor.buffer], 0, "u1")
+        if data.size == 0:
             return None
+        if tensor.type not in TYPES:
+            raise WeightsError(f"{self.origin}: {tensor.name}: values of {type_name(tensor.type)} can't be read")
         dtype = np.dtype(TYPES[tensor.type])
         if min(tensor.shape, default=1) < 0 or math.prod(tensor.shape) * dtype.itemsize != data.size:
             raise WeightsError(
@@ -188,8 +206,13 @@ class Graph:
         if values is None:
             return None
         tensor = self.tensors[index]
-        if TYPES[tensor.type] not in _QUANTISED:
+        if values.dtype.kind == "f":
             return values.astype(np.float32)
+        if TYPES[tensor.type] not in _QUANTISED:
+            raise WeightsError(
+                f"{self.origin}: {tensor.name}: expected weights of float32, float16, 8-bit integers or int32, got "
+                f"{values.dtype.name}, as in files of 16-bit activations"
+            )
         channels = tensor.shape[tensor.axis] if 0 <= tensor.axis < len(tensor.shape) else 1
         if tensor.scale.size not in (1, channels) or tensor.zero_point.size not in (0, 1, tensor.scale.size):
             raise WeightsError(
@@ -211,6 +234,11 @@ class Graph:
         return ((values.astype(np.float64) - offset) * scale).astype(np.float32)
 
 
+def type_name(code: int) -> str:
+    """A TensorType, for messages."""
+    return np.dtype(TYPES[code]).name if code in TYPES else _TYPE_NAMES.get(code, f"type {code}")
+
+
 def stored_shape(layer: Layer) -> tuple[int, ...]:
     """TFLite's [out, kh, kw, in], for depthwise [1, kh, kw, C], of what the network has as ``weights_shape``."""
     height, width, inputs, outputs = layer.weights_shape
@@ -222,15 +250,27 @@ class Walk:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._values = {index: Value(-1) for index in graph.inputs}
+        self.input_error = ""
         self._dequantised: dict[int, int] = {}  # an operator's output: the constant that it dequantises
+        self._values = {index: self._image(index) for index in graph.inputs}
+        self._behind = Behind(graph, self._weights)
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
         self.input_range: tuple[float, float] | None = None
-        self.input_error = ""
         self._where = ""
         self._notes += self._check_image()
+
+    def _image(self, index: int) -> Value:
+        """What the graph is given, as far as its metadata tell."""
+        if TYPES.get(self.graph.tensors[index].type, "") not in ("<f4", "<f2"):
+            return Value(-1)  # integers say themselves what they stand for
+        try:
+            told = tflite_metadata.normalization(self.graph)
+        except ValueError as error:
+            self.input_error = str(error)
+            return Value(-1)
+        return Value(-1, scaled=1 / told.std, shifted=-told.mean / told.std, pixels=True) if told else Value(-1)
 
     def _check_image(self) -> list[str]:
         """The graph's input must be one RGB image; notes on its size."""
@@ -256,40 +296,101 @@ class Walk:
                 "input_range= says what black and white become before it"
             )
 
-    def step(self, number: int, operator: Operator) -> None:
-        """Take the next operator."""
+    def step(self, number: int, operator: Operator) -> bool:
+        """Take the next operator; whether it is one of the network's own, with its input."""
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
+        if self._is_behind(operator, source):
+            return False
         result: Value | None
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
         elif operator.name == "DEQUANTIZE" and source is None:
             self._dequantised[operator.outputs[0]] = operator.inputs[0]
-            return
+            return False
         elif operator.name in ("ADD", "MUL", "SUB"):
             result = self._arithmetic(operator)
         elif source is None or operator.name == "SHAPE":  # sizes, which converters compute on the way
-            return
+            return False
         elif operator.name == "RELU6":
             result = replace(source, relu6=True)
         elif operator.name == "PAD":
             result = self._pad(operator, source)
-        elif operator.name in ("MEAN", "AVERAGE_POOL_2D"):
-            if source.layer != len(LAYERS) - 2:
-                raise self._error("expected the average after the last convolution only")
+        elif operator.name in ("MEAN", "AVERAGE_POOL_2D") and source.layer == len(LAYERS) - 2:
             result = replace(source, pooled=True)
-        elif operator.name in ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX"):
+        elif operator.name == "CAST" and source.layer == -1:
+            result = replace(source, pixels=True)
+        elif operator.name in (*_KEEPING, "SOFTMAX"):
             result = source
         else:
             raise self._error("this network has no such operator")
         for index in operator.outputs:
+            self._check_type(index)
             self._values[index] = result
+            if result.pooled:
+                self._behind.starts(index)
+        return True
+
+    def _check_type(self, index: int) -> None:
+        tensor = self.graph.tensors[index]
+        if TYPES.get(tensor.type, "") not in _ACTIVATIONS:
+            raise self._error(
+                f"tensor {tensor.name}: expected activations of float32 or 8-bit integers, got {type_name(tensor.type)}"
+            )
+
+    def _is_behind(self, operator: Operator, source: Value | None) -> bool:
+        """Whether an operator stands behind the network, in which case it is taken or refused as part of a head."""
+        if source is not None and source.layer == len(LAYERS) - 1:  # ImageNet's classes
+            if operator.name not in (*_KEEPING, "SOFTMAX", "SHAPE"):
+                self._behind.refuse(self._where, "stands behind the ImageNet classes", operator.outputs)
+                return True
+            return False
+        if self._behind.takes(operator):
+            if source is not None and (operator.name in _KEEPING or self._is_logits(operator, source)):
+                return False
+            self._behind.step(self._where, operator)
+            return True
+        if source is None or source.layer != len(LAYERS) - 2:
+            return False
+        averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
+        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+            return False
+        self._behind.refuse(self._where, "takes the last map, of which only the average can be used", operator.outputs)
+        return True
+
+    def _is_average(self, operator: Operator) -> bool:
+        """Whether nothing but a channel each is left of the last map."""
+        left = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
+        return len(left) in (2, 4) and left[1:] in ((LAYERS[-2].out_channels,), (1, 1, LAYERS[-2].out_channels))
+
+    def _is_logits(self, operator: Operator, source: Value) -> bool:
+        """Whether it is the layer of ImageNet's 1001 classes."""
+        if operator.name not in ("CONV_2D", "FULLY_CONNECTED") or not source.pooled or len(operator.inputs) < 3:
+            return False
+        stored = stored_shape(LOGITS)
+        return self._next == len(LAYERS) - 1 and self._shape(operator.inputs[1]) in (stored, stored[::3])
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
         """The layers' tensors and notes, when there are no more operators."""
         if self._next < len(LAYERS) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {LAYERS[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
+
+    def source(self, path: Path, kind: "type[_Kind]") -> "_Kind":
+        """All that the file tells, as a Source or a Quantised."""
+        tensors, notes = self.finish()
+        head, head_error, more = self._behind.head(tflite_metadata.labels(self.graph))
+        return kind(
+            "tflite",
+            str(path),
+            file_sha256(path),
+            tensors,
+            (*notes, *more),
+            input_range=self.input_range,
+            input_error=self.input_error,
+            head=head,
+            head_error=head_error,
+        )
 
     def _error(self, text: str) -> WeightsError:
         return WeightsError(f"{self.graph.origin}: {self._where}: {text}")
@@ -309,7 +410,7 @@ class Walk:
         if self._next >= len(LAYERS):
             raise self._error("expected nothing after the logits")
         layer = LAYERS[self._next]
-        if source is None or operator.options is None or len(operator.inputs) < 3:
+        if source is None or operator.options is None or len(operator.inputs) < 3 or min(operator.inputs[:3]) < 0:
             raise self._error(f"expected {layer.scope} with kernel, bias and options")
         self._check_input(layer, source)
         if self._next == 0 and self.input_range is None:
@@ -321,9 +422,6 @@ class Walk:
 
         shape, biases = self._shape(operator.inputs[1]), math.prod(self._shape(operator.inputs[2]))
         stored = stored_shape(layer)
-        if layer == LOGITS and shape not in (stored, stored[::3]):
-            self._notes.append(f"a last layer of shape {list(shape)} is ignored: it is not ImageNet's")
-            return replace(source, layer=len(LAYERS) - 1)
         if (layer != LOGITS and shape != stored) or biases != layer.out_channels:
             raise self._error(
                 f"{layer.scope}: expected a kernel {list(stored)} and {layer.out_channels} biases, "
@@ -358,8 +456,8 @@ class Walk:
         before = LAYERS[self._next - 1]
         if self._next == 0:
             fits = source.layer == -1
-            if fits and (source.scaled, source.shifted) != (1.0, 0.0):
-                self.input_range = range_of(source.scaled, source.shifted)
+            if fits and ((source.scaled, source.shifted) != (1.0, 0.0) or source.pixels):
+                self.input_range = range_of(source.scaled, source.shifted, pixels=source.pixels)
                 fits = self.input_range is not None
         else:
             fits = (source.layer, source.relu6, source.added) == (
