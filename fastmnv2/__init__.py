@@ -55,7 +55,7 @@ def load(
     *,
     threads: int | None = None,
     download: bool = True,
-    precision: str = "float32",
+    precision: str | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
@@ -63,8 +63,8 @@ def load(
     """Load weights and make a model of them.
 
     Args:
-        weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
-            Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
+        weights: a path to any of the forms (hub module or SavedModel, folder or archive; TF-Slim checkpoint,
+            release or frozen graph; Keras, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
             the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
             Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
             is "./imagenet".
@@ -72,11 +72,15 @@ def load(
         download: whether "imagenet" may be downloaded where it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
             of them or by ``fastmnv2 quantize``, computed in integers: every output has the bits that LiteRT's
-            default engine gives on x86-64, at several times its speed.
+            default engine gives on x86-64, at several times its speed. None is a native file's own: "int8" for
+            8-bit ones, such as classifiers that were trained on int8 features; and "float32" for all else.
         input_range: what black and white become before the network's first convolution, for files that don't say
-            and are not of the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Layers in
-            a Keras file that say it (Rescaling, arithmetic) are honoured without. What ``embed`` takes is the same.
-        head: whether to load what stands behind the pooling in a Keras file, for ``Model.predict``.
+            and are not of the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. What a file
+            says is honoured without: layers and operations (Rescaling, arithmetic) of a Keras file, a SavedModel or
+            a TFLite file, and TFLite metadata. Where the first layer tells of another range, there is a warning.
+            What ``embed`` takes is the same.
+        head: whether to load what stands behind the pooling in a Keras or TFLite file, for ``Model.predict``. With
+            False it keeps nobody from the features, whatever it is made of.
         classes: names of the head's classes, in order.
 
     "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the

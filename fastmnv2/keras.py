@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, Layer
 
+from fastmnv2.weights.forms.keras_graph import UNIT_RESCALING
+
 try:
     import keras
 except ImportError as _error:
@@ -229,7 +231,7 @@ class _Builder:
         self._regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
     def __call__(self, inputs: Any, black: float = -1.0, white: float = 1.0) -> Any:
-        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name="rescaling")(inputs)
+        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name=UNIT_RESCALING)(inputs)
         for layer in LAYERS[:-1]:
             if layer.scope.endswith("/expand"):
                 shortcut = x

@@ -53,8 +53,9 @@ def _rounded(value: float) -> float:
 
 def is_range(black: float, white: float) -> bool:
     """Whether a network can be run on images between these numbers: float32 tells them apart, and sums of them fit."""
-    low, high = np.float32(black), np.float32(white)
-    return bool(abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT and low != high)
+    if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
+        return False
+    return bool(np.float32(black) != np.float32(white))
 
 
 def other_size(origin: str, height: int, width: int) -> list[str]:

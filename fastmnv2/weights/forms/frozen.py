@@ -37,8 +37,9 @@ def read(path: Path) -> Source:
     if slim:
         tensors = {plain: values(name) for name, plain in slim.items()}
     else:
-        variables = [name for name in constants if keras_names.is_variable(name)]
-        tensors, notes = keras_names.from_variables(((name, values(name)) for name in variables), str(path))
+        variables = {plain: name for plain, name in keras_names.plain_paths(constants).items()}
+        used = [(plain, values(name)) for plain, name in variables.items() if keras_names.is_variable(plain)]
+        tensors, notes = keras_names.from_variables(used, str(path))
     before = tf_graph.Before()
     for name in graph.placeholders():
         before = graph.before(name) or before

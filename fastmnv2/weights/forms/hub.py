@@ -179,8 +179,11 @@ def read_objects(opened: bundle.Bundle, form: str, origin: str) -> Source:
     if slim:
         tensors = {slim[key]: array for key, array in opened.tensors(slim).items()}
     else:
-        arrays = opened.tensors(key for key, name in names.items() if keras_names.is_variable(name))
-        tensors, notes = keras_names.from_variables(((names[key], array) for key, array in arrays.items()), origin)
+        keys = {name: key for key, name in reversed(names.items())}
+        plain_of = {keys[name]: plain for plain, name in keras_names.plain_paths(keys).items()}
+        plain_of |= {key: name for key, name in names.items() if key not in plain_of}
+        arrays = opened.tensors(key for key, name in plain_of.items() if keras_names.is_variable(name))
+        tensors, notes = keras_names.from_variables(((plain_of[key], array) for key, array in arrays.items()), origin)
     told = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
     edges = opened.tensors(told[:1]).get(told[0]) if told else None
     said = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None

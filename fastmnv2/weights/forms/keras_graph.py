@@ -13,11 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.head import INPUTS, Head, Step
-from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
+from fastmnv2.weights.forms.keras_names import BY_TOP, prefix_of, slim_scope
 from fastmnv2.weights.tensors import range_of
 
 _LAYERS_LIMIT = 2000
 _DEPTH_LIMIT = 16
+_CALLS_LIMIT = 16
+_CHAIN_LIMIT = 200  # layers before the network
+
+UNIT_RESCALING = "rescaling_of_unit_images"
+"""What we call the layer that takes images in [0,1], so that its numbers need not tell."""
 
 # Without effect at inference.
 _IDLE = {
@@ -44,10 +49,10 @@ class _Node:
     name: str
     config: dict[str, Any]
     parent: "_Node | None"
-    inputs: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)  # of its first call
+    ways: list[list[str]] = field(default_factory=list)  # of each call, if there are several
     numbers: list[float] = field(default_factory=list)  # constants that it is called with
     number_first: bool = False
-    calls: int = 1
     children: "dict[str, _Node]" = field(default_factory=dict)
     last: list[str] = field(default_factory=list)  # a model's outputs
 
@@ -81,7 +86,9 @@ def around(config: Any) -> Around | None:
         return None
     root = _tree(config, None, 0, [0])
     _link(root)
-    found = {node.name: node for node in _walk(root) if slim_scope(node.name)}
+    nodes = _walk(root)
+    prefix = prefix_of(node.name for node in nodes)
+    found = {name: node for node in nodes if slim_scope(name := node.name.removeprefix(prefix))}
     if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
         return None
     try:
@@ -121,7 +128,12 @@ def _tree(entry: dict[str, Any], parent: _Node | None, depth: int, count: list[i
     node = _Node(str(entry.get("class_name"))[:100], str(config.get("name") or entry.get("name"))[:200], config, parent)
     calls = entry.get("inbound_nodes")
     if isinstance(calls, list) and calls:
-        node.calls = len(calls)
+        if len(calls) > _CALLS_LIMIT:
+            raise ValueError(f"{node.name}: called {len(calls)} times, expected at most {_CALLS_LIMIT}")
+        for call in calls[1:]:
+            other = _Node(node.kind, node.name, {}, None)
+            _read_call(call, other)
+            node.ways.append(other.inputs)
         _read_call(calls[0], node)
     wrapped = config.get("layer")
     if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which nothing here can run
@@ -194,15 +206,18 @@ def _refuse(node: _Node, why: str) -> _Refused:
     return _Refused(f"the layer {node.name} ({node.kind}) {why}")
 
 
-def _before(node: _Node) -> _Node | None:
-    """The layer whose output ``node`` takes; None for the model's own input."""
+def _before(node: _Node) -> list[_Node | None]:
+    """The layer whose output ``node`` takes, in each of its calls; None for the model's own input."""
     while not node.inputs or node.kind == "InputLayer":
         if node.parent is None:
-            return None
+            return [None]
         node = node.parent
-    if len(node.inputs) > 1 or node.calls > 1:
-        raise _refuse(node, f"has {len(node.inputs)} inputs or is called {node.calls} times, expected one chain")
-    return _inside(node.parent, node.inputs[0], node)
+    found: list[_Node | None] = []
+    for inputs in [node.inputs, *node.ways]:
+        if len(inputs) != 1:
+            raise _refuse(node, f"has {len(inputs)} inputs, expected one")
+        found.append(_inside(node.parent, inputs[0], node))
+    return found
 
 
 def _inside(parent: _Node | None, name: str, asker: _Node) -> _Node:
@@ -261,23 +276,52 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 # ---- the input -----------------------------------------------------------------------------------------
 
 
+_Affine = tuple[float, float, bool]
+"""Factor and offset, and whether the file says so."""
+
+
 def _input_range(first: _Node) -> tuple[float, float] | None:
-    scale, shift, says = 1.0, 0.0, False
-    for node in reversed(_chain(first, _before)):
-        if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name == "Conv1_pad":
-            continue
-        if node.kind in ("Resizing", "CenterCrop"):
-            if (node.config.get("height"), node.config.get("width")) != (96, 96):
-                raise _refuse(node, "makes another size than 96x96")
-            continue
-        factor, offset = _arithmetic(node)
-        scale, shift, says = scale * factor, shift * factor + offset, True
+    ways = _affines(first, 0)
+    if len(ways) > 1:
+        raise _refuse(first, f"gets images scaled in {len(ways)} ways, expected one")
+    scale, shift, says = ways.pop()
     if not says:
         return None
-    found = range_of(scale, shift)
+    unit = any(node.name == UNIT_RESCALING for node in _walk(_root(first)))
+    found = range_of(scale, shift, pixels=False if unit else None)
     if found is None:
         raise _refuse(first, f"gets its image times {scale} plus {shift}, expected numbers that keep it")
     return found
+
+
+def _root(node: _Node) -> _Node:
+    while node.parent is not None:
+        node = node.parent
+    return node
+
+
+def _affines(node: _Node, depth: int) -> set[_Affine]:
+    """What was done to the images that a layer takes, in each of its calls."""
+    if depth > _CHAIN_LIMIT:
+        raise _refuse(node, f"is in a circle, or behind more than {_CHAIN_LIMIT} others")
+    found: set[_Affine] = set()
+    for before in _before(node):
+        if before is None:
+            found.add((1.0, 0.0, False))
+        else:
+            found |= {_applied(before, way) for way in _affines(before, depth + 1)}
+    return found
+
+
+def _applied(node: _Node, way: _Affine) -> _Affine:
+    if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name.endswith("Conv1_pad"):
+        return way
+    if node.kind in ("Resizing", "CenterCrop"):
+        if (node.config.get("height"), node.config.get("width")) != (96, 96):
+            raise _refuse(node, "makes another size than 96x96")
+        return way
+    factor, offset = _arithmetic(node)
+    return way[0] * factor, way[1] * factor + offset, True
 
 
 def _arithmetic(node: _Node) -> tuple[float, float]:
@@ -314,7 +358,9 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
         if not pooled:
             if not _pools(node):
                 raise _refuse(
-                    node, "stands behind the last convolution and can't be run; expected the average of the map"
+                    node,
+                    "stands behind the last convolution and can't be run; expected the average of the map, or "
+                    "head=False, which leaves out what stands behind it and gives the average's features",
                 )
             pooled = True
         elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _keeps(node):
@@ -351,6 +397,8 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
         steps = _activation(node, node.config.get("activation"))
     elif node.kind == "Softmax" and node.config.get("axis", -1) in (-1, [-1], 1):
         steps = [Step("softmax", node.name)]
+    elif node.kind == "UnitNormalization" and node.config.get("axis", -1) in (-1, [-1], 1, [1]):
+        steps = [Step("unit", node.name)]
     elif node.kind == "ReLU":
         limit = node.config.get("max_value")
         slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))

@@ -282,7 +282,7 @@ class Walk:
         return [] if -1 in signature[1:] else other_size(self.graph.origin, *shapes[0][1:3])
 
     def _check_range(self, index: int) -> None:
-        """Integers that the first convolution takes say what numbers they stand for: for this network, [-1,1]."""
+        """Integers that the first convolution takes say what numbers they stand for: usually [-1,1]."""
         tensor = self.graph.tensors[index]
         kind = TYPES.get(tensor.type, "")
         if kind not in ("u1", "i1") or tensor.scale.size != 1 or tensor.zero_point.size != 1:
@@ -290,11 +290,16 @@ class Walk:
         lowest = np.iinfo(kind).min - int(tensor.zero_point[0])
         black, white = lowest * float(tensor.scale[0]), (lowest + 255) * float(tensor.scale[0])
         # What a converter has seen of images may not have been quite black or white.
-        if not (-1.1 <= black <= -0.75 and 0.75 <= white <= 1.1):
-            self.input_error = (
-                f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1]; "
-                "input_range= says what black and white become before it"
-            )
+        if -1.1 <= black <= -0.75 and 0.75 <= white <= 1.1:
+            return
+        for usual in (1.0, 255.0):
+            if abs(black) <= 0.02 * usual and 0.75 * usual <= white <= 1.1 * usual:
+                self.input_range = (0.0, usual)
+                return
+        self.input_error = (
+            f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1], [0, 1] or [0, 255]; "
+            "input_range= says what black and white become before it"
+        )
 
     def step(self, number: int, operator: Operator) -> bool:
         """Take the next operator; whether it is one of the network's own, with its input."""
