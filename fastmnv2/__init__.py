@@ -64,8 +64,8 @@ def load(
 
     Args:
         weights: a path to any of the forms (hub module or SavedModel, folder or archive; TF-Slim checkpoint,
-            release or frozen graph; Keras, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
-            the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
+            release or frozen graph; Keras, TFLite, native .safetensors), told apart by content; a TF-Hub URL;
+            "imagenet", the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
             Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
             is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, Layer
-
 from fastmnv2.weights.forms.keras_graph import UNIT_RESCALING
 
 try:

@@ -24,8 +24,15 @@ def doubt(source: Source) -> str:
     layer = LAYERS[0]
     kernel = source.tensors.get(layer.weights_name)
     norm = [source.tensors.get(f"{layer.scope}/BatchNorm/{name}") for name in ("moving_mean", "moving_variance")]
-    if kernel is None or kernel.ndim != 4 or kernel.shape[:3] != layer.weights_shape[:3] or not np.isfinite(kernel).all():
+    if (
+        kernel is None
+        or kernel.ndim != 4
+        or kernel.shape[:3] != layer.weights_shape[:3]
+        or not np.isfinite(kernel).all()
+    ):
         return ""  # folding will tell
+    if not np.isfinite(kernel).all():
+        return ""
     columns = kernel.reshape(-1, kernel.shape[3]).astype(np.float64)
     mean, variance = norm
     if mean is None or variance is None:
@@ -58,14 +65,14 @@ def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: 
     middle = float(mean[live] @ sums[live] / max(float(sums[live] @ sums[live]), 1e-30))
     if 0.3 < ratio < 0.62 and 0.15 < middle < 0.85:
         return (
-            f"the first batch norm saw images of {1 / ratio:.1f} times less contrast than photographs in [-1, 1], and of "
-            f"a mean of {middle:.2f}; if the network was trained on images in [0, 1], say input_range=(0, 1); taken for "
-            "a network of [-1, 1]"
+            f"the first batch norm saw images of {1 / ratio:.1f} times less contrast than photographs in [-1, 1], and "
+            f"of a mean of {middle:.2f}; if the network was trained on images in [0, 1], say input_range=(0, 1); taken "
+            "for a network of [-1, 1]"
         )
     if ratio > _FACTOR:
         return (
-            f"the first batch norm saw images of {ratio:.0f} times the contrast of photographs in [-1, 1]; if the network "
-            "was trained on pixels in [0, 255], say input_range=(0, 255); taken for a network of [-1, 1]"
+            f"the first batch norm saw images of {ratio:.0f} times the contrast of photographs in [-1, 1]; if the "
+            "network was trained on pixels in [0, 255], say input_range=(0, 255); taken for a network of [-1, 1]"
         )
     if ratio < 1 / _FACTOR:
         return (

@@ -1,4 +1,4 @@
-"""Frozen graphs (``*_frozen.pb``): a GraphDef whose variables have become constants, as TF-Slim's releases have them."""
+"""Frozen graphs (``*_frozen.pb``), as in TF-Slim's releases: a GraphDef whose variables have become constants."""
 
 import math
 from pathlib import Path
@@ -37,8 +37,8 @@ def read(path: Path) -> Source:
     if slim:
         tensors = {plain: values(name) for name, plain in slim.items()}
     else:
-        variables = {plain: name for plain, name in keras_names.plain_paths(constants).items()}
-        used = [(plain, values(name)) for plain, name in variables.items() if keras_names.is_variable(plain)]
+        variables = keras_names.plain_paths(constants).items()
+        used = [(plain, values(name)) for plain, name in variables if keras_names.is_variable(plain)]
         tensors, notes = keras_names.from_variables(used, str(path))
     before = tf_graph.Before()
     for name in graph.placeholders():

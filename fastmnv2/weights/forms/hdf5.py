@@ -254,7 +254,9 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
             continue
         number, (folder, _, name) = int(path.rpartition("/")[2]), group.rpartition("/")
         told = dataset.parent.attrs.get("name")
-        layer = ordered[folder].get(name, group) if not told else told.decode() if isinstance(told, bytes) else str(told)
+        layer = (
+            ordered[folder].get(name, group) if not told else told.decode() if isinstance(told, bytes) else str(told)
+        )
         batch_norm = layer.endswith(("_BN", "_bn", "bn_Conv1"))
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
         if not _is_networks(layer):
@@ -295,11 +297,12 @@ def _values(dataset: "h5py.Dataset", path: str) -> NDArray[np.float32]:
 
 def _is_float(dataset: "h5py.Dataset") -> bool:
     """Whether it holds floats; bfloat16, which HDF5 does not know, comes as two opaque bytes."""
-    return dataset.dtype.kind == "f" or dataset.dtype.name == "bfloat16" or dataset.dtype == np.dtype("V2")
+    dtype: np.dtype[Any] = dataset.dtype
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.str == "|V2"
 
 
 def _floats(dataset: "h5py.Dataset") -> NDArray[np.float32]:
     values = dataset[()]
-    if dataset.dtype == np.dtype("V2"):
+    if dataset.dtype.str == "|V2":
         values = (np.asarray(values).view("<u2").astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(values, np.float32)

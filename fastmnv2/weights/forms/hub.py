@@ -1,5 +1,4 @@
-"""SavedModel folders: TF1 hub modules, TF-Hub's cache of them, and TF2 SavedModels; and archives of such folders, or
-of what TF-Slim's releases hold."""
+"""SavedModel folders: TF1 hub modules, TF-Hub's cache of them, and TF2 SavedModels; archives of them, and TF-Slim's."""
 
 import dataclasses
 import hashlib

@@ -187,9 +187,9 @@ def saved_paths(config: Any) -> dict[str, str]:
         for layer in layers if isinstance(layers, list) else ():
             if len(found) > _LAYERS_LIMIT or path.count("/") > 32 or not isinstance(layer, dict):
                 return found
-            kind = str(layer.get("class_name"))[:100].rpartition(">")[2]
-            kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", kind)))
-            kind = kind.lower()
+            kind = re.sub(r"\W+", "", str(layer.get("class_name"))[:100].rpartition(">")[2])
+            kind = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", kind)  # as Keras makes snake_case
+            kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
             counts[kind] = counts.get(kind, -1) + 1
             place = f"{path}layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
             own = layer.get("config")

@@ -22,6 +22,7 @@ _STEPS_LIMIT = 10_000
 
 _FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 19: "<f2"}  # types.proto
 _UINT8 = 4
+_CONVOLUTIONS = ("Conv2D", "_FusedConv2D")
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 _SIZES = {"Shape", "ShapeN", "Size", "Rank", "NoOp", "Assert"}
 _IDLE = {
@@ -50,6 +51,10 @@ class _Body:
     arguments: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
     takers: dict[str, list[tuple[_Node, int]]] = field(default_factory=dict)
+
+
+_Affine = tuple[float, float]
+"""Factor and offset."""
 
 
 class Before(NamedTuple):
@@ -254,9 +259,7 @@ class Graph:
             self._bodies[name] = reader.nodes(message, 3, body)
         return self._bodies.get(name)
 
-    def _follow(
-        self, body: _Body, start: str, given: tuple[float, float], blocked: list[_Node], depth: int
-    ) -> tuple[float, float] | None:
+    def _follow(self, body: _Body, start: str, given: _Affine, blocked: list[_Node], depth: int) -> _Affine | None:
         """Factor and offset with which what ``start`` gives comes to a convolution, None if it doesn't."""
         if depth > _DEPTH_LIMIT:
             raise ValueError(f"functions call functions deeper than {_DEPTH_LIMIT}")
@@ -267,31 +270,41 @@ class Graph:
                 self._left -= 1
                 if self._left < 0:
                     raise ValueError(f"more than {_STEPS_LIMIT} operations before the network")
-                if node.op in ("Conv2D", "_FusedConv2D") and index == 0:
+                if node.op in _CONVOLUTIONS and index == 0:
                     return now
                 if node.op in _SIZES or node.name in seen:
                     continue
-                then: tuple[float, float] | None = None
                 if node.op in _CALLS:
-                    inner = self._called(node)
-                    if inner is not None and index < len(inner.arguments):
-                        argument = inner.arguments[index]
-                        if found := self._follow(inner, argument, now, blocked, depth + 1):
-                            return found
-                        then = now if argument in inner.returned else self._returned(inner, argument, now)
-                elif (node.op in _IDLE or node.op in _RESIZING) and index == 0:
-                    then = now
-                elif node.op in _ARITHMETIC:
-                    then = self._arithmetic(body, node, index, now)
-                if then is None:
-                    if node.op not in _CALLS:
-                        blocked.append(node)
-                    continue
-                seen.add(node.name)
-                pending.append((node.name, then))
+                    arrived, then = self._call(node, index, now, blocked, depth)
+                    if arrived:
+                        return then
+                else:
+                    then = self._through(body, node, index, now)
+                    blocked += [node] if then is None else []
+                if then is not None:
+                    seen.add(node.name)
+                    pending.append((node.name, then))
         return None
 
-    def _returned(self, body: _Body, argument: str, now: tuple[float, float]) -> tuple[float, float] | None:
+    def _call(
+        self, node: _Node, index: int, now: _Affine, blocked: list[_Node], depth: int
+    ) -> tuple[bool, _Affine | None]:
+        """Whether what a function takes comes to a convolution in it, and as what; else as what it is returned."""
+        inner = self._called(node)
+        if inner is None or index >= len(inner.arguments):
+            return False, None
+        argument = inner.arguments[index]
+        if found := self._follow(inner, argument, now, blocked, depth + 1):
+            return True, found
+        return False, now if argument in inner.returned else self._returned(inner, argument, now)
+
+    def _through(self, body: _Body, node: _Node, index: int, now: _Affine) -> _Affine | None:
+        """What an operation makes of images; None if it can't be followed."""
+        if node.op in _ARITHMETIC:
+            return self._arithmetic(body, node, index, now)
+        return now if (node.op in _IDLE or node.op in _RESIZING) and index == 0 else None
+
+    def _returned(self, body: _Body, argument: str, now: _Affine) -> _Affine | None:
         """What a function without a convolution makes of its argument, such as a layer's own function."""
         at, value = argument, now
         for _ in range(100):
@@ -301,8 +314,8 @@ class Graph:
             if len(takers) != 1:
                 return None
             node, index = takers[0]
-            then = self._arithmetic(body, node, index, value) if node.op in _ARITHMETIC else value
-            if then is None or (node.op not in _ARITHMETIC and node.op not in _IDLE):
+            then = self._through(body, node, index, value)
+            if then is None:
                 return None
             at, value = node.name, then
         return None
@@ -312,9 +325,7 @@ class Graph:
         names = self._reader.parts(called, 1) if isinstance(called, bytes) else []
         return self._function(_text(names[0])) if names else None
 
-    def _arithmetic(
-        self, body: _Body, node: _Node, index: int, now: tuple[float, float]
-    ) -> tuple[float, float] | None:
+    def _arithmetic(self, body: _Body, node: _Node, index: int, now: tuple[float, float]) -> tuple[float, float] | None:
         others = [given for given in node.inputs if not given.startswith("^")]
         if len(others) != 2 or index > 1:
             return None

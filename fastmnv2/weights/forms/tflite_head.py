@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.head import LIMIT, Head, Step
 
 if TYPE_CHECKING:
-    from fastmnv2.weights.forms.tflite import Graph, Operator
+    from fastmnv2.weights.forms.tflite_graph import Graph, Operator
 
 _ACTIVATIONS = {1: "relu", 3: "relu6"}  # schema.fbs: ActivationFunctionType
 _SAME = {"QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
@@ -102,7 +102,7 @@ class Behind:
             return self._dense(operator, place, name)
         if kind in _ARITHMETIC:
             return self._affine(operator, place, name, given[0])
-        if kind == "SOFTMAX" and operator.options is not None and self._float(operator.options, 0) != 1:
+        if kind == "SOFTMAX" and operator.options is not None and self._graph.real(operator.options, 0) != 1:
             raise ValueError(f"{name} is a softmax of another beta than 1")
         if kind not in _OWN:
             raise ValueError(f"{name} can't be run")
@@ -112,9 +112,6 @@ class Behind:
         """The last of the layers that an operator came from."""
         told = self._graph.tensors[operator.outputs[0]].name if operator.outputs else ""
         return told.split(";")[-1][-80:] or operator.name.lower()
-
-    def _float(self, table: Any, field: int) -> float:
-        return self._graph.real(table, field)
 
     def _add(self, place: _Place, *steps: Step) -> _Place:
         if place.steps != len(self._steps):
@@ -154,15 +151,15 @@ class Behind:
         first = operator.inputs[0] == given
         values = self._constant(operator.inputs[1 if first else 0]).reshape(-1)
         width = self._graph.tensors[given].shape[-1]
-        values = np.broadcast_to(values, (width,)).astype(np.float32)
+        values = np.broadcast_to(values, (width,)).copy()
         one, nothing = np.ones(width, np.float32), np.zeros(width, np.float32)
         if operator.name == "DIV" and not (first and values.all()):
             raise ValueError(f"{name} divides by the features or by 0")
-        scale, shift = {
-            "ADD": lambda: (one, values),
-            "SUB": lambda: (one, -values) if first else (-one, values),
-            "MUL": lambda: (values, nothing),
-            "DIV": lambda: (1 / values, nothing),
-        }[operator.name]()
+        if operator.name == "ADD":
+            scale, shift = one, values
+        elif operator.name == "SUB":
+            scale, shift = (one, -values) if first else (-one, values)
+        else:
+            scale, shift = (one / values if operator.name == "DIV" else values), nothing
         step = Step("affine", name, {"scale": np.ascontiguousarray(scale), "shift": np.ascontiguousarray(shift)})
         return self._add(place, step, *self._fused(operator, 0, name))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastmnv2.weights.forms.tflite import Graph
+    from fastmnv2.weights.forms.tflite_graph import Graph
 
 METADATA = "TFLITE_METADATA"
 _NORMALIZATION, _LABELS = 1, (2, 3)  # ProcessUnitOptions; AssociatedFileType: of an axis, of values

@@ -6,7 +6,7 @@ of each channel is then taken back from the biases, layer by layer.
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -184,7 +184,8 @@ class _Calibration:
 
     def _network(self) -> Quantised:
         notes = (*self._folded.notes, f"quantised after training, on {len(self._images)} pictures")
-        return replace(Quantised.of(self._folded, dict(self._tensors)), notes=notes, file="")
+        told = {field.name: getattr(self._folded, field.name) for field in fields(self._folded)}
+        return Quantised(**told | {"tensors": dict(self._tensors), "notes": notes, "file": ""})
 
     def _quantity(self, scope: str, scale: np.float32, zero: int) -> None:
         names = quantity_names(scope)
