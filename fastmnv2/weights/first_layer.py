@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Source
 
 _FACTOR = 20  # trained networks differ from each other by 4 or so in this, [0,255] from [-1,1] by 127
@@ -21,7 +21,7 @@ def doubt(source: Source) -> str:
         return ""
     if source.quantised is not None:  # whose integers say what they stand for
         return ""
-    layer = LAYERS[0]
+    layer = DEFAULT.layers[0]
     kernel = source.tensors.get(layer.weights_name)
     norm = [source.tensors.get(f"{layer.scope}/BatchNorm/{name}") for name in ("moving_mean", "moving_variance")]
     if (

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
+from fastmnv2.core.network import checked_size
 from fastmnv2.weights import PRECISIONS, Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -45,6 +46,7 @@ def adapted(
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: Any = None,
 ) -> Source:
     """The same before folding, with batch norms where the form has them."""
     if precision not in (None, *PRECISIONS):
@@ -56,6 +58,11 @@ def adapted(
             "precision='float32', which dequantises them"
         )
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
+    if size is not None:
+        size, notes = checked_size(size), found.notes
+        if found.size not in (None, size):
+            notes += (f"the file's own size of images, {' x '.join(map(str, found.size or ()))}, is set aside",)
+        found = dataclasses.replace(found, size=size, notes=notes, file="")
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes

@@ -51,4 +51,5 @@ def read(path: Path) -> Source:
         ("a frozen graph", *notes),
         input_range=before.input_range,
         input_error=before.input_error,
+        size=before.size,
     )

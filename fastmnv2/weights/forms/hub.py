@@ -46,9 +46,9 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
     else:
         found = checkpoint.read_bundle(opened, "hub", origin or str(folder))
     before = tf_graph.saved_model(read_file(folder / "saved_model.pb", tf_graph.SAVED_MODEL_LIMIT))
-    if found.input_range is not None:
-        return found
-    return dataclasses.replace(found, input_range=before.input_range, input_error=before.input_error)
+    if found.input_range is not None:  # it is one of our own, which says so
+        return dataclasses.replace(found, size=before.size)
+    return dataclasses.replace(found, input_range=before.input_range, input_error=before.input_error, size=before.size)
 
 
 def read_archive(path: Path) -> Source:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.head import INPUTS, Head, Step
+from fastmnv2.core.head import Head, Step
+from fastmnv2.core.network import of
 from fastmnv2.weights.forms.keras_names import BY_TOP, prefix_of, slim_scope
 from fastmnv2.weights.tensors import range_of
 
@@ -30,6 +31,7 @@ _IDLE = {
     "SpatialDropout1D", "SpatialDropout2D",
 }  # fmt: skip
 _AUGMENTING = ("Random", "AutoContrast", "CutMix", "MixUp", "AugMix", "RandAugment", "Equalization")
+_RESIZING = ("Resizing", "CenterCrop")
 _ARITHMETIC = {
     "TrueDivide": "/", "Divide": "/", "Multiply": "*", "Subtract": "-", "Add": "+",
     "math.truediv": "/", "math.divide": "/", "math.multiply": "*", "math.subtract": "-", "math.add": "+",
@@ -65,19 +67,23 @@ class Around(NamedTuple):
         input_error: why the way from the input can't be followed, "" if it can.
         steps: makers of the head's steps, from a function that finds a layer's variables.
         head_error: why the way to the output can't be run, "" if it can.
+        size: height and width of the images that the network gets; None where the file leaves them open.
     """
 
     input_range: tuple[float, float] | None = None
     input_error: str = ""
     steps: "tuple[Callable[[_Lookup], list[Step]], ...]" = ()
     head_error: str = ""
+    size: tuple[int, int] | None = None
 
 
 _Lookup = Callable[[str], dict[str, NDArray[np.float32]]]
 
 
-def around(config: Any) -> Around | None:
+def around(config: Any, size: tuple[int, int] | None) -> Around | None:
     """What stands around the network in a parsed model configuration; None where there is no graph in it.
+
+    ``size`` is that of the images that the network was made for, unless the graph resizes them on the way to it.
 
     Raises:
         ValueError: there are too many layers, or models within models.
@@ -92,20 +98,24 @@ def around(config: Any) -> Around | None:
     if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
         return None
     try:
-        input_range, input_error = _input_range(found["Conv1"]), ""
+        input_range, resized = _input_range(found["Conv1"])
+        size, input_error = resized or size, ""
     except _Refused as error:
         input_range, input_error = None, str(error)
     try:
-        steps, head_error = _head(found["Conv_1_bn"]), ""
+        steps, head_error = _head(found["Conv_1_bn"], size), ""
     except _Refused as error:
         steps, head_error = [], str(error)
-    return Around(input_range, input_error, tuple(steps), head_error)
+    return Around(input_range, input_error, tuple(steps), head_error, size)
 
 
-def head(around: Around, lookup: _Lookup) -> Head | None:
-    """The head that ``around`` tells of; None if nothing is behind the pooling. Raises WeightsError, ValueError."""
+def head(around: Around, lookup: _Lookup, features: int) -> Head | None:
+    """The head on so many features that ``around`` tells of; None if nothing is behind the pooling.
+
+    Raises WeightsError, ValueError.
+    """
     steps = [step for make in around.steps for step in make(lookup)]
-    return Head(tuple(steps)) if steps else None
+    return Head(tuple(steps), inputs=features) if steps else None
 
 
 # ---- the configuration as a tree of nodes --------------------------------------------------------------
@@ -276,22 +286,28 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 # ---- the input -----------------------------------------------------------------------------------------
 
 
-_Affine = tuple[float, float, bool]
-"""Factor and offset, and whether the file says so."""
+class _Way(NamedTuple):
+    """What is done to images before a layer: a factor, an offset, whether any layer says so, and their size, if set."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+    says: bool = False
+    size: tuple[int, int] | None = None
 
 
-def _input_range(first: _Node) -> tuple[float, float] | None:
-    ways = _affines(first, 0)
+def _input_range(first: _Node) -> tuple[tuple[float, float] | None, tuple[int, int] | None]:
+    """What black and white become before the network, and to what size images are made on the way; None if unsaid."""
+    ways = _ways(first, 0)
     if len(ways) > 1:
-        raise _refuse(first, f"gets images scaled in {len(ways)} ways, expected one")
-    scale, shift, says = ways.pop()
-    if not says:
-        return None
+        raise _refuse(first, f"gets images that are prepared in {len(ways)} ways, expected one")
+    way = ways.pop()
+    if not way.says:
+        return None, way.size
     unit = any(node.name == UNIT_RESCALING for node in _walk(_root(first)))
-    found = range_of(scale, shift, pixels=False if unit else None)
+    found = range_of(way.scale, way.shift, pixels=False if unit else None)
     if found is None:
-        raise _refuse(first, f"gets its image times {scale} plus {shift}, expected numbers that keep it")
-    return found
+        raise _refuse(first, f"gets its image times {way.scale} plus {way.shift}, expected numbers that keep it")
+    return found, way.size
 
 
 def _root(node: _Node) -> _Node:
@@ -300,28 +316,24 @@ def _root(node: _Node) -> _Node:
     return node
 
 
-def _affines(node: _Node, depth: int) -> set[_Affine]:
+def _ways(node: _Node, depth: int) -> set[_Way]:
     """What was done to the images that a layer takes, in each of its calls."""
     if depth > _CHAIN_LIMIT:
         raise _refuse(node, f"is in a circle, or behind more than {_CHAIN_LIMIT} others")
-    found: set[_Affine] = set()
+    found: set[_Way] = set()
     for before in _before(node):
-        if before is None:
-            found.add((1.0, 0.0, False))
-        else:
-            found |= {_applied(before, way) for way in _affines(before, depth + 1)}
+        found |= {_Way()} if before is None else {_applied(before, way) for way in _ways(before, depth + 1)}
     return found
 
 
-def _applied(node: _Node, way: _Affine) -> _Affine:
+def _applied(node: _Node, way: _Way) -> _Way:
     if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name.endswith("Conv1_pad"):
         return way
-    if node.kind in ("Resizing", "CenterCrop"):
-        if (node.config.get("height"), node.config.get("width")) != (96, 96):
-            raise _refuse(node, "makes another size than 96x96")
-        return way
+    if node.kind in _RESIZING:
+        height, width = node.config.get("height"), node.config.get("width")
+        return way._replace(size=(height, width)) if type(height) is type(width) is int else way
     factor, offset = _arithmetic(node)
-    return way[0] * factor, way[1] * factor + offset, True
+    return way._replace(scale=way.scale * factor, shift=way.shift * factor + offset, says=True)
 
 
 def _arithmetic(node: _Node) -> tuple[float, float]:
@@ -348,7 +360,7 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
 # ---- the head ------------------------------------------------------------------------------------------
 
 
-def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
+def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Lookup], list[Step]]]:
     nodes = _chain(last_norm, _after)
     if nodes and nodes[0].kind in ("ReLU", "Activation"):
         nodes = nodes[1:]
@@ -356,7 +368,7 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
     behind = [node for node in nodes if node.kind not in _IDLE]
     for node in behind:
         if not pooled:
-            if not _pools(node):
+            if not _pools(node, size):
                 raise _refuse(
                     node,
                     "stands behind the last convolution and can't be run; expected the average of the map, or "
@@ -372,10 +384,15 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
     return makers
 
 
-def _pools(node: _Node) -> bool:
-    if node.kind == "AveragePooling2D":
-        size = node.config.get("pool_size")
-        return size in ([3, 3], (3, 3), 3)
+def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
+    """Whether a layer averages the whole of the last map."""
+    if node.kind == "AveragePooling2D" and size is not None:
+        try:
+            last = of(1.0, *size).head
+        except (ValueError, OverflowError):
+            return False
+        pool = node.config.get("pool_size")
+        return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]
     return node.kind == "GlobalAveragePooling2D"
 
 
@@ -384,7 +401,7 @@ def _keeps(node: _Node) -> bool:
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
-    return [edge for edge in shape if edge != 1] in ([INPUTS], [-1])
+    return len([edge for edge in shape if edge != 1]) == 1
 
 
 def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:

@@ -70,18 +70,18 @@ class Behind:
         for index in operator.outputs:
             self._places[index] = found
 
-    def head(self, classes: list[str] | None) -> tuple[Head | None, str, list[str]]:
+    def head(self, features: int, classes: list[str] | None) -> tuple[Head | None, str, list[str]]:
         """The head, None if there is none; why it can't be run, else ""; notes."""
         if self.error or not self._steps:
             return None, self.error, []
         try:
-            made = Head(tuple(self._steps))
+            made = Head(tuple(self._steps), inputs=features)
         except WeightsError as error:
             return None, f"{error}{_HOW}", []
         if classes is None or len(classes) != made.count:
             notes = [f"labels for {len(classes)} classes are left out: the head has {made.count}"] if classes else []
             return made, "", notes
-        return Head(made.steps, tuple(classes)), "", []
+        return Head(made.steps, tuple(classes), features), "", []
 
     def _step(self, operator: "Operator", places: list[_Place | None], given: list[int]) -> _Place:
         place = places[0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.network import Layer
 from fastmnv2.weights.files import read_file
 from fastmnv2.weights.forms.tflite import RELU6, Value, Walk, stored_shape
 from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, Tensor
@@ -45,7 +45,7 @@ class _Int8Walk(Walk):
             if operator.name != _AVERAGES.get(self._type_of(target)):
                 raise self._error(f"expected {_AVERAGES.get(self._type, 'an average of bytes')}")
             self._keep(POOL, target)
-        elif operator.name == "QUANTIZE" and not (before.pooled or before.layer == len(LAYERS) - 1):
+        elif operator.name == "QUANTIZE" and not (before.pooled or before.layer == len(self.network.layers) - 1):
             self._quantise(before, source, target)
         elif operator.name in ("RESHAPE", "SQUEEZE", "PAD") and self._type_of(source):
             if (*source.scale, *source.zero_point) != (*target.scale, *target.zero_point):
@@ -101,7 +101,7 @@ class _Int8Walk(Walk):
 
     def _take(self, layer: Layer, operator: Operator, activation: int) -> None:
         source, kernel, bias = (self.graph.tensors[index] for index in operator.inputs[:3])
-        if layer == LAYERS[0] and quantity_names(IMAGE)[0] not in self._tensors:
+        if layer is self.network.layers[0] and quantity_names(IMAGE)[0] not in self._tensors:
             self._keep(IMAGE, source)
         self._keep(layer.scope, self.graph.tensors[operator.outputs[0]], activation)
         if TYPES.get(kernel.type) != self._type or TYPES.get(bias.type) != "<i4":
@@ -138,7 +138,7 @@ class _Int8Walk(Walk):
 
     def finish(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
         tensors, notes = super().finish()
-        if LOGITS.weights_name not in tensors:
+        if self.network.logits.weights_name not in tensors:
             for name in quantity_names(SOFTMAX):
                 tensors.pop(name, None)
         return tensors, notes[1:]
