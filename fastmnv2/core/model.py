@@ -266,6 +266,8 @@ class Model:
         self._forward(array, features, threads)
         for part in _parts(len(features), _LOGITS_PART):
             self._engine.logits(features[part], part.stop - part.start, logits[part])
+        if self._folded.quantised is not None:  # bytes have no NaN
+            logits[np.isnan(features).any(axis=1)] = np.nan
         return logits[0] if single else logits
 
     def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from fastmnv2.core import head
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
-from fastmnv2.weights.files import read_file
+from fastmnv2.weights.files import open_file, read_file
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
     POOL,
@@ -104,6 +104,19 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
             "classes: shorter names fit"
         )
     return text, [arrays[name] for name in list(header)[1:]]
+
+
+def precision_of(path: Path) -> str:
+    """What a native file's numbers are for: "int8" of 8-bit ones; "float32" of others, and of files of other forms."""
+    try:
+        with open_file(path) as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if len(start) == 8 and 2 <= length <= _HEADER_LIMIT else b""
+        found = json.loads(text).get("__metadata__", {}).get("precision") if text[:1] == b"{" else None
+    except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong, reading it will tell
+        return "float32"
+    return "int8" if found == "int8" else "float32"
 
 
 def _public(origin: str) -> str:
