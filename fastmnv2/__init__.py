@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from keras import Model as KerasModel
 
     from fastmnv2 import image as image
-    from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
-    from fastmnv2.image.resizing import Method
+    from fastmnv2.image.options import Colour, Decode
+    from fastmnv2.image.resizing import Crop, Method
     from fastmnv2.weights.int8.calibration import Report
 
 __all__ = [
@@ -131,15 +131,19 @@ def embed_images(
     out: NDArray[np.float32] | None = None,
     exif: bool = True,
     max_pixels: int | None = None,
+    crop: "Crop | None" = None,
+    background: "Colour | None" = None,
 ) -> NDArray[np.float32]:
     """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core at once.
 
     Needs ``pip install 'fastmnv2[images]'`` for anything but arrays.
 
     Args:
-        items: paths, fsspec URLs (``fastmnv2[fsspec]``), the bytes of files, open binary files, Pillow pictures, and
-            arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1]; mixed as you like.
-            What becomes of grey, alpha, CMYK, 16 bits and animations is told at ``fastmnv2.image.read``.
+        items: paths, fsspec URLs (``fastmnv2[fsspec]``), ``data:`` URLs, the bytes of files, open binary files,
+            Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1];
+            mixed as you like. What becomes of grey, alpha, CMYK, 16 bits and animations is told at
+            ``fastmnv2.image.read``. From anything but a list, tuple or array, Pillow pictures and arrays are resized
+            before the next item is asked for, which may change them; files behind paths are read later.
         weights: as for ``load``, or a model. Models are kept for the next call, as by ``embed``.
         batch_size: about how many items are held at a time, in all threads together.
         threads: the most threads to use; None for every CPU that this process may use. Each holds a decoded picture.
@@ -154,6 +158,9 @@ def embed_images(
         out: float32 [n,1280], to which the vectors are written; for skipped items, as many rows less.
         exif: turn pictures as their EXIF orientation says. ``exif=False`` does as TensorFlow does.
         max_pixels: refuse larger pictures; 2^26 unless given.
+        crop: None resizes whole pictures, which squeezes those of another shape than the network's square; "center"
+            resizes the largest square in the middle: see ``fastmnv2.image.resize``.
+        background: a colour behind transparent parts, as for ``fastmnv2.image.read``; None drops alpha.
 
     Returns:
         float32 ``[n,1280]``, in the order of the items.
@@ -164,7 +171,8 @@ def embed_images(
     """
     return _model(weights).embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
-        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels,
+        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels, crop=crop,
+        background=background,
     )  # fmt: skip
 
 
@@ -180,6 +188,8 @@ def iter_embed_images(
     normalize: bool = False,
     exif: bool = True,
     max_pixels: int | None = None,
+    crop: "Crop | None" = None,
+    background: "Colour | None" = None,
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     """Pairs of an item and its feature vector, in order, for streams of any length, also without an end.
 
@@ -190,7 +200,7 @@ def iter_embed_images(
     """
     return _model(weights).iter_embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
-        normalize=normalize, exif=exif, max_pixels=max_pixels,
+        normalize=normalize, exif=exif, max_pixels=max_pixels, crop=crop, background=background,
     )  # fmt: skip
 
 

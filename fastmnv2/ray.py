@@ -22,8 +22,8 @@ from fastmnv2.core import kept, network
 from fastmnv2.core.errors import ImageError
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
-from fastmnv2.image.decode import MAX_PIXELS, Decode
-from fastmnv2.image.resizing import Method
+from fastmnv2.image.options import MAX_PIXELS, Colour, Decode
+from fastmnv2.image.resizing import Crop, Method
 
 if TYPE_CHECKING:
     Batch = dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ class ImageEmbedder:
         keep_errors: a picture that can't be read gets a vector of NaN, and its error in the column ``error``, which
             is empty for all others; else the first such picture ends the job.
         threads: of each process. Ask Ray for as many: ``num_cpus=threads``.
-        normalize, method, decode, exif, max_pixels: as for ``fastmnv2.embed_images``.
+        normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
     """
 
     def __init__(
@@ -53,10 +53,12 @@ class ImageEmbedder:
         decode: Decode = "exact",
         exif: bool = True,
         max_pixels: int = MAX_PIXELS,
+        crop: Crop | None = None,
+        background: Colour | None = None,
     ) -> None:
         self._model = weights if isinstance(weights, Model) else kept.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
-        self._options = embed.options(method, decode, exif, max_pixels)
+        self._options = embed.options(method, decode, exif, max_pixels, crop, background)
 
     def __call__(self, batch: "Batch") -> "Batch":
         """The batch with a column more, ``features``: float32 [n,1280]; and ``error`` with ``keep_errors``."""

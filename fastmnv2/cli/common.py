@@ -100,6 +100,17 @@ PICTURES = (
         help="How pictures become 96x96: sampled as TensorFlow 2 or 1 does, or averaged.",
     ),
     click.option(
+        "--crop",
+        type=click.Choice(["center"]),
+        metavar="center",
+        help="Resize the largest square in the middle, not the whole picture.",
+    ),
+    click.option(
+        "--background",
+        metavar="COLOUR",
+        help='Behind transparent parts: "#rrggbb", white or black.  [default: alpha is dropped]',
+    ),
+    click.option(
         "--decode",
         type=click.Choice(["exact", "scaled"]),
         default="exact",

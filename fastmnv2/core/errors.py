@@ -17,6 +17,14 @@ def is_this_machines(error: object) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in _MACHINES
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, or its type, which must do for one that says nothing or fails to."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""
     # What a file says of itself may be anything. Cut first: there may be megabytes of it.
@@ -73,7 +81,7 @@ class ImageError(ValueError):
         elif isinstance(error, MemoryError):
             reason = "not enough memory to decode it"
         else:
-            reason = (str(error) or type(error).__name__).removeprefix(f"{name}: ")
+            reason = text_of(error).removeprefix(f"{name}: ")
         found = cls(index, name, reason)
         found.__cause__ = error
         return found

@@ -1,10 +1,11 @@
 """Pictures to arrays: decode with Pillow, resize exactly as TensorFlow does.
 
-``load_image`` is the whole preprocessing: a file in, float32 ``[96,96,3]`` in [0,1] out. Only ``read`` and
+``load_image`` is the whole preprocessing: a file in, float32 ``[h,w,3]`` in [0,1] out. Only ``read`` and
 ``load_image`` need Pillow (``pip install 'fastmnv2[images]'``).
 """
 
 from fastmnv2.image.decode import FORMATS, MAX_PIXELS, SUFFIXES, load_image, read
-from fastmnv2.image.resizing import SIZE, Method, resize
+from fastmnv2.image.options import Options
+from fastmnv2.image.resizing import SIZE, Crop, Method, resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SIZE", "SUFFIXES", "Method", "load_image", "read", "resize"]
+__all__ = ["FORMATS", "MAX_PIXELS", "SIZE", "SUFFIXES", "Crop", "Method", "Options", "load_image", "read", "resize"]
