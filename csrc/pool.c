@@ -37,6 +37,10 @@ static _Thread_local struct {
     int refused;    /* a team of so many could not be had */
     time_t when;    /* that was; in the next second it is tried again */
     int alone;
+#if defined(__linux__)
+    int bound;       /* OpenMP has been told to pin threads to processors */
+    cpu_set_t usual; /* where this thread may run, if so */
+#endif
 } mine;
 
 /* What is the whole process's. The lock is held from the try-out of threads until the team has them, so that no other
@@ -120,6 +124,24 @@ void fm_pool_watch(void) { pthread_once(&process.once, watch); }
 
 int fm_pool_alone(void) { return mine.alone; }
 
+/* ---- where threads may run ------------------------------------------------------------------ */
+
+/* Told to (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), the runtime pins not only its workers but also the thread
+ * that begins its first team. Whatever else that thread does, and the threads and processes that it starts, would then
+ * share one processor. So it gets back what it had. */
+static void note_affinity(void) {
+#if defined(__linux__)
+    mine.bound = omp_get_proc_bind() != omp_proc_bind_false && !sched_getaffinity(0, sizeof mine.usual, &mine.usual);
+#endif
+}
+
+static void restore_affinity(void) {
+#if defined(__linux__)
+    if (mine.bound) sched_setaffinity(0, sizeof mine.usual, &mine.usual);
+    mine.bound = 0;
+#endif
+}
+
 /* ---- whether threads can be started -------------------------------------------------------- */
 
 typedef struct visitor {
@@ -180,6 +202,7 @@ int fm_pool_ask(int wanted) {
     if (wanted <= 1) return 1;
     fm_pool_watch();
     if (mine.alone) return 1;
+    note_affinity();
     const int known = mine.ended == atomic_load(&process.ended) && !omp_in_parallel();
     const int have = known && mine.workers > 1 ? mine.workers : 1;
     if (wanted <= have) return wanted;
@@ -197,6 +220,7 @@ int fm_pool_ask(int wanted) {
 }
 
 void fm_pool_begun(int size) {
+    restore_affinity();
     /* Those inside somebody's parallel region are not kept. */
     mine.workers = omp_get_level() == 1 ? size : 0;
     mine.ended = atomic_load(&process.ended);
