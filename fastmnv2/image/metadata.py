@@ -5,7 +5,7 @@ import zlib
 from fastmnv2.image import jpeg
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = (b"tRNS", b"eXIf")  # alpha and orientation, where they are sound; critical chunks are kept anyway
+_PNG_ALPHA = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # lengths of tRNS by the header's kind of colour
 _JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's, which tell the colours
 
 
@@ -25,12 +25,19 @@ def _png(data: bytes) -> bytes:
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
-        ancillary = kind[:1].islower()
-        sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
-        if not ancillary or (kind in _PNG_KEPT and sound):
+        if not kind[:1].islower() or (_matters(data, kind, end - at - 12) and _is_sound(data[at:end])):
             kept.append(data[at:end])
         at = end
     return b"".join(kept)
+
+
+def _matters(data: bytes, kind: bytes, length: int) -> bool:
+    """Of an ancillary chunk: whether it tells alpha or orientation."""
+    return kind == b"eXIf" or (kind == b"tRNS" and length in _PNG_ALPHA.get(data[25], ()))
+
+
+def _is_sound(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
 
 
 def _jpeg(data: bytes) -> bytes:

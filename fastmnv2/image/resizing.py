@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -103,12 +103,19 @@ def resize_array(
     """``image`` [H,W,C] times ``unit``, resized into ``out`` [h,w,C], which is C-contiguous."""
     top, left, height, width = window(image.shape[:2], out.shape[:2], crop)
     image = image[top : top + height, left : left + width]
+
+    def part(top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
+        return image[top:bottom, left:right]
+
+    def copied(*box: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(part(*box))
+
     if image.dtype == np.uint8 and image.shape[-1] == 3 and image.strides[-1] == 1:
-        of = Window(0, 0, height, width)
-        resize_parts(of, lambda *box: image[box[0] : box[1], box[2] : box[3]], out, method, unit, whole=True)
+        resize_parts(Window(0, 0, height, width), part, out, method, unit, whole=True)
+    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # grey that is repeated
+        resize_parts(Window(0, 0, height, width), copied, out, method, unit, whole=False)
     elif method == "area":
-        middle = _sum_spans(image, out.shape[0], unit)
-        out[...] = _sum_spans(middle.swapaxes(0, 1), out.shape[1], None).swapaxes(0, 1)
+        _average(image, out, unit)
     else:
         out[...] = _interpolate(image, out.shape[:2], method, unit)
 
@@ -118,17 +125,16 @@ def resize_parts(
 ) -> None:
     """The window ``of`` a picture that is handed out in parts: one part if it is there as a ``whole`` anyway."""
     isa = _isa(os.environ.get("FASTMNV2_ISA"))
-    columns = _pieces(of.width, out.shape[1], method, _LONG)
+    columns = list(_pieces(of.width, out.shape[1], method, _LONG))
     most = _LONG if whole else _BAND_PIXELS // max(piece.inputs.stop - piece.inputs.start for piece in columns)
     for rows in _pieces(of.height, out.shape[0], method, min(most, _LONG)):
         for across in columns:
-            source = part(
-                of.top + rows.inputs.start, of.top + rows.inputs.stop,
-                of.left + across.inputs.start, of.left + across.inputs.stop,
-            )  # fmt: skip
+            top, bottom = (of.top + edge for edge in (rows.inputs.start, rows.inputs.stop))
+            left, right = (of.left + edge for edge in (across.inputs.start, across.inputs.stop))
             place = out[rows.outputs, across.outputs]
             target = place if place.flags.c_contiguous else np.empty_like(place, order="C")
-            _resize.resize(isa, source, rows.axis, across.axis, float(unit), target)
+            # No name for the part: it is gone before there is the next.
+            _resize.resize(isa, part(top, bottom, left, right), rows.axis, across.axis, float(unit), target)
             if target is not place:
                 place[...] = target
 
@@ -155,11 +161,11 @@ class _Piece(NamedTuple):
     axis: _resize.Places | _resize.Spans
 
 
-def _pieces(source: int, target: int, method: str, most: int) -> list[_Piece]:
+def _pieces(source: int, target: int, method: str, most: int) -> Iterable[_Piece]:
     """An axis in pieces of at most ``most`` inputs, or of one output where that has more."""
     if source <= min(most, _LONG):
         return [_whole_axis(source, target, method)]
-    return list(_short_pieces(source, target, method, most))
+    return _short_pieces(source, target, method, most)
 
 
 @functools.lru_cache(64)  # of "area", 8 bytes an input: 8 MB in all
@@ -203,10 +209,13 @@ def _places(source: int, target: int, method: str) -> _Places:
     half = np.float32(0.5 if method == "tf2" else 0)
     place = (np.arange(target, dtype=np.float32) + half) * scale - half
     floor = np.floor(place)
-    # Float32 rounding may put the last place of a very long axis past its end.
-    first = np.clip(floor, 0, source - 1).astype(np.int32)
-    second = np.minimum(np.ceil(place), source - 1).astype(np.int32)
+    first, second = _within(floor, source), _within(np.ceil(place), source)
     return first, second, place - floor
+
+
+def _within(places: NDArray[np.float32], source: int) -> NDArray[np.int32]:
+    """Inputs of an axis. Of a very long one, float32 may put the last past its end, and can't say where that is."""
+    return np.clip(places.astype(np.int64), 0, source - 1).astype(np.int32)
 
 
 def _triangles(
@@ -221,8 +230,7 @@ def _triangles(
     step = one / (np.float32(target) / np.float32(source))
     radius = max(step, one)
     centre = (np.arange(target, dtype=np.float32)[outputs] + half) * step
-    first = np.clip(np.ceil(centre - radius - half), 0, source - 1).astype(np.int32)
-    last = np.clip(np.floor(centre + radius - half), 0, source - 1).astype(np.int32)
+    first, last = _within(np.ceil(centre - radius - half), source), _within(np.floor(centre + radius - half), source)
     return centre, first, last, radius
 
 
@@ -267,12 +275,63 @@ def _interpolate(image: NDArray[Any], size: tuple[int, ...], method: str, unit: 
     return result
 
 
-def _sum_spans(image: NDArray[Any], target: int, unit: np.float32 | None) -> NDArray[np.float32]:
-    """Weighted sums along the first axis, the terms taken in order."""
-    result = np.empty((target, *image.shape[1:]), np.float32)
-    for output, row in enumerate(result):
-        (start,), (count,), weights = _spans(len(image), target, slice(output, output + 1))
-        values = image[start : start + count].astype(np.float32)
-        terms = weights[0, :, np.newaxis, np.newaxis] * (values if unit is None else values * unit)
-        row[...] = np.add.accumulate(terms, axis=0)[-1] + np.float32(0)  # sums begin with 0, so that -0 becomes it
+def _average(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
+    """Down and then across, the terms taken in order."""
+    if max(image.shape[:2]) > _LONG:
+        _average_long(image, out, unit)
+        return
+    middle = _sum_spans(image, out.shape[0], unit)
+    out[...] = _sum_spans(middle.swapaxes(0, 1), out.shape[1], np.float32(1)).swapaxes(0, 1)
+
+
+def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np.float32]:
+    """Weighted sums along the first axis, of all outputs at once."""
+    starts, _, weights = _spans(len(image), target, slice(None))
+    result = np.zeros((target, *image.shape[1:]), np.float32)
+    for i, column in enumerate(weights.T):
+        values = image[np.minimum(starts + i, len(image) - 1)].astype(np.float32)
+        result += column[:, np.newaxis, np.newaxis] * (values if unit == 1 else values * unit)
     return result
+
+
+def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
+    """The same, one output and some columns at a time: of very long axes, all would be gigabytes."""
+    (height, width), (rows, columns) = image.shape[:2], out.shape[:2]
+    starts, ends = _extents(width, columns, "area")
+    out[...] = 0
+    across: dict[int, NDArray[np.float32]] = {}
+    for first in range(0, width, _LONG):
+        part = image[:, first : first + _LONG]
+        stop = first + part.shape[1]
+        middle = np.empty((rows, *part.shape[1:]), np.float32)
+        for row, (start, weights) in zip(middle, _by_output(height, rows), strict=True):
+            values = part[start : start + len(weights)].astype(np.float32) * unit
+            _add(weights[:, np.newaxis, np.newaxis] * values, row, begun=np.zeros_like(row))
+        touched = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(starts, stop, "left")))
+        across = {o: across[o] if o in across else _of_output(width, columns, o)[1] for o in touched}
+        for output, weights in across.items():
+            start = int(starts[output])
+            here = slice(max(start, first), min(start + len(weights), stop))
+            terms = middle[:, here.start - first : here.stop - first].swapaxes(0, 1)
+            terms = weights[here.start - start : here.stop - start, np.newaxis, np.newaxis] * terms
+            _add(terms, out[:, output], begun=out[:, output])
+
+
+def _add(terms: NDArray[np.float32], out: NDArray[np.float32], begun: NDArray[np.float32]) -> None:
+    """One after the other."""
+    if len(terms) > 64:  # numpy's own is fast along long axes
+        out[...] = np.add.accumulate(np.concatenate([begun[np.newaxis], terms]), axis=0)[-1]
+        return
+    total = begun.copy()
+    for term in terms:
+        total += term
+    out[...] = total
+
+
+def _of_output(source: int, target: int, output: int) -> tuple[int, NDArray[np.float32]]:
+    (start,), _, (weights,) = _spans(source, target, slice(output, output + 1))
+    return int(start), weights
+
+
+def _by_output(source: int, target: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    return (_of_output(source, target, output) for output in range(target))

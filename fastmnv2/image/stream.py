@@ -205,7 +205,10 @@ class _Workers:
             if job is None or self._stopped:
                 return
             try:
-                self._decode(job, images[len(waiting)], room)
+                if job.image is not None:
+                    images[len(waiting)] = job.image
+                else:
+                    _load(job.data, self._options, images[len(waiting)], room)
             except Exception as error:
                 job.failed(error)
                 self._tell([job])
@@ -214,15 +217,8 @@ class _Workers:
                 waiting.append(job)
                 if len(waiting) == len(images) or time.monotonic() - since > _LATEST:
                     self._finish(waiting, images)
-
-    def _decode(self, job: _Job, out: Images, room: "_Room") -> None:
-        try:
-            if job.image is not None:
-                out[...] = job.image
-            else:
-                _load(job.data, self._options, out, room)
-        finally:
-            job.data = job.image = None
+            finally:
+                job.data = job.image = None
 
     def _finish(self, jobs: list[_Job], images: Images) -> None:
         for job, value in zip(jobs, self._compute(images[: len(jobs)], 1), strict=True):

@@ -386,6 +386,17 @@ def test_hdf5_in_a_program_that_embeds_python(forms, monkeypatch, executable):
     assert all((got.tensors[name] == value).all() for name, value in want.tensors.items())
 
 
+def test_hdf5_beside_others_that_print(forms, monkeypatch, tmp_path):
+    """A sitecustomize, as virtual environments and profilers have, that fills standard output and standard error."""
+    want = read(forms["h5"])
+    (tmp_path / "site").mkdir()
+    prints = "import atexit, sys\nfor out in (sys.stdout, sys.stderr):\n    out.write('x' * 200_000)\n"
+    (tmp_path / "site" / "sitecustomize.py").write_text(prints + "atexit.register(print, 'bye', flush=True)\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
+    got = read(forms["h5"])
+    assert all((got.tensors[name] == value).all() for name, value in want.tensors.items())
+
+
 @pytest.mark.parametrize("why", ["frozen", "nothing installed"])
 def test_hdf5_without_an_interpreter_is_refused(forms, monkeypatch, tmp_path, why):
     if why == "frozen":
