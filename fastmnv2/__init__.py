@@ -17,11 +17,15 @@ from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
 from fastmnv2.core.network import DEFAULT
+from fastmnv2.core.similar import pairs
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
 
+    # PyInstaller finds these here, because __getattr__ imports them by a name that it can't follow.
+    from fastmnv2 import hub as hub
     from fastmnv2 import image as image
+    from fastmnv2 import learn as learn
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
@@ -42,6 +46,7 @@ __all__ = [
     "isa",
     "iter_embed_images",
     "load",
+    "pairs",
     "quantize",
 ]
 

@@ -140,6 +140,16 @@ class Model:
         }
 
     @property
+    def folded(self) -> "Folded":
+        """The weights, for this package's own writers."""
+        return self._folded
+
+    @property
+    def features_digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that ``embed`` computes with: models with the same one give the same bits."""
+        return self._folded.features_digest
+
+    @property
     def engine(self) -> _engine.Engine:
         """The C core's model, for this package's own measurements."""
         return self._engine
