@@ -49,14 +49,14 @@ fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, f
                                               .slack = FM_INT8_SLACK});
     fm_int8_store store = {NULL, 0};
     pack_all(model, &store, kernels, weights); /* measures */
-    base->bytes = store.used;
-    base->packed = fm_aligned_alloc(base->bytes);
+    base->packed = fm_aligned_alloc(store.used);
     if (!base->packed) {
         free(model);
         return FM_NO_MEMORY;
     }
     store = (fm_int8_store){base->packed, 0};
     pack_all(model, &store, kernels, weights);
+    base->bytes = store.used;
     *result = base;
     return FM_OK;
 }
