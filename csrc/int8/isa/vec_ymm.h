@@ -45,9 +45,10 @@ FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
 }
 #else
 #define PARTS 2
-/* Bytes 0 and 2, or 1 and 3, as 16 bits. */
+/* Bytes 0 and 2, or 1 and 3, as 16 bits. Not by vpand: that keeps multiplications waiting on Zen 3 (1 to 3 %). */
 FM_INLINE part_of_quad quads_part(quads q, const int part) {
-    return part ? _mm256_srli_epi16(q, 8) : _mm256_and_si256(q, _mm256_set1_epi16(255));
+    const __m128i even = _mm_setr_epi8(0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14, -1);
+    return part ? _mm256_srli_epi16(q, 8) : _mm256_shuffle_epi8(q, _mm256_broadcastsi128_si256(even));
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
     return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* or gcc adds products to each other first */
@@ -90,8 +91,15 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes clamped = _mm256_max_epu8(_mm256_packus_epi16(low, high), _mm256_set1_epi8((char)output->low));
     return _mm256_min_epu8(clamped, _mm256_set1_epi8((char)output->high));
 }
-FM_INLINE bytes bytes_in_order(bytes a) {
-    return _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+/* Of what bytes_pack leaves, the bytes of the first `vecs` vectors, 3 at most. Unpacking halves takes less time than a
+ * permutation across them. */
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
+    const __m128i two = _mm_unpacklo_epi32(low, high);
+    (void)count; /* vectors are of 8, as columns are */
+    if (vecs == 1) _mm_storel_epi64((__m128i *)p, two);
+    else _mm_storeu_si128((__m128i *)p, two);
+    if (vecs == 3) _mm_storel_epi64((__m128i *)(p + 16), _mm_unpackhi_epi32(low, high));
 }
 /* `count` is a multiple of 8. */
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
