@@ -62,11 +62,12 @@ typedef struct fm_int8_conv_args {
 /* One or two output rows (`two`) of a 3x3 depthwise convolution over `channels` channels. rows[0..2] are the input
  * rows of the first output row, rows[1..3] those of the second; without one rows[3] is readable all the same. Output
  * pixel x reads the three columns at x * step, and `tap` bytes further each; it goes to out + x * out_step, in the
- * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point.
+ * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point. Where blocks
+ * are one vector deep, `step` is one or two taps, and the second only without `two`.
  *
- * `packed` holds blocks of 4 * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each for
- * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then
- * bias, scale and -2^23 * scale. */
+ * `packed` holds blocks of deep * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each
+ * for the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each;
+ * then bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -111,6 +112,7 @@ typedef struct fm_int8_kernels {
     int rows;  /* tallest tile, in pixels */
     int parts; /* of a quad */
     int bytes; /* of a weight: 1 or 2 */
+    int deep;  /* vectors in a block of depthwise channels: 4, or 1 where the kernel slides along a row */
     /* Tables whose conv adds products up in 16 bits have FM_INT8_PAIR_MOST here, others 0: what those weights that meet
      * bytes 0 and 1 of a quad, or 2 and 3, may add up to, positive and negative ones apart. pack_pairs.c says why. */
     int pair_most;
@@ -124,8 +126,8 @@ typedef struct fm_int8_kernels {
     int32_t (*peak)(long rounds, int32_t x, int32_t w);
 } fm_int8_kernels;
 
-/* Channel of lane `lane` of vector `vec` of a depthwise block: what interleaving four rows within 128-bit lanes leaves,
- * and narrowing within 128-bit lanes puts back. */
+/* Channel of lane `lane` of vector `vec` of a depthwise block that is four vectors deep: what interleaving four rows
+ * within 128-bit lanes leaves, and narrowing within 128-bit lanes puts back. */
 static inline int fm_int8_channel(int lanes, int vec, int lane) {
     const int unit = lanes < 4 ? lanes : 4;
     return lane / unit * 4 * unit + unit * vec + lane % unit;

@@ -293,7 +293,7 @@ int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8
 
 /* ---- depthwise -------------------------------------------------------------------------------------------- */
 
-static int block_channels(const fm_int8_kernels *kernels) { return 4 * kernels->lanes; }
+static int block_channels(const fm_int8_kernels *kernels) { return kernels->deep * kernels->lanes; }
 
 static size_t set_bytes(const fm_int8_kernels *kernels) {
     return (size_t)(2 * 3 * block_channels(kernels) * quad_bytes(kernels));
@@ -334,10 +334,11 @@ static void pack_channel(const fm_int8_kernels *kernels, const fm_int8_layer *we
             const int value = weights->kernel[i * channels + channel] - weights->kernel_zero;
             if (set == 0) total += value;
             for (int lower = 0; lower < 2; lower++) {
-                /* A column's parts stand one after the other, four vectors each. */
+                /* A column's parts stand one after the other, all vectors of each. */
                 const int t = i / 3 + lower, part = t % kernels->parts;
-                char *column = block + (size_t)set * set_bytes(kernels) +
-                               (size_t)(((lower * 3 + i % 3) * kernels->parts + part) * 4 + vec) * (size_t)vec_bytes;
+                char *column =
+                    block + (size_t)set * set_bytes(kernels) +
+                    (size_t)(((lower * 3 + i % 3) * kernels->parts + part) * kernels->deep + vec) * (size_t)vec_bytes;
                 put_weight(form, column - part * vec_bytes, lanes, lane, t, share_of(form, value, set));
             }
         }
@@ -360,9 +361,10 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
     char *packed = fm_int8_take(store, bytes);
     if (store->block) memset(packed, 0, bytes);
     for (int b = 0; store->block && b < blocks; b++) {
-        for (int vec = 0; vec < 4; vec++) {
+        for (int vec = 0; vec < kernels->deep; vec++) {
             for (int lane = 0; lane < kernels->lanes; lane++) {
-                const int channel = b * block + fm_int8_channel(kernels->lanes, vec, lane);
+                const int inside = kernels->deep == 1 ? lane : fm_int8_channel(kernels->lanes, vec, lane);
+                const int channel = b * block + inside;
                 if (channel >= all) continue;
                 pack_channel(kernels, weights, channels, channel % channels, sets, output.plain,
                              packed + (size_t)b * block_bytes(kernels, sets), vec, lane);

@@ -66,6 +66,32 @@ FM_INLINE pairs pairs_add(pairs a, pairs b) { return _mm256_add_epi16(a, b); }
 FM_INLINE sums sums_add_pairs(sums acc, pairs p) {
     return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1))));
 }
+#define DEPTHWISE_SLIDES
+/* Four vectors of channels of two rows, as pairs of bytes; vector v stands at PAIRS_AT(v), and is loaded as pairs of 16
+ * bits. */
+enum { PAIRS_BYTES = 64 };
+#define PAIRS_AT(v) ((v) % 2 * 32 + (v) / 2 * 16)
+FM_INLINE void pairs_store(uint8_t *to, const uint8_t *a, const uint8_t *b) {
+    const __m256i first = _mm256_loadu_si256((const __m256i *)a), second = _mm256_loadu_si256((const __m256i *)b);
+    _mm256_store_si256((__m256i *)to, _mm256_unpacklo_epi8(first, second));
+    _mm256_store_si256((__m256i *)(to + 32), _mm256_unpackhi_epi8(first, second));
+}
+FM_INLINE part_of_quad pairs_load(const uint8_t *p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+/* A vector of channels of one row, in pairs with nothing. */
+FM_INLINE part_of_quad singles_load(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+/* The bytes of four vectors to a place each. */
+FM_INLINE void bytes_scatter(uint8_t *const places[4], __m256i a) {
+    const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
+    const __m128i first = _mm_unpacklo_epi32(low, high), second = _mm_unpackhi_epi32(low, high);
+    _mm_storel_epi64((__m128i *)places[0], first);
+    _mm_storeh_pd((double *)(void *)places[1], _mm_castsi128_pd(first));
+    _mm_storel_epi64((__m128i *)places[2], second);
+    _mm_storeh_pd((double *)(void *)places[3], _mm_castsi128_pd(second));
+}
 #endif
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
     int32_t quad;
