@@ -64,7 +64,7 @@ FM_INLINE quads quad_broadcast(const uint8_t *p) {
 FM_INLINE pairs pairs_dot(quads x, weights w) { return _mm256_maddubs_epi16(x, w); }
 FM_INLINE pairs pairs_add(pairs a, pairs b) { return _mm256_add_epi16(a, b); }
 FM_INLINE sums sums_add_pairs(sums acc, pairs p) {
-    return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1))));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 #define DEPTHWISE_SLIDES
 /* Four vectors of channels of two rows, as pairs of bytes; vector v stands at PAIRS_AT(v), and is loaded as pairs of 16
