@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { ALIGN = 64, QUAD = 4 };
+enum { ALIGN = 64, QUAD = 4, MOST_LANES = 16 };
 
 void *fm_int8_take(fm_int8_store *store, size_t bytes) {
     void *found = store->block ? store->block + store->used : NULL;
@@ -14,7 +14,7 @@ void *fm_int8_take(fm_int8_store *store, size_t bytes) {
 
 /* ---- quads ------------------------------------------------------------------------------------------------ */
 
-/* How the weights of a quad are laid out: in how many parts, of how many bytes each. */
+/* How the weights of a quad are laid out: in how many parts, 1, 2 or 4, of how many bytes each. */
 typedef struct quad_form {
     int parts, bytes;
 } quad_form;
@@ -28,8 +28,9 @@ static int quad_bytes(const fm_int8_kernels *kernels) { return QUAD * kernels->b
 
 /* Puts weight `t` of a quad for column `column` of `columns`. */
 static void put_weight(quad_form form, char *step, int columns, int column, int t, int value) {
-    const int parts = form.parts, each = QUAD / parts;
-    const int at = (t % parts * columns + column) * each + t / parts;
+    /* No division: a layer's weights come by one by one. */
+    const int each = form.parts == 1 ? QUAD : form.parts == 2 ? 2 : 1;
+    const int at = ((t & (form.parts - 1)) * columns + column) * each + t * each / QUAD;
     if (form.bytes == 1) {
         ((int8_t *)step)[at] = (int8_t)value;
     } else {
@@ -236,7 +237,7 @@ static void pack_panel(fm_int8_store *store, const fm_int8_kernels *kernels, con
 fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_layer *layer,
                                const fm_int8_layer *weights, int row_bytes) {
     const int all = layer->out_channels, depth = layer->kernel * layer->kernel * layer->in_channels;
-    const int vecs = (all + kernels->lanes - 1) / kernels->lanes, count = (vecs + kernels->vecs - 1) / kernels->vecs;
+    const int vecs = (all + kernels->lanes - 1) / kernels->lanes, count = fm_int8_panels(kernels, vecs);
     const int first = layer->kind == FM_CONV;
     const quad_map map = {first ? 9 : depth / QUAD, row_bytes, first};
     const int sets = sets_of(form_of(kernels), weights->kernel, (size_t)depth * (size_t)all, weights->kernel_zero);
@@ -247,8 +248,8 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
     float *offset = scale ? scale + vecs * kernels->lanes : NULL;
     const fm_int8_output output = output_of(weights, all, depth);
     for (int p = 0; p < count; p++) {
-        fm_int8_panel panel = {.start = vecs * p / count * kernels->lanes};
-        panel.vecs = vecs * (p + 1) / count - vecs * p / count;
+        fm_int8_panel panel = {.start = fm_int8_panel_start(kernels, vecs, p)};
+        panel.vecs = (fm_int8_panel_start(kernels, vecs, p + 1) - panel.start) / kernels->lanes;
         pack_panel(store, kernels, &map, weights, all, sets, offsets, &panel);
         if (store->block) panels[p] = panel;
     }
@@ -322,33 +323,35 @@ static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
     return layer->in_size % repeat == 0 ? repeat : 1;
 }
 
-/* One channel of a block, at lane `lane` of vector `vec`. */
-static void pack_channel(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, int channel,
-                         int sets, int plain, char *block, int vec, int lane) {
-    const int lanes = kernels->lanes, vec_bytes = lanes * quad_bytes(kernels) / kernels->parts;
+/* Vector `vec` of a block: of each lane the channel, or -1. */
+static void pack_vec(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, const int *channel,
+                     int sets, int plain, char *block, int vec) {
     const quad_form form = form_of(kernels);
-    char *const sums = block + (size_t)sets * set_bytes(kernels);
-    int total = 0;
-    for (int set = 0; set < sets; set++) {
-        for (int i = 0; i < 9; i++) {
-            const int value = weights->kernel[i * channels + channel] - weights->kernel_zero;
-            if (set == 0) total += value;
-            for (int lower = 0; lower < 2; lower++) {
-                /* A column's parts stand one after the other, all vectors of each. */
-                const int t = i / 3 + lower, part = t % kernels->parts;
-                char *column =
-                    block + (size_t)set * set_bytes(kernels) +
-                    (size_t)(((lower * 3 + i % 3) * kernels->parts + part) * kernels->deep + vec) * (size_t)vec_bytes;
-                put_weight(form, column - part * vec_bytes, lanes, lane, t, share_of(form, value, set));
+    const int lanes = kernels->lanes, deep = kernels->deep, zero = weights->kernel_zero;
+    const size_t vec_bytes = (size_t)(lanes * quad_bytes(kernels) / form.parts), own_bytes = set_bytes(kernels);
+    int totals[MOST_LANES] = {0};
+    for (int i = 0; i < 9; i++) {
+        const uint8_t *row = weights->kernel + i * channels;
+        for (int lane = 0; lane < lanes; lane++) totals[lane] += channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
+        for (int k = 0; k < 2 * sets; k++) {
+            /* A column's parts stand one after the other, all vectors of each. */
+            const int set = k / 2, lower = k % 2, t = i / 3 + lower, part = t & (form.parts - 1);
+            char *column = block + (size_t)set * own_bytes +
+                           (size_t)((lower * 3 + i % 3) * form.parts * deep + part * (deep - 1) + vec) * vec_bytes;
+            for (int lane = 0; lane < lanes; lane++) {
+                const int value = channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
+                put_weight(form, column, lanes, lane, t, share_of(form, value, set));
             }
         }
     }
-    const int32_t bias = full_bias(kernels, weights, channel, total, plain);
-    const float scale = weights->scale[channel], offset = offset_of(scale);
-    const size_t at = (size_t)(vec * lanes + lane) * sizeof bias, array = sizeof bias * (size_t)block_channels(kernels);
-    memcpy(sums + at, &bias, sizeof bias);
-    memcpy(sums + at + array, &scale, sizeof scale);
-    memcpy(sums + at + 2 * array, &offset, sizeof offset);
+    int32_t *bias = (int32_t *)(void *)(block + (size_t)sets * own_bytes) + vec * lanes;
+    float *scale = (float *)(void *)(bias + block_channels(kernels)), *offset = scale + block_channels(kernels);
+    for (int lane = 0; lane < lanes; lane++) {
+        if (channel[lane] < 0) continue;
+        bias[lane] = full_bias(kernels, weights, channel[lane], totals[lane], plain);
+        scale[lane] = weights->scale[channel[lane]];
+        offset[lane] = offset_of(scale[lane]);
+    }
 }
 
 fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_layer *layer,
@@ -362,13 +365,14 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
     if (store->block) memset(packed, 0, bytes);
     for (int b = 0; store->block && b < blocks; b++) {
         for (int vec = 0; vec < kernels->deep; vec++) {
+            int of_lane[MOST_LANES];
             for (int lane = 0; lane < kernels->lanes; lane++) {
                 const int inside = kernels->deep == 1 ? lane : fm_int8_channel(kernels->lanes, vec, lane);
-                const int channel = b * block + inside;
-                if (channel >= all) continue;
-                pack_channel(kernels, weights, channels, channel % channels, sets, output.plain,
-                             packed + (size_t)b * block_bytes(kernels, sets), vec, lane);
+                const int found = b * block + inside;
+                of_lane[lane] = found < all ? found % channels : -1;
             }
+            pack_vec(kernels, weights, channels, of_lane, sets, output.plain,
+                     packed + (size_t)b * block_bytes(kernels, sets), vec);
         }
     }
     return (fm_int8_depthwise){kernels, packed, sets, all, repeat, output};
