@@ -1,4 +1,4 @@
-"""The two plots of the README: latency and throughput against others, and a roofline per layer."""
+"""The plots of README and docs/precision.md: throughput against other engines, and a roofline of the layers."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,7 +49,7 @@ def _colour(case: Case) -> str:
 
 def _roofline(about: dict[str, Any]) -> Any:
     import fastmnv2
-    from fastmnv2 import profile
+    from fastmnv2.core import profile
 
     rows = profile.layers(fastmnv2.load("untrained"), n=1)
     figure, axis = plt.subplots(figsize=(7, 4.2))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 
-from fastmnv2 import image, network
 from fastmnv2.cli.common import (
     PICTURES,
     THREADS,
@@ -28,10 +27,10 @@ from fastmnv2.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from fastmnv2.core.model import Model
+    from fastmnv2.core.progress import Advance
     from fastmnv2.image.given import Pictures
-    from fastmnv2.model import Model
-    from fastmnv2.outputs import Writer
-    from fastmnv2.progress import Advance
+    from fastmnv2.image.outputs import Writer
 
 _ROWS = 64  # that are handed to a writer together
 
@@ -85,10 +84,10 @@ def embed(
     PATH is a picture, a folder, a quoted glob, or - for paths on standard input.
 
     \b
-    .npy      float32 [n,1280], and after it, in the same file, the paths: both
+    .npy      float32 [n,features], and after it, in the same file, the paths: both
               by numpy.load(file) twice of the open file, the first by its name
     .npz      arrays features and paths
-    .csv      columns path, f0 ... f1279
+    .csv      columns path, f0, f1 and on
     .parquet  columns path and features; needs fastmnv2[parquet]
     FOLDER/   parts of 10,000 rows in parquet; started again, it goes on where it
               stopped, and takes in what is new or changed
@@ -104,18 +103,18 @@ def embed(
     if not folder and target.is_file() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
     if folder:
-        from fastmnv2 import jobs
+        from fastmnv2.image import jobs
 
         how = jobs.Settings(normalize=normalize, float16=float16, prune=prune, engine=engine, threads=threads)
         pictures = find_pictures(paths, **find)
         model = fastmnv2.load(weights, threads=threads)
         counts = jobs.embed_to_folder(model, pictures, target, how)
     else:
-        from fastmnv2 import outputs
+        from fastmnv2.image import outputs
 
-        with outputs.open_output(target) as writer:
+        model = fastmnv2.load(weights, threads=threads)
+        with outputs.open_output(target, model.network.features) as writer:
             pictures = find_pictures(paths, **find)
-            model = fastmnv2.load(weights, threads=threads)
             _embed_to_file(model, pictures, writer, normalize)
             check_some(pictures)
         counts = {"pictures": pictures.read}
@@ -132,12 +131,12 @@ def embed(
 
 
 def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", normalize: bool) -> None:
-    from fastmnv2.progress import progress
+    from fastmnv2.core.progress import progress
 
     def compute(images: Any, threads: int) -> Any:
         return model.embed(images, threads=threads, normalize=normalize)
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
         told = _telling(results, pictures, advance)
         while batch := list(itertools.islice(told, _ROWS)):
@@ -170,19 +169,25 @@ def classify(
 ) -> None:
     """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
     import fastmnv2
-    from fastmnv2.progress import progress, silent
+    from fastmnv2.core.progress import progress, silent
 
     pictures = find_pictures(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    model.classify(np.empty((0, *image.SIZE, 3), np.float32), top=top)  # if it can't, say so before decoding
+    model.classify(
+        np.empty((0, *model.network.image_shape), np.float32), top=top
+    )  # if it can't, say so before decoding
     names: Sequence[str] | None = model.classes
     if labels is not None:
-        names = read_lines(Path(labels), len(model.classes)) if model.classes else _read_labels(Path(labels))
+        names = (
+            read_lines(Path(labels), len(model.classes))
+            if model.classes
+            else _read_labels(Path(labels), model.network.classes)
+        )
 
     def compute(images: Any, threads: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=threads), strict=True))
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     quiet = sys.stdout.isatty()  # the lines themselves show how far it is
     bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
@@ -202,9 +207,9 @@ def classify(
     check_missing(pictures)
 
 
-def _read_labels(path: Path) -> list[str]:
-    """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
-    classes, lines = network.CLASSES, read_lines(path)
+def _read_labels(path: Path, classes: int) -> list[str]:
+    """One label for each class index. ValueError if the file has neither as many lines of text, nor one less."""
+    lines = read_lines(path)
     if len(lines) == classes - 1:
         lines = ["background", *lines]
     if len(lines) != classes:

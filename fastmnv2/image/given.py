@@ -1,13 +1,14 @@
 """The pictures that a command was given: as paths, folders and globs, or as a list of names in a file or a pipe."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from fastmnv2.errors import ImageError
+from fastmnv2.core.errors import ImageError
 from fastmnv2.image import embed
 from fastmnv2.image.decode import Options
 from fastmnv2.image.find import NOT_THERE, find
@@ -60,11 +61,11 @@ class Pictures:
                 with open(source, "rb") as file:
                     yield from self._lines(file)
 
-    def results(self, compute: Compute, threads: int) -> Generator[tuple[str, Any], None, None]:
-        """Each picture's name and what ``compute`` makes of it."""
+    def results(self, compute: Compute, threads: int, size: tuple[int, int]) -> Generator[tuple[str, Any], None, None]:
+        """Each picture's name and what ``compute`` makes of it, resized to height and width ``size``."""
         items: Any = self.names() if self._listed else self.found
-        size = self.batch_size
-        run = embed.run(compute, items, self.options, batch_size=size, threads=threads, on_error=self._failed)
+        options, batch_size = dataclasses.replace(self.options, size=size), self.batch_size
+        run = embed.run(compute, items, options, batch_size=batch_size, threads=threads, on_error=self._failed)
         with contextlib.closing(run) as results:
             for result in results:
                 self.read += 1

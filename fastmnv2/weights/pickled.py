@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded
@@ -12,7 +12,8 @@ from fastmnv2.weights.tensors import Folded
 def pack(folded: Folded) -> tuple[Folded, str]:
     """What to pickle: weights whose tensors are left out, and their digest, or whole weights and ""."""
     if folded.file and os.path.isfile(folded.file):
-        return dataclasses.replace(folded, tensors={}), folded.digest
+        network = folded.network
+        return dataclasses.replace(folded, tensors={}, multiplier=network.multiplier, size=network.size), folded.digest
     return folded, ""
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastmnv2.errors import WeightsError, WeightsUnavailable
-from fastmnv2.head import named
+from fastmnv2.core.errors import WeightsError, WeightsUnavailable
+from fastmnv2.core.head import named
+from fastmnv2.core.network import checked_size
 from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -44,6 +45,7 @@ def adapted(
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: Any = None,
 ) -> Source:
     """The same before folding, with batch norms where the form has them."""
     if precision not in PRECISIONS:
@@ -51,6 +53,11 @@ def adapted(
     if precision == "int8" and input_range is not None:
         raise ValueError("input_range: 8-bit files say themselves what their integers stand for; expected None")
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
+    if size is not None:
+        size, notes = checked_size(size), found.notes
+        if found.size not in (None, size):
+            notes += (f"the file's own size of images, {' x '.join(map(str, found.size or ()))}, is set aside",)
+        found = dataclasses.replace(found, size=size, notes=notes, file="")
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes
@@ -109,16 +116,16 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
 
 
 def _integers(weights: str | os.PathLike[str] | None) -> Folded:
-    from fastmnv2.weights.quantised import Quantised
+    from fastmnv2.weights.int8.quantised import Quantised
 
     name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if name == UNTRAINED and not isinstance(weights, os.PathLike):
-        from fastmnv2 import post_training
+        from fastmnv2.weights.int8 import calibration
         from fastmnv2.weights.untrained import untrained
 
-        return post_training.untrained(fold(untrained()))
+        return calibration.untrained(fold(untrained()))
     if name == IMAGENET and not isinstance(weights, os.PathLike):
         raise WeightsError(
             f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "

@@ -77,7 +77,8 @@ def functions_of_instruction_sets(module):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64")
 def test_no_instruction_above_the_baseline_outside_the_kernels():
-    from fastmnv2 import _engine, _resize
+    from fastmnv2.core import _engine
+    from fastmnv2.image import _resize
 
     if not shutil.which("objdump"):
         pytest.skip("no objdump")
@@ -97,6 +98,7 @@ def test_no_instruction_above_the_baseline_outside_the_kernels():
         assert not {name: line for (address, name), line in users.items() if address not in kernels}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="an older x86-64 is emulated")
 def test_an_old_processor_runs_kernels_without_avx(model, untrained_native, images, tmp_path):
     emulator = shutil.which("qemu-x86_64")
