@@ -17,11 +17,15 @@ from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
 from fastmnv2.core.network import DEFAULT
+from fastmnv2.core.similar import pairs
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
 
+    # PyInstaller finds these here, because __getattr__ imports them by a name that it can't follow.
+    from fastmnv2 import hub as hub
     from fastmnv2 import image as image
+    from fastmnv2 import learn as learn
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
@@ -42,6 +46,7 @@ __all__ = [
     "isa",
     "iter_embed_images",
     "load",
+    "pairs",
     "quantize",
 ]
 
@@ -56,7 +61,7 @@ def load(
     *,
     threads: int | None = None,
     download: bool = True,
-    precision: str = "float32",
+    precision: str | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
@@ -65,21 +70,24 @@ def load(
     """Load weights and return a model.
 
     Args:
-        weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
-            Keras weights, TFLite, native .safetensors), recognised by content; a TF-Hub URL; "imagenet",
-            the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
+        weights: a path to any of the forms (hub module or SavedModel, folder or archive; TF-Slim checkpoint,
+            release or frozen graph; Keras, TFLite, native .safetensors), recognised by content; a TF-Hub URL;
+            "imagenet", the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
             Keras model, such as one that was trained with ``fastmnv2.keras``. A file called "imagenet" in the
             working directory is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded if it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8", which runs 8-bit TFLite files, and native
             files made from them or by ``fastmnv2 quantize``, in integers. Every output then has the bits that
-            LiteRT's default engine gives on x86-64.
+            LiteRT's default engine gives on x86-64. None means the precision of a native file ("int8" for 8-bit
+            ones, such as a classifier that was trained on int8 features), and "float32" for every other form.
         input_range: the values of black and white at the network's first convolution, for files that don't record
-            them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Keras
-            preprocessing layers (Rescaling, arithmetic) are detected automatically. ``embed`` takes the same
-            images either way.
-        head: whether to load the layers after the pooling of a Keras file, for ``Model.predict``.
+            them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. What
+            a file records is detected: preprocessing layers and operations (Rescaling, arithmetic) of Keras files,
+            SavedModels and TFLite files, and TFLite metadata. If a file records nothing and its first layer looks
+            like one of another range, there is a warning. ``embed`` takes the same images either way.
+        head: whether to load the layers after the pooling of a Keras or TFLite file, for ``Model.predict``. With
+            False, layers that can't be run are no error.
         classes: names of the head's classes, in order.
         size: height and width of the images in pixels, or one int for both. Needed for files that don't record it
             (checkpoints, Keras weights without a graph); for others it overrides the recorded size. Files of

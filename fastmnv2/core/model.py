@@ -140,6 +140,16 @@ class Model:
         }
 
     @property
+    def folded(self) -> "Folded":
+        """The weights, for this package's own writers."""
+        return self._folded
+
+    @property
+    def features_digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that ``embed`` computes with: models with the same one give the same bits."""
+        return self._folded.features_digest
+
+    @property
     def engine(self) -> _engine.Engine:
         """The C core's model, for this package's own measurements."""
         return self._engine
@@ -256,6 +266,8 @@ class Model:
         self._forward(array, features, threads)
         for part in _parts(len(features), _LOGITS_PART):
             self._engine.logits(features[part], part.stop - part.start, logits[part])
+        if self._folded.quantised is not None:  # bytes have no NaN
+            logits[np.isnan(features).any(axis=1)] = np.nan
         return logits[0] if single else logits
 
     def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:

@@ -96,7 +96,12 @@ def read(file: "File", *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> N
         ValueError: it is no such picture, is truncated or broken, or has too many pixels.
         ImportError: Pillow, or what the URL needs, is not installed.
     """
-    picture = open_picture(file, Options(exif=exif, max_pixels=max_pixels))
+    return read_with(file, Options(exif=exif, max_pixels=max_pixels))
+
+
+def read_with(file: "File", options: Options) -> NDArray[np.uint8]:
+    """The same with all options for decoding."""
+    picture = open_picture(file, options)
     if picture.whole:
         return np.ascontiguousarray(picture.rows(0, picture.height))
     result = np.empty((picture.height, picture.width, 3), np.uint8)
@@ -300,7 +305,10 @@ def _pillow(stream: BinaryIO, name: str, options: Options) -> Picture:
             return _opened(opened, name, options)
     except PIL.UnidentifiedImageError as error:
         expected = "expected a JPEG, PNG, BMP, WebP, GIF, TIFF, AVIF, PPM, ICO or HEIC picture"
-        raise ValueError(f"{name}: {expected}, got something else{_hint(stream)}") from error
+        lacking = _lacking(stream)
+        raise ValueError(f"{name}: {expected}, got something else{f' ({lacking})' if lacking else ''}") from (
+            ImportError(str(lacking)) if lacking else error  # by which it is known that another machine may read it
+        )
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"{name}: more pixels than Pillow takes for safe: {error}") from error
     except Exception as error:
@@ -342,9 +350,18 @@ def _learn_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _hint(stream: BinaryIO) -> str:
+def _lacking(stream: BinaryIO) -> str | None:
+    """The reader that this installation lacks for a picture, if it is of a kind that Pillow may read elsewhere."""
     stream.seek(0)
-    return " (HEIC needs pillow-heif, which is not installed)" if _is_heic(stream) else ""
+    if _is_heic(stream):
+        return "HEIC needs pillow-heif, which is not installed"
+    head = stream.read(12)
+    kind = "AVIF" if head[4:12] == b"ftypavif" else "WEBP" if head[:4] + head[8:] == b"RIFFWEBP" else ""
+    import PIL.Image
+
+    return (
+        f"{kind} needs a newer Pillow, or one that was built with it" if kind and kind not in PIL.Image.OPEN else None
+    )
 
 
 def _opened(opened: Any, name: str, options: Options) -> Picture:

@@ -176,14 +176,14 @@ def test_one_file_with_two_labels_is_told(pictures, tmp_path):
 
 def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
     from fastmnv2 import learn
-    from fastmnv2.core.model import Model
+    from fastmnv2.image import embed
 
     calls = []
-    real = Model.iter_embed_images
+    real = embed.vectors
     monkeypatch.setattr(
-        Model,
-        "iter_embed_images",
-        lambda self, items, **how: calls.append(items := list(items)) or real(self, items, **how),
+        embed,
+        "vectors",
+        lambda model, items, options, **how: calls.append(items := list(items)) or real(model, items, options, **how),
     )
 
     def study_counting(data, **how):

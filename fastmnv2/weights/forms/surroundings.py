@@ -4,14 +4,13 @@ In the metadata as JSON, with the head's tensors among the others, as ``head/<st
 """
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
 
 from fastmnv2.core import head
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.weights.tensors import Tensors
+from fastmnv2.weights.tensors import Tensors, is_range
 
 _TENSOR = re.compile(rf"{head.PREFIX}(\d{{1,2}})/(kernel|bias|scale|shift)")
 _CLASSES_LIMIT = 20_000
@@ -55,7 +54,7 @@ def read(path: Path, text: str, tensors: Tensors, features: int) -> tuple[tuple[
 def _is_range(edges: Any) -> bool:
     if not isinstance(edges, list) or len(edges) != 2 or edges[0] == edges[1]:
         return False
-    return all(isinstance(edge, (int, float)) and math.isfinite(edge) for edge in edges)
+    return all(isinstance(edge, (int, float)) for edge in edges) and is_range(*edges)
 
 
 def _is_step(entry: Any) -> bool:
