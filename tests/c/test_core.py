@@ -10,6 +10,7 @@ import pytest
 from build_c import FLAGS, ISAS, ROOT, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
+HELD_BACK = ["clock_gettime", "fm_spread", "fm_wait", "fm_wait_or_end", "fm_current_cpu"]  # check_teams.c has its own
 
 
 def run(program, *arguments, code=0):
@@ -130,6 +131,12 @@ def test_failing_allocations_and_many_calls(tmp_path):
     for what in ("memory", "threads", "rested"):
         run(program, what)
     run(program, "soak", "3000")
+
+
+def test_a_thread_that_is_held_back(tmp_path):
+    """At every meeting of a call, on a clock of the test's own: the same bits, from one thread until it is back."""
+    wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
+    assert ": 0 failures" in run(build(tmp_path, "check_teams.c", "-fopenmp", f"-Wl,{wraps}"))
 
 
 def test_the_same_bits_on_arm_emulated(tmp_path):
