@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -66,27 +67,52 @@ OPENMP = os.environ.get("FASTMNV2_OPENMP", "0" if sys.platform == "darwin" else 
 OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
 
 
+def made_as(target: Path, command: str) -> bool:
+    """Whether an object was made by ``command`` of files that have not changed since; the compiler listed them."""
+    try:
+        made, depends = target.with_suffix(".made").read_text(), target.with_suffix(".d").read_text()
+        files = depends.replace("\\\n", " ").partition(": ")[2].split()
+        return made == command and max(map(os.path.getmtime, files)) < os.path.getmtime(target)
+    except (OSError, ValueError):
+        return False
+
+
 class BuildExt(build_ext):
-    """Compiles a module's part of csrc/ with each file's own flags, then lets setuptools build and link the wrapper."""
+    """Compiles csrc/ with each file's own flags, on every processor and only what changed, then the wrappers."""
 
     def build_extensions(self) -> None:
         # A Python of the builder's own would leave its library folder as a run path in the modules.
         if not MSVC:
             kept = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
             self.compiler.linker_so = kept
+        # The kernels take longest, so they come first.
+        sources = sorted(set().union(*MODULES.values()), key=lambda source: source not in ISA_FLAGS)
+        for source in sources:
+            Path(self.build_temp, source).parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(1 if MSVC else os.cpu_count()) as pool:
+            self.objects = dict(zip(sources, pool.map(self.compile_core, sources), strict=True))
         super().build_extensions()
 
-    def build_extension(self, ext: Extension) -> None:
-        objects = []
-        for source in MODULES[ext.name]:
-            objects += self.compiler.compile(
+    def compile_core(self, source: str) -> list[str]:
+        """One file of csrc/, unless its object is newer than all that it was made of."""
+        flags = [*C_FLAGS, *WARNINGS, *OPENMP_FLAGS, *ISA_FLAGS.get(source, [])]
+        if MSVC:
+            return self.compiler.compile([source], self.build_temp, include_dirs=["csrc"], extra_postargs=flags)
+        target = Path(self.build_temp, source).with_suffix(".o")
+        command = " ".join([*self.compiler.compiler_so, *flags])
+        if not made_as(target, command):
+            target.with_suffix(".made").unlink(missing_ok=True)
+            self.compiler.compile(
                 [source],
-                output_dir=self.build_temp,
+                self.build_temp,
                 include_dirs=["csrc"],
-                extra_postargs=[*C_FLAGS, *WARNINGS, *OPENMP_FLAGS, *ISA_FLAGS.get(source, [])],
-                depends=HEADERS,
+                extra_postargs=[*flags, "-MMD", "-MF", str(target.with_suffix(".d"))],
             )
-        ext.extra_objects = objects
+            target.with_suffix(".made").write_text(command)
+        return [str(target)]
+
+    def build_extension(self, ext: Extension) -> None:
+        ext.extra_objects = [name for source in MODULES[ext.name] for name in self.objects[source]]
         super().build_extension(ext)
 
 
@@ -100,8 +126,8 @@ LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_D
 IMAGE = {source for source in [*CORE, *ISA_FLAGS] if Path(source).parts[1] == "image"}
 SHARED = {str(Path("csrc", name)) for name in ("cpu.c", "dispatch.c")}
 MODULES = {
-    "fastmnv2._engine": sorted({*CORE, *ISA_FLAGS} - IMAGE),
-    "fastmnv2._resize": sorted(IMAGE | SHARED),
+    "fastmnv2.core._engine": sorted({*CORE, *ISA_FLAGS} - IMAGE),
+    "fastmnv2.image._resize": sorted(IMAGE | SHARED),
 }
 
 

@@ -22,7 +22,7 @@ from measure import MACS, Case, Result, Worker, interleaved, summary
 from peers import PEERS
 
 import fastmnv2
-from fastmnv2 import profile
+from fastmnv2.core import profile
 
 OURS = "fastmnv2"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.network import LAYERS
+from fastmnv2.core.network import LAYERS
 from fastmnv2.weights.tensors import Folded
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastmnv2
-from fastmnv2 import _engine, profile
+from fastmnv2.core import _engine, profile
 
 MACS = profile.NETWORK_MACS
 

@@ -49,7 +49,7 @@ def _colour(case: Case) -> str:
 
 def _roofline(about: dict[str, Any]) -> Any:
     import fastmnv2
-    from fastmnv2 import profile
+    from fastmnv2.core import profile
 
     rows = profile.layers(fastmnv2.load("untrained"), n=1)
     figure, axis = plt.subplots(figsize=(7, 4.2))

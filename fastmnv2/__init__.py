@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept, network
 from fastmnv2._version import __version__
-from fastmnv2.errors import ImageError, WeightsError, WeightsUnavailable
-from fastmnv2.model import Model, available_isas, isa
+from fastmnv2.core import kept, network
+from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
+from fastmnv2.core.model import Model, available_isas, isa
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
-    from fastmnv2.post_training import Report
+    from fastmnv2.weights.int8.calibration import Report
 
 __all__ = [
     "ImageError",
@@ -210,7 +210,7 @@ def info(weights: _Weights | Model = None) -> dict[str, Any]:
     a dict of what ``Model.weights`` tells, or ``error``; ``weights_embedded``,
     whether the package was built with weights in it.
     """
-    from fastmnv2.describe import describe
+    from fastmnv2.core.describe import describe
 
     return describe(weights)
 
@@ -234,15 +234,20 @@ def quantize(
         progress: called with how many layers are done, and of how many.
 
     Returns:
-        A ``fastmnv2.post_training.Report``: how near it is to float32 on the held-out images.
+        A ``fastmnv2.weights.int8.calibration.Report``: how near it is to float32 on the held-out images.
 
     Raises:
         ValueError, TypeError: ``images`` are not as above. Else as ``load``, and OSError from writing.
     """
-    from fastmnv2.post_training import quantize as run
+    from fastmnv2.weights.int8.calibration import quantize as run
     from fastmnv2.weights.resolve import resolve
 
     return run(resolve(weights), target, images, threads=threads, progress=progress)
+
+
+def __dir__() -> list[str]:
+    """The interface alone, not what this module is made of."""
+    return [*__all__, *(part for part in PARTS if part not in __all__)]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept, network
-from fastmnv2.model import Model
+from fastmnv2.core import kept, network
+from fastmnv2.core.model import Model
 
 _Outputs = dict[str, NDArray[np.float32]]
 

@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, Layer
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, Layer
 
 try:
     import keras

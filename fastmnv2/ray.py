@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept, network
-from fastmnv2.errors import ImageError
+from fastmnv2.core import kept, network
+from fastmnv2.core.errors import ImageError
+from fastmnv2.core.model import Model
 from fastmnv2.image import embed
 from fastmnv2.image.decode import MAX_PIXELS, Decode
 from fastmnv2.image.resizing import Method
-from fastmnv2.model import Model
 
 if TYPE_CHECKING:
     Batch = dict[str, NDArray[Any]]

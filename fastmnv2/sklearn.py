@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import kept, network
+from fastmnv2.core import kept, network
+from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Method
-from fastmnv2.model import Model
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from server import Server
 
-# What is tested is what is installed: `python -m pytest` puts the checkout first on the path.
+# What is tested is what is installed, although `python -m pytest` puts the checkout first on the path; a checkout that
+# was built in place is tested only when PYTHONPATH says so, and the programs that tests start find it too.
 ROOT = Path(__file__).parents[1]
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+if ROOT in [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]:
+    os.environ["PYTHONPATH"] = str(ROOT)
+else:
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 
 import fastmnv2  # noqa: E402
 

@@ -41,7 +41,12 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
     folders = {entry.split("/")[0] for entry in names}
     expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
-    for needed in ("fastmnv2/py.typed", "fastmnv2/_engine.pyi", "fastmnv2/_resize.pyi", f"{info}/licenses/LICENSE"):
+    for needed in (
+        "fastmnv2/py.typed",
+        "fastmnv2/core/_engine.pyi",
+        "fastmnv2/image/_resize.pyi",
+        f"{info}/licenses/LICENSE",
+    ):
         expect(needed in names, f"{needed} is missing")
     strange = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
     expect(not strange, f"sources or rubbish: {strange}")

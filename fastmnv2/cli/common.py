@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fastmnv2 import image
-from fastmnv2.errors import CONTROLS
+from fastmnv2.core.errors import CONTROLS
 
 if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures

@@ -12,17 +12,17 @@ _DEMO_PICTURES = 12  # the table's width
 @with_options(WEIGHTS, THREADS, PRECISION)
 def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: str) -> None:
     """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
-    from fastmnv2 import demo as _demo
+    from fastmnv2.cli import demonstration
 
     if not paths:
-        chosen = _demo.samples()
+        chosen = demonstration.samples()
     else:
         pictures = find_pictures(paths)
         # In a folder of thousands the first dozen will do.
         del pictures.found[_DEMO_PICTURES:]
-        chosen = _demo.decoded(pictures)
+        chosen = demonstration.decoded(pictures)
         check_some(pictures)
-    _demo.run(weights, threads, chosen, click.echo, precision)
+    demonstration.run(weights, threads, chosen, click.echo, precision)
 
 
 @click.command()
@@ -34,8 +34,8 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
 def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: str) -> None:
     """Time calls, or layers, against this processor's multiply-add peak."""
     import fastmnv2
-    from fastmnv2 import profile
-    from fastmnv2 import threads as _threads
+    from fastmnv2.core import profile
+    from fastmnv2.core import threads as _threads
 
     model = fastmnv2.load(weights, precision=precision)
     if not layers:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 
-from fastmnv2 import image, network
+from fastmnv2 import image
 from fastmnv2.cli.common import (
     PICTURES,
     THREADS,
@@ -26,12 +26,13 @@ from fastmnv2.cli.common import (
     shown,
     with_options,
 )
+from fastmnv2.core import network
 
 if TYPE_CHECKING:
+    from fastmnv2.core.model import Model
+    from fastmnv2.core.progress import Advance
     from fastmnv2.image.given import Pictures
-    from fastmnv2.model import Model
-    from fastmnv2.outputs import Writer
-    from fastmnv2.progress import Advance
+    from fastmnv2.image.outputs import Writer
 
 _ROWS = 64  # that are handed to a writer together
 
@@ -104,14 +105,14 @@ def embed(
     if not folder and target.is_file() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
     if folder:
-        from fastmnv2 import jobs
+        from fastmnv2.image import jobs
 
         how = jobs.Settings(normalize=normalize, float16=float16, prune=prune, engine=engine, threads=threads)
         pictures = find_pictures(paths, **find)
         model = fastmnv2.load(weights, threads=threads)
         counts = jobs.embed_to_folder(model, pictures, target, how)
     else:
-        from fastmnv2 import outputs
+        from fastmnv2.image import outputs
 
         with outputs.open_output(target) as writer:
             pictures = find_pictures(paths, **find)
@@ -132,7 +133,7 @@ def embed(
 
 
 def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", normalize: bool) -> None:
-    from fastmnv2.progress import progress
+    from fastmnv2.core.progress import progress
 
     def compute(images: Any, threads: int) -> Any:
         return model.embed(images, threads=threads, normalize=normalize)
@@ -170,7 +171,7 @@ def classify(
 ) -> None:
     """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
     import fastmnv2
-    from fastmnv2.progress import progress, silent
+    from fastmnv2.core.progress import progress, silent
 
     pictures = find_pictures(paths, **find)
     model = fastmnv2.load(weights, threads=threads)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from fastmnv2.errors import printable
+from fastmnv2.core.errors import printable
 
 _PAIRS = 5
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastmnv2 import keras as own
-from fastmnv2.network import LOGITS
+from fastmnv2.core.network import LOGITS
 from fastmnv2.weights.forms.keras import CLASSES_MEMBER
 from fastmnv2.weights.tensors import Folded, Source
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
-from fastmnv2 import _version, network
-from fastmnv2.network import LAYERS, LOGITS, Layer
+from fastmnv2 import _version
+from fastmnv2.core import network
+from fastmnv2.core.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.tensors import Folded, Source
 
 _OPSET, _IR = 17, 9  # of 2022, which every runtime since then reads

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from fastmnv2.head import TENSORS
-from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, SIZE, Layer
+from fastmnv2.core.head import TENSORS
+from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, SIZE, Layer
 from fastmnv2.weights.tensors import Folded, Source
 
 _SPEC = {"dtype": tf.float32, "name": "images"}

@@ -9,12 +9,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import network
-from fastmnv2.errors import ImageError
+from fastmnv2.core import network
+from fastmnv2.core.errors import ImageError
+from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
 from fastmnv2.image.resizing import Method
 from fastmnv2.image.stream import Compute, Result, stream
-from fastmnv2.progress import progress as progress_bar
 
 OnError = Literal["raise", "skip"] | Callable[[ImageError], object]
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from fastmnv2.errors import ImageError
+from fastmnv2.core.errors import ImageError
 from fastmnv2.image import embed
 from fastmnv2.image.decode import Options
 from fastmnv2.image.find import NOT_THERE, find

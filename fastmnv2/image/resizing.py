@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _resize, network
+from fastmnv2.core import network
+from fastmnv2.image import _resize
 
 Method = Literal["tf2", "tf1", "area"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import ImageError
+from fastmnv2.core.errors import ImageError
 from fastmnv2.image import decode, resizing
 from fastmnv2.image.decode import Options
 

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fastmnv2.core.model import Model
 from fastmnv2.learn.study import Outcome, study
-from fastmnv2.model import Model
 
 __all__ = ["Outcome", "study", "train", "write_report"]
 

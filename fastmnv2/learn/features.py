@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import network
+from fastmnv2.core import network
+from fastmnv2.core.model import Model
 from fastmnv2.image import decode
-from fastmnv2.model import Model
 from fastmnv2.weights import cache
 
 _ROWS = 200_000  # vectors that are kept, 1 GB

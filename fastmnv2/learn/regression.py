@@ -90,7 +90,7 @@ def _log_loss(found: _Wide, members: NDArray[np.bool_]) -> float:
 
 def probabilities(layer: Linear, features: _Array, *, exclusive: bool) -> _Wide:
     """What the layer makes of features ``[n,1280]``: softmax over exclusive classes, else each class's sigmoid."""
-    from fastmnv2 import head
+    from fastmnv2.core import head
 
     logits = features.astype(np.float64) @ layer.kernel.astype(np.float64) + layer.bias
     return head.softmax(logits) if exclusive else head.sigmoid(logits)

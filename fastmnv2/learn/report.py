@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastmnv2._version import __version__
-from fastmnv2.atomic import writing
-from fastmnv2.errors import printable
+from fastmnv2.core.atomic import writing
+from fastmnv2.core.errors import printable
 from fastmnv2.learn.measures import Bin
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.head import Head, Step
+from fastmnv2.core.head import Head, Step
+from fastmnv2.core.model import Model
+from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.learn import dataset, features, regression
 from fastmnv2.learn.measures import Measures
-from fastmnv2.model import Model
-from fastmnv2.progress import progress as progress_bar
 from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.tensors import Folded
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastmnv2.errors import WeightsError, is_this_machines
+from fastmnv2.core.errors import WeightsError, is_this_machines
 from fastmnv2.weights.files import exists, open_file
 from fastmnv2.weights.tensors import Source
 

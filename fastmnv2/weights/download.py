@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from fastmnv2.errors import WeightsError, is_this_machines
-from fastmnv2.progress import progress
+from fastmnv2.core.errors import WeightsError, is_this_machines
+from fastmnv2.core.progress import progress
 from fastmnv2.weights import read
 from fastmnv2.weights.files import file_sha256
 from fastmnv2.weights.fold import fold

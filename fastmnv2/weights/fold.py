@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer, Shapes
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer, Shapes
 from fastmnv2.weights.tensors import Folded, Source, Tensors
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastmnv2.errors import WeightsError, WeightsUnavailable
-from fastmnv2.head import named
+from fastmnv2.core.errors import WeightsError, WeightsUnavailable
+from fastmnv2.core.head import named
 from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -109,16 +109,16 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
 
 
 def _integers(weights: str | os.PathLike[str] | None) -> Folded:
-    from fastmnv2.weights.quantised import Quantised
+    from fastmnv2.weights.int8.quantised import Quantised
 
     name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if name == UNTRAINED and not isinstance(weights, os.PathLike):
-        from fastmnv2 import post_training
+        from fastmnv2.weights.int8 import calibration
         from fastmnv2.weights.untrained import untrained
 
-        return post_training.untrained(fold(untrained()))
+        return calibration.untrained(fold(untrained()))
     if name == IMAGENET and not isinstance(weights, os.PathLike):
         raise WeightsError(
             f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine
-from fastmnv2.errors import printable
-from fastmnv2.head import Head, softmax
-from fastmnv2.network import LAYERS, LOGITS, SIZE
+from fastmnv2.core import _engine
+from fastmnv2.core.errors import printable
+from fastmnv2.core.head import Head, softmax
+from fastmnv2.core.network import LAYERS, LOGITS, SIZE
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -50,7 +50,7 @@ def other_size(origin: str, height: int, width: int) -> list[str]:
 class Source:
     """Float32 arrays as read from one file or folder, before folding.
 
-    ``tensors`` uses TF-Slim's names and shapes (see ``fastmnv2.network.Layer``). A layer comes either with
+    ``tensors`` uses TF-Slim's names and shapes (see ``fastmnv2.core.network.Layer``). A layer comes either with
     ``<scope>/BatchNorm/{gamma,beta,moving_mean,moving_variance}``, or already folded with ``<scope>/biases``.
     """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.network import EPSILON, LAYERS, LOGITS, Layer
+from fastmnv2.core.network import EPSILON, LAYERS, LOGITS, Layer
 from fastmnv2.weights.tensors import Source
 
 _Array = NDArray[np.float64]

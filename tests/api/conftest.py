@@ -2,15 +2,15 @@
 
 import pytest
 
-import fastmnv2.threads
+import fastmnv2.core.threads
 
 
 @pytest.fixture(autouse=True)
 def _many_processors(request, monkeypatch):
     if "real_processors" not in request.fixturenames:
-        monkeypatch.setattr("fastmnv2.threads.usable", lambda: 64)
+        monkeypatch.setattr("fastmnv2.core.threads.usable", lambda: 64)
 
 
 @pytest.fixture
 def real_processors():
-    return fastmnv2.threads.usable()
+    return fastmnv2.core.threads.usable()

@@ -19,7 +19,7 @@ FASTEST = fastmnv2.available_isas()[-1]
 
 
 @pytest.mark.parametrize(
-    "isa", [FASTEST, *(pytest.param(isa, marks=pytest.mark.long) for isa in fastmnv2.available_isas()[:-1])]
+    "isa", [FASTEST, *(pytest.param(isa, marks=pytest.mark.slow) for isa in fastmnv2.available_isas()[:-1])]
 )
 def test_every_batch_size_position_and_thread_count(untrained_native, images, alone, isa, monkeypatch):
     monkeypatch.setenv("FASTMNV2_ISA", isa)

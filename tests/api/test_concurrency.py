@@ -113,16 +113,12 @@ def test_beside_numpys_own_threads(model, images):
 @pytest.mark.parametrize("threads", [1, 2, 1024])
 def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
     with start("long_batch", untrained_native, threads) as child:
-        assert child.stdout.readline() == "ready\n"
+        assert [child.stdout.readline() for _ in range(2)] == ["warming up\n", "ready\n"]
         time.sleep(0.5)
-        sent = time.monotonic()
         child.send_signal(signal.SIGINT)
-        answer = child.stdout.read().split()
-    assert answer[1:] == ["True"]
-    print(f"answered after {(float(answer[0]) - sent) * 1e3:.0f} ms")
-    assert (
-        float(answer[0]) - sent < 1
-    )  # of the ten or more seconds that the batch takes; 0.1 on a machine that does nothing else
+        share, works = child.stdout.read().split()
+    assert works == "True"
+    assert float(share) < 0.3  # without an answer it is 1; half a second of two cores is 0.05
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -47,7 +47,7 @@ def test_pickle_round_trip(either, images, protocol):
 def test_threads_are_pickled_along(untrained_native, monkeypatch, images):
     again = pickle.loads(pickle.dumps(fastmnv2.load(untrained_native, threads=3)))
     asked = []
-    monkeypatch.setattr("fastmnv2.threads.resolve", lambda threads: asked.append(threads) or 1)
+    monkeypatch.setattr("fastmnv2.core.threads.resolve", lambda threads: asked.append(threads) or 1)
     again.embed(images[:1])
     assert asked == [3]
 

@@ -320,8 +320,8 @@ def test_a_batch_of_many_parts_is_that_of_one(model, images, monkeypatch):
     want = model.embed(batch), model.embed(in_bytes), model.logits(batch), model.endpoints(batch, names)
     parted = pickle.loads(pickle.dumps(model))
     parted._first = 3
-    monkeypatch.setattr("fastmnv2.model._LOGITS_PART", 7)
-    monkeypatch.setattr("fastmnv2.model._PART_SECONDS", 1e-9)
+    monkeypatch.setattr("fastmnv2.core.model._LOGITS_PART", 7)
+    monkeypatch.setattr("fastmnv2.core.model._PART_SECONDS", 1e-9)
     got = parted.embed(batch), parted.embed(in_bytes), parted.logits(batch), parted.endpoints(batch, names)
     assert all((one == other).all() for one, other in zip(got[:3], want[:3], strict=True))
     assert all((got[3][name] == want[3][name]).all() for name in names)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2 import network
-from fastmnv2.errors import WeightsError
-from fastmnv2.model import ENDPOINT_NAMES, PROJECTION_NAMES
+from fastmnv2.core import network
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.model import ENDPOINT_NAMES, PROJECTION_NAMES
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.resolve import resolve
 

@@ -77,7 +77,8 @@ def functions_of_instruction_sets(module):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86-64")
 def test_no_instruction_above_the_baseline_outside_the_kernels():
-    from fastmnv2 import _engine, _resize
+    from fastmnv2.core import _engine
+    from fastmnv2.image import _resize
 
     if not shutil.which("objdump"):
         pytest.skip("no objdump")

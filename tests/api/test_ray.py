@@ -50,11 +50,11 @@ def test_embedder_without_ray(paths, model):
         ImageEmbedder(model)(batch)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, monkeypatch):
     import pyarrow.parquet
 
-    from fastmnv2 import jobs
+    from fastmnv2.image import jobs
     from fastmnv2.image.given import Pictures
 
     bad = tmp_path / "bad.png"

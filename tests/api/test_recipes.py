@@ -36,7 +36,7 @@ def test_dask(given, model):
     np.testing.assert_array_equal(scope["vectors"], expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_spark(given, model, monkeypatch):
     pytest.importorskip("pyspark")
     pytest.importorskip("pandas")
@@ -51,7 +51,7 @@ def test_spark(given, model, monkeypatch):
     np.testing.assert_array_equal(np.float32([found[path] for path in given["paths"]]), expected)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_ray(given, model):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, logging_level="error", log_to_driver=False)

@@ -5,7 +5,7 @@ import pytest
 from reference import Mutant, forward
 
 import fastmnv2
-from fastmnv2.network import LAYERS, LOGITS
+from fastmnv2.core.network import LAYERS, LOGITS
 from fastmnv2.weights.untrained import untrained
 
 

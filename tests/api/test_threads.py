@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2 import threads
+from fastmnv2.core import threads
 
 
 @pytest.mark.parametrize("wrong", [0, -1])

@@ -25,9 +25,9 @@ def run(program, *arguments, code=0):
         (["gcc", "cc"], "-O1"),
         (["gcc", "cc"], "-O3"),
         (["clang"], "-O2"),
-        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.long),
-        pytest.param(["clang"], "-O1", marks=pytest.mark.long),
-        pytest.param(["clang"], "-O3", marks=pytest.mark.long),
+        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.slow),
+        pytest.param(["clang"], "-O1", marks=pytest.mark.slow),
+        pytest.param(["clang"], "-O3", marks=pytest.mark.slow),
     ],
 )
 def test_the_same_bits_from_any_compiler(tmp_path, names, level):
@@ -58,14 +58,14 @@ SANITIZERS = {
 }
 
 
-@pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.long)])
+@pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.slow)])
 def test_kernels_under_sanitizers(tmp_path, sanitizers):
     flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
     for program in ("check_kernels.c", "check_int8.c"):
         assert " 0 failures" in run(build(tmp_path, program, *flags))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", SANITIZERS)
 def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
     """The extension module built anew with sanitizers, and the tests of embed and of threads run with it."""
@@ -167,7 +167,7 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
         run(wine, program, what)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["x86_64-macos", "aarch64-macos", "x86_64-linux-musl", "aarch64-linux-musl"])
 def test_clang_for_other_systems(tmp_path, target):
     """Without a warning, and linked; run where that can be done. `pip install ziglang` has all their C libraries."""
@@ -182,7 +182,7 @@ def test_clang_for_other_systems(tmp_path, target):
         assert "0x" in run(*emulator, program, "digest")
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_valgrind(tmp_path):
     valgrind = find_compiler("valgrind")
     # valgrind knows no AVX-512: what it runs is the best that it says it can.

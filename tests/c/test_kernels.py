@@ -69,7 +69,7 @@ def test_avx512_kernels_emulated(tmp_path):
     assert "ok   avx512vl\n" in checked.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_neon_kernels_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_kernels.c", "-static", compiler=compiler, isas=isas("ARM64"))

@@ -189,7 +189,7 @@ class TestEmbed:
         assert output.read_text() == "kept"
 
     def test_parquet_rows_over_several_groups(self, tmp_path):
-        from fastmnv2 import outputs
+        from fastmnv2.image import outputs
 
         features = np.random.RandomState(0).rand(2500, 1280).astype(np.float32)
         output = tmp_path / "f.parquet"
@@ -204,7 +204,7 @@ class TestEmbed:
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_every_float32_comes_back(self, tmp_path, suffix):
-        from fastmnv2 import outputs
+        from fastmnv2.image import outputs
 
         bits = np.random.RandomState(0).randint(0, 0x7F800000, (3, 1280)).astype(np.uint32)
         features = bits.view(np.float32)
@@ -252,7 +252,7 @@ class TestClassify:
     def test_weights_without_logits(self, run, pictures, tmp_path, untrained_native):
         from dataclasses import replace
 
-        from fastmnv2 import network
+        from fastmnv2.core import network
         from fastmnv2.weights import read
         from fastmnv2.weights.fold import fold
         from fastmnv2.weights.forms import native
@@ -342,7 +342,7 @@ class TestDemo:
         assert re.search(r"one image, 1 thread: +[\d.]+ ms", text)
 
     def test_similarities(self):
-        from fastmnv2.demo import similarities
+        from fastmnv2.cli.demonstration import similarities
 
         rows = np.array([[1, 0], [1, 1], [0, 0]], np.float32)
         half = 0.5**0.5
@@ -416,7 +416,7 @@ def test_bench_times_calls_and_layers(run):
 
 
 def test_the_layer_times_fit_into_the_call(model):
-    from fastmnv2 import profile
+    from fastmnv2.core import profile
 
     start = time.perf_counter()
     rows = profile.layers(model, calls=20)

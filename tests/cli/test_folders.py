@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from processes import run as run_program
 from processes import start
 
-from fastmnv2 import cli, image, jobs
+from fastmnv2 import cli, image
+from fastmnv2.image import jobs
 
 pytest.importorskip("pyarrow")
 
@@ -157,7 +158,7 @@ def test_file_options_are_refused_elsewhere(run, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_many_times(untrained_native, tmp_path, model, kills):
     """2,000 pictures, killed at random, some of them changed meanwhile: nothing lost, nothing twice."""
     pictures, out = make(tmp_path / "pictures", 2000), tmp_path / "out"

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from processes import start
 
-from fastmnv2 import outputs
+from fastmnv2.image import outputs
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes, links and signals")
 

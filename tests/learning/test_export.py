@@ -10,8 +10,8 @@ from reference import forward
 
 import fastmnv2
 from fastmnv2 import export
-from fastmnv2.head import Head, Step
-from fastmnv2.network import LAYERS
+from fastmnv2.core.head import Head, Step
+from fastmnv2.core.network import LAYERS
 from fastmnv2.weights import Source
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.resolve import resolve_source
@@ -56,7 +56,7 @@ def pictures():
 @pytest.fixture(params=["logits", "head", "folded"])
 def case(request, sources):
     """Kind, source, and our own model of it, which the other tests hold against TensorFlow."""
-    from fastmnv2.model import Model
+    from fastmnv2.core.model import Model
 
     source = sources[request.param]
     return request.param, source, Model(fold(source))

@@ -5,7 +5,7 @@ import pytest
 from reference import forward
 
 import fastmnv2
-from fastmnv2.network import BATCH_NORM, LAYERS
+from fastmnv2.core.network import BATCH_NORM, LAYERS
 from fastmnv2.weights import Source
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.resolve import resolve

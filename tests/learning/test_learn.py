@@ -176,7 +176,7 @@ def test_one_file_with_two_labels_is_told(pictures, tmp_path):
 
 def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
     from fastmnv2 import learn
-    from fastmnv2.model import Model
+    from fastmnv2.core.model import Model
 
     calls = []
     real = Model.iter_embed_images
@@ -308,7 +308,7 @@ def test_the_command_line(pictures, tmp_path):
     assert "no such folder" in run("train", tmp_path / "nowhere", "-o", tmp_path / "y.safetensors", code=1)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_thousand_pictures_take_less_than_ten_seconds(tmp_path):
     """On two cores, beyond decoding, for which the same is done once more without the head."""
     folder = make_pictures(tmp_path / "many", 1000, (96, 96))

@@ -5,7 +5,7 @@ They are put together with LiteRT's own schema.
 
 import numpy as np
 
-from fastmnv2.network import LAYERS, LOGITS
+from fastmnv2.core.network import LAYERS, LOGITS
 
 SAME, RELU6 = 0, 3
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2 import outputs
+from fastmnv2.image import outputs
 
 for value in itertools.count():
     with outputs.open_output(Path(sys.argv[1])) as writer:

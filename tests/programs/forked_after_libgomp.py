@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 
 import fastmnv2
-from fastmnv2 import threads
+from fastmnv2.core import threads
 
 threads.usable = lambda: 2
 warnings.simplefilter("ignore")  # of forks in a program with threads

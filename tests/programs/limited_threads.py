@@ -8,7 +8,7 @@ import threading
 import numpy as np
 
 import fastmnv2
-from fastmnv2 import threads
+from fastmnv2.core import threads
 
 path, limit = sys.argv[1:]
 threads.usable = lambda: 64

@@ -1,7 +1,7 @@
 """The command line with small parts, written often."""
 
-from fastmnv2 import jobs
 from fastmnv2.cli import main
+from fastmnv2.image import jobs
 
 jobs.PART_ROWS = 150
 jobs.SAVE_SECONDS = 0.02

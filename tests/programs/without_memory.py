@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 import fastmnv2
-from fastmnv2 import threads
+from fastmnv2.core import threads
 
 threads.usable = lambda: 64  # whatever this machine has
 path, whose = sys.argv[1:]

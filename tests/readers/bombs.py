@@ -10,8 +10,8 @@ import zipfile
 
 import numpy as np
 
-from fastmnv2 import _engine
-from fastmnv2.network import BATCH_NORM, LAYERS
+from fastmnv2.core import _engine
+from fastmnv2.core.network import BATCH_NORM, LAYERS
 from fastmnv2.weights.forms import bundle
 
 # ---- tensor bundles ------------------------------------------------------------------------------------

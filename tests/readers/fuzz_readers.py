@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 

@@ -10,7 +10,7 @@ import pytest
 from makers import archive, converted, legacy_h5
 
 import fastmnv2
-from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS
+from fastmnv2.core.network import BATCH_NORM, LAYERS, LOGITS
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import hub

@@ -21,7 +21,7 @@ from fuzz_readers import fuzz
 from processes import run, start
 
 import fastmnv2
-from fastmnv2.errors import WeightsError
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import native
@@ -468,7 +468,7 @@ def native_with_head(tmp_path):
     import dataclasses
     import struct
 
-    from fastmnv2.head import Head, Step
+    from fastmnv2.core.head import Head, Step
 
     steps = (Step("dense", "d", {"kernel": np.ones((1280, 2), np.float32), "bias": np.ones(2, np.float32)}),)
     folded = dataclasses.replace(fold(untrained()), head=Head(steps, ("a", "b")), input_range=(0.0, 1.0))

@@ -7,8 +7,8 @@ import pytest
 from makers import converted
 
 import fastmnv2
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import LAYERS
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import LAYERS
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import tflite

@@ -18,7 +18,7 @@ import pytest
 from server import speaking
 
 import fastmnv2
-from fastmnv2.errors import WeightsError, WeightsUnavailable
+from fastmnv2.core.errors import WeightsError, WeightsUnavailable
 from fastmnv2.weights import cache as cache_module
 from fastmnv2.weights import download
 from fastmnv2.weights.fold import fold

@@ -103,21 +103,21 @@ def check_wheel(path):
 
 
 def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
-    engine = Path(fastmnv2._engine.__file__)
+    engine = Path(fastmnv2.core._engine.__file__)
     info = "fastmnv2-0.1.0.dist-info"
     good = {
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n",
         f"{info}/licenses/LICENSE": b"",
         "fastmnv2/py.typed": b"",
-        "fastmnv2/_engine.pyi": b"",
-        "fastmnv2/_resize.pyi": b"",
+        "fastmnv2/core/_engine.pyi": b"",
+        "fastmnv2/image/_resize.pyi": b"",
         f"fastmnv2/{engine.name}": engine.read_bytes(),
     }
     wrong = {
         "tags": {f"{info}/WHEEL": b"Tag: py3-none-any\n"},
         "licenses/LICENSE is missing": {f"{info}/licenses/LICENSE": None},
         "py.typed is missing": {"fastmnv2/py.typed": None},
-        "sources or rubbish": {"fastmnv2/_engine.c": b""},
+        "sources or rubbish": {"fastmnv2/core/_engine.c": b""},
         "folders": {"tests/test_x.py": b""},
         "weights are in it": {"fastmnv2/data/imagenet.safetensors": b""},
         "expected at most 1.5": {"fastmnv2/large": os.urandom(2 << 20)},

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine
-from fastmnv2.errors import WeightsError
+from fastmnv2.core import _engine
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.files import exists, file_sha256, open_file, read_file
 
 _MAGIC = 0xDB4775248B80FB57

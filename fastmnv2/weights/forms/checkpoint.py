@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from fastmnv2.network import LAYERS, shapes
+from fastmnv2.core.network import LAYERS, shapes
 from fastmnv2.weights.files import exists, read_file
 from fastmnv2.weights.forms import bundle
 from fastmnv2.weights.tensors import Source

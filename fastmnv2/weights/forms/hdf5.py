@@ -17,9 +17,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.head import LIMIT as HEAD_LIMIT
-from fastmnv2.network import BATCH_NORM, LOGITS
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.head import LIMIT as HEAD_LIMIT
+from fastmnv2.core.network import BATCH_NORM, LOGITS
 from fastmnv2.weights.forms import keras_names
 
 if TYPE_CHECKING:

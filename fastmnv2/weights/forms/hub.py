@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
-from fastmnv2.errors import WeightsError
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import bundle, checkpoint
 from fastmnv2.weights.tensors import Source

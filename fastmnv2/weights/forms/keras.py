@@ -13,9 +13,9 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError, printable
-from fastmnv2.head import Head, named
-from fastmnv2.network import EPSILON, LOGITS
+from fastmnv2.core.errors import WeightsError, printable
+from fastmnv2.core.head import Head, named
+from fastmnv2.core.network import EPSILON, LOGITS
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
 from fastmnv2.weights.tensors import Source, other_size

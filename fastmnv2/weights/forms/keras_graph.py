@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.head import INPUTS, Head, Step
+from fastmnv2.core.head import INPUTS, Head, Step
 from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
 from fastmnv2.weights.tensors import range_of
 

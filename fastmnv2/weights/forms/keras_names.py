@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import BATCH_NORM, LAYERS, LOGITS, shapes
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import BATCH_NORM, LAYERS, LOGITS, shapes
 from fastmnv2.weights.tensors import NO_BACKGROUND
 
 _PATTERNS = (

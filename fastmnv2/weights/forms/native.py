@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fastmnv2 import head
-from fastmnv2.atomic import writing
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import LAYERS, shapes
+from fastmnv2.core import head
+from fastmnv2.core.atomic import writing
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import LAYERS, shapes
 from fastmnv2.weights.files import read_file
-from fastmnv2.weights.quantised import (
+from fastmnv2.weights.int8.quantised import (
     BLOCKS,
     IMAGE,
     POOL,

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastmnv2 import head
-from fastmnv2.errors import WeightsError
+from fastmnv2.core import head
+from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.tensors import Tensors
 
 _TENSOR = re.compile(rf"{head.PREFIX}(\d{{1,2}})/(kernel|bias|scale|shift)")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.files import file_sha256, read_file
 from fastmnv2.weights.tensors import Source, other_size, range_of
 

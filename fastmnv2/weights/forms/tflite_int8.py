@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.network import LAYERS, LOGITS, Layer
 from fastmnv2.weights.files import file_sha256, read_file
 from fastmnv2.weights.forms.tflite import FILE_LIMIT, RELU6, TYPES, Graph, Operator, Tensor, Value, Walk, stored_shape
-from fastmnv2.weights.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
+from fastmnv2.weights.int8.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
 
 _AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # others round otherwise
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmnv2 import _engine, kept, threads
 from fastmnv2._version import __version__
-from fastmnv2.model import Model, available_isas, isa
+from fastmnv2.core import _engine, kept, threads
+from fastmnv2.core.model import Model, available_isas, isa
 
 
 def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:

@@ -121,7 +121,7 @@ fm_watch_forks()
 
 
 def layers():
-    """Rows of ``fastmnv2.network.Layer``, in order."""
+    """Rows of ``fastmnv2.core.network.Layer``, in order."""
     kinds = ("conv", "depthwise", "pointwise")
     rows = []
     for i in range(network.layers):
@@ -132,7 +132,7 @@ def layers():
 
 
 def endpoints():
-    """Rows of ``fastmnv2.network.Endpoint``, in order; behind them the blocks' projections, which 8-bit models have."""
+    """Rows of ``fastmnv2.core.network.Endpoint``, in order; behind them the blocks' projections, which 8-bit models have."""
     rows = []
     for i in range(network.endpoints + network.blocks):
         row = fm_endpoint_info(i)

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from fastmnv2.model import Model
+from fastmnv2.core.model import Model
 
 _Weights = str | os.PathLike[str] | None
 

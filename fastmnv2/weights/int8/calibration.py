@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import arguments, network
-from fastmnv2.model import PROJECTION_NAMES, Model
-from fastmnv2.network import ENDPOINTS, LAYERS, LOGITS
+from fastmnv2.core import arguments, network
+from fastmnv2.core.model import PROJECTION_NAMES, Model
+from fastmnv2.core.network import ENDPOINTS, LAYERS, LOGITS
 from fastmnv2.weights.forms import native
-from fastmnv2.weights.quantised import (
+from fastmnv2.weights.int8.quantised import (
     BLOCKS,
     HEAD,
     IMAGE,

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastmnv2
-from fastmnv2 import image, threads
-from fastmnv2.errors import CONTROLS
+from fastmnv2 import image
+from fastmnv2.core import threads
+from fastmnv2.core.errors import CONTROLS
 
 if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures

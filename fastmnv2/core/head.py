@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine
-from fastmnv2.errors import WeightsError
+from fastmnv2.core import _engine
+from fastmnv2.core.errors import WeightsError
 
 _Array = NDArray[np.float32]
 

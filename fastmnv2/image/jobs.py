@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from fastmnv2 import network
 from fastmnv2._version import __version__
-from fastmnv2.atomic import writing
+from fastmnv2.core import network
+from fastmnv2.core.atomic import writing
+from fastmnv2.core.model import Model
+from fastmnv2.core.progress import progress
 from fastmnv2.image.given import Pictures
 from fastmnv2.image.stream import stream
-from fastmnv2.model import Model
-from fastmnv2.progress import progress
 
 PART_ROWS = 10_000
 SAVE_SECONDS = 20.0

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine, arguments, network
-from fastmnv2 import threads as _threads
-from fastmnv2.errors import WeightsError
+from fastmnv2.core import _engine, arguments, network
+from fastmnv2.core import threads as _threads
+from fastmnv2.core.errors import WeightsError
 
 if TYPE_CHECKING:
     from fastmnv2.image.decode import Decode
@@ -318,8 +318,8 @@ class Model:
 
         Args:
             images: as for ``embed``.
-            names: which of ``fastmnv2.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
-                plain string. int8 models also have those of ``fastmnv2.model.PROJECTION_NAMES``.
+            names: which of ``fastmnv2.core.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
+                plain string. int8 models also have those of ``fastmnv2.core.model.PROJECTION_NAMES``.
             threads: as for ``embed``.
             raw: of an int8 model, the integers as they are, uint8 or int8 as in its file; see ``quantization``.
 
@@ -382,7 +382,7 @@ class Model:
         if name not in names:
             raise ValueError(
                 f"names: expected 'default' or one like {ENDPOINT_NAMES[2]!r} (all are in "
-                f"fastmnv2.model.ENDPOINT_NAMES), got {name!r}"
+                f"fastmnv2.core.model.ENDPOINT_NAMES), got {name!r}"
             )
 
     def _forward(

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
-from fastmnv2.errors import CONTROLS
+from fastmnv2.core.errors import CONTROLS
 
 
 class Advance(Protocol):

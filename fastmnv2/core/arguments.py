@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.network import SIZE
+from fastmnv2.core.network import SIZE
 
 _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 _IMAGE = (SIZE, SIZE, 3)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fastmnv2 import _engine
+from fastmnv2.core import _engine
 
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by TF-Slim's names."""

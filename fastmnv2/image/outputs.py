@@ -14,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.atomic import writing
-from fastmnv2.errors import CONTROLS
-from fastmnv2.network import FEATURES
+from fastmnv2.core.atomic import writing
+from fastmnv2.core.errors import CONTROLS
+from fastmnv2.core.network import FEATURES
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 _FORMULA = ("=", "+", "-", "@")  # what makes spreadsheets compute a cell

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine, network
-from fastmnv2.model import Model
+from fastmnv2.core import _engine, network
+from fastmnv2.core.model import Model
 
 
 class LayerTime(NamedTuple):

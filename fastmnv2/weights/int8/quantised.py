@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2 import _engine
-from fastmnv2.errors import WeightsError
-from fastmnv2.network import ENDPOINTS, LAYERS, LOGITS, PROJECTIONS, Layer
+from fastmnv2.core import _engine
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import ENDPOINTS, LAYERS, LOGITS, PROJECTIONS, Layer
 from fastmnv2.weights.tensors import Folded
 
 HEAD = LAYERS[-2]

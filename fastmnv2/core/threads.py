@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fastmnv2 import _engine
+from fastmnv2.core import _engine
 
 
 @functools.cache
