@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from peers import PEERS, Run
 
-from fastmnv2 import _engine
+from fastmnv2.core import _engine
 
 
 def timed(run: Run, images: np.ndarray, seconds: float, warm_up: int, every: float = 0.0) -> list[float]:
