@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 512 };
+enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 640 };
 
 /* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that
  * sums and scales are within what the shorter way to float32 takes:

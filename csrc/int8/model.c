@@ -10,18 +10,18 @@ enum { VALUES = 256 };
 
 static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_kernels *kernels,
                      const fm_int8_weights *weights) {
-    const fm_layer head = fm_layer_info(FM_HEAD);
-    const size_t sums = (size_t)(head.out_size * head.out_size * 255 + 1);
+    const fm_network *network = &model->base.network;
+    const size_t sums = (size_t)(fm_last_pixels(network) * 255 + 1);
     const int row_bytes = (int)fm_image_row_bytes(&model->base.plan);
     for (int i = 0; i < (model->base.has_logits ? FM_LAYERS : FM_LOGITS); i++) {
-        const fm_layer layer = fm_layer_info(i);
+        const fm_layer layer = fm_layer_info(network, i);
         const fm_int8_layer *own = &weights->layers[i];
         if (layer.kind == FM_DEPTHWISE) model->depthwise[i / 3] = fm_int8_pack_depthwise(store, kernels, &layer, own);
         else model->conv[i] = fm_int8_pack_conv(store, kernels, &layer, own, row_bytes);
     }
     for (int b = 0; b < FM_BLOCKS; b++) {
         model->expanded_zero[b] = (uint8_t)weights->layers[fm_depthwise_layer(b)].in_zero;
-        if (fm_has_residual(&fm_blocks[b])) model->add[b] = fm_int8_pack_add(store, kernels, &weights->sums[b]);
+        if (network->blocks[b].residual) model->add[b] = fm_int8_pack_add(store, kernels, &weights->sums[b]);
     }
     model->image_zero = (uint8_t)weights->layers[0].in_zero;
     model->pool = fm_int8_take(store, sums);
@@ -33,20 +33,23 @@ static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_k
     if (model->base.has_logits) memcpy(model->logit, weights->logit, VALUES * sizeof(float));
 }
 
-fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **result) {
+fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
+                            fm_model **result) {
+    if (!fm_network_supported(network)) return FM_UNSUPPORTED;
     const fm_int8_kernels *kernels = fm_int8_table(isa);
     fm_int8_model *model = calloc(1, sizeof *model);
     if (!model) return FM_NO_MEMORY;
     fm_model *base = &model->base;
     base->tier = &fm_int8_tier;
+    base->network = *network;
     base->has_logits = weights->layers[FM_LOGITS].kernel != NULL;
     /* Bytes are a quarter of the size: a block's expanded rows fit the nearest cache at their full width. */
-    base->plan = fm_plan_for(&(fm_tier_needs){.element = 1,
-                                              .chunk_rows = 2,
-                                              .padding = 1,
-                                              .tile_rows = kernels->rows,
-                                              .ring_rows = 4, /* what two output rows read */
-                                              .slack = FM_INT8_SLACK});
+    base->plan = fm_plan_for(network, &(fm_tier_needs){.element = 1,
+                                                       .chunk_rows = 2,
+                                                       .padding = 1,
+                                                       .tile_rows = kernels->rows,
+                                                       .ring_rows = 4, /* what two output rows read */
+                                                       .slack = FM_INT8_SLACK});
     fm_int8_store store = {NULL, 0};
     pack_all(model, &store, kernels, weights); /* measures */
     base->bytes = store.used;

@@ -251,7 +251,7 @@ static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
     int repeat = 1;
     if (layer->stride != 1 || 2 * channels > block) return 1;
     while (repeat * channels % block != 0) repeat++;
-    return layer->in_size % repeat == 0 ? repeat : 1;
+    return layer->in_width % repeat == 0 ? repeat : 1;
 }
 
 /* One channel of a block, at lane `lane` of vector `vec`. */

@@ -21,7 +21,7 @@ from fastmnv2.cli.weights import convert, info, quantize
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fastmnv2")
 def cli() -> None:
-    """MobileNet V2 0.75/96 image feature vectors on the CPU."""
+    """MobileNet V2 image feature vectors on the CPU."""
 
 
 for _command in (embed, classify, convert, quantize, train, info, demo, bench):

@@ -97,7 +97,7 @@ PICTURES = (
         type=click.Choice(["tf2", "tf1", "area"]),
         default="tf2",
         show_default=True,
-        help="How pictures become 96x96: sampled as TensorFlow 2 or 1 does, or averaged.",
+        help="How pictures are resized: sampled as TensorFlow 2 or 1 does, or averaged.",
     ),
     click.option(
         "--decode",

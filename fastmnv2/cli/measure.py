@@ -14,14 +14,17 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
     from fastmnv2.cli import demonstration
 
-    if not paths:
-        chosen = demonstration.samples()
-    else:
+    chosen = demonstration.samples
+    if paths:
         pictures = find_pictures(paths)
         # In a folder of thousands the first dozen will do.
         del pictures.found[_DEMO_PICTURES:]
-        chosen = demonstration.decoded(pictures)
-        check_some(pictures)
+
+        def chosen(size: tuple[int, int]) -> "demonstration.Named":
+            found = demonstration.decoded(pictures, size)
+            check_some(pictures)
+            return found
+
     demonstration.run(weights, threads, chosen, click.echo, precision)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import numpy as np
 
-from fastmnv2 import image
 from fastmnv2.cli.common import (
     PICTURES,
     THREADS,
@@ -26,7 +25,6 @@ from fastmnv2.cli.common import (
     shown,
     with_options,
 )
-from fastmnv2.core import network
 
 if TYPE_CHECKING:
     from fastmnv2.core.model import Model
@@ -86,10 +84,10 @@ def embed(
     PATH is a picture, a folder, a quoted glob, or - for paths on standard input.
 
     \b
-    .npy      float32 [n,1280], and after it, in the same file, the paths: both
+    .npy      float32 [n,features], and after it, in the same file, the paths: both
               by numpy.load(file) twice of the open file, the first by its name
     .npz      arrays features and paths
-    .csv      columns path, f0 ... f1279
+    .csv      columns path, f0, f1 and on
     .parquet  columns path and features; needs fastmnv2[parquet]
     FOLDER/   parts of 10,000 rows in parquet; started again, it goes on where it
               stopped, and takes in what is new or changed
@@ -114,9 +112,9 @@ def embed(
     else:
         from fastmnv2.image import outputs
 
-        with outputs.open_output(target) as writer:
+        model = fastmnv2.load(weights, threads=threads)
+        with outputs.open_output(target, model.network.features) as writer:
             pictures = find_pictures(paths, **find)
-            model = fastmnv2.load(weights, threads=threads)
             _embed_to_file(model, pictures, writer, normalize)
             check_some(pictures)
         counts = {"pictures": pictures.read}
@@ -138,7 +136,7 @@ def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", norma
     def compute(images: Any, threads: int) -> Any:
         return model.embed(images, threads=threads, normalize=normalize)
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
         told = _telling(results, pictures, advance)
         while batch := list(itertools.islice(told, _ROWS)):
@@ -175,15 +173,21 @@ def classify(
 
     pictures = find_pictures(paths, **find)
     model = fastmnv2.load(weights, threads=threads)
-    model.classify(np.empty((0, *image.SIZE, 3), np.float32), top=top)  # if it can't, say so before decoding
+    model.classify(
+        np.empty((0, *model.network.image_shape), np.float32), top=top
+    )  # if it can't, say so before decoding
     names: Sequence[str] | None = model.classes
     if labels is not None:
-        names = read_lines(Path(labels), len(model.classes)) if model.classes else _read_labels(Path(labels))
+        names = (
+            read_lines(Path(labels), len(model.classes))
+            if model.classes
+            else _read_labels(Path(labels), model.network.classes)
+        )
 
     def compute(images: Any, threads: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=threads), strict=True))
 
-    results = pictures.results(compute, model.thread_count())
+    results = pictures.results(compute, model.thread_count(), model.network.size)
     quiet = sys.stdout.isatty()  # the lines themselves show how far it is
     bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
@@ -203,9 +207,9 @@ def classify(
     check_missing(pictures)
 
 
-def _read_labels(path: Path) -> list[str]:
-    """One label for each class index. ValueError if the file has neither 1001 nor 1000 lines of text."""
-    classes, lines = network.CLASSES, read_lines(path)
+def _read_labels(path: Path, classes: int) -> list[str]:
+    """One label for each class index. ValueError if the file has neither as many lines of text, nor one less."""
+    lines = read_lines(path)
     if len(lines) == classes - 1:
         lines = ["background", *lines]
     if len(lines) != classes:

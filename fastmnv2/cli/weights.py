@@ -17,6 +17,7 @@ from fastmnv2.cli.common import PRECISION, THREADS, WEIGHTS, read_lines, shown, 
 @click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
 @click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
 @click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
+@click.option("--size", type=click.IntRange(min=1), metavar="N", help="Of images, where SRC does not say; see load.")
 @PRECISION
 def convert(
     source: str,
@@ -26,6 +27,7 @@ def convert(
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
+    size: int | None,
 ) -> None:
     """Write weights of any form to another, by DST's suffix.
 
@@ -46,8 +48,9 @@ def convert(
     from fastmnv2.weights.resolve import adapted
 
     names = read_lines(Path(classes)) if classes is not None else None
-    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision)
+    found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision, size=size)
     folded = export.write(target, found)
+    click.echo(f"network  {folded.network.name}")
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
@@ -81,21 +84,23 @@ def quantize(
     """
     if target.exists() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
-    import fastmnv2
     from fastmnv2.image.find import find
+    from fastmnv2.weights.int8 import calibration
+    from fastmnv2.weights.resolve import resolve
 
     def skip(path: str, why: object) -> None:
         click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
 
+    folded = resolve(source)
     pictures = []
     for path in find(paths, skip).paths:
         try:
-            pictures.append(image.load_image(path))
+            pictures.append(image.load_image(path, folded.network.size))
         except (ValueError, OSError) as error:
             skip(path, error)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
-    report = fastmnv2.quantize(source, target, np.stack(pictures), threads=threads)
+    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads)
     for line in report.lines():
         click.echo(line)
     if plot:

@@ -50,9 +50,10 @@ class Options:
     decode: Decode = "exact"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
+    size: tuple[int, int] = SIZE  # height and width that they become
 
     def __post_init__(self) -> None:
-        resizing.check(SIZE, self.method)
+        resizing.check(self.size, self.method)
         if self.decode not in ("exact", "scaled"):
             raise ValueError(f"decode: expected 'exact' or 'scaled', got {self.decode!r}")
 
@@ -132,9 +133,9 @@ def load_image(
     Raises:
         OSError, ValueError, TypeError, ImportError: as ``read`` and ``resize``.
     """
-    resizing.check(size, method)
+    options = Options(method, "exact", exif, max_pixels, size)
     result = np.empty((*size, 3), np.float32)
-    open_picture(file, Options(method, "exact", exif, max_pixels)).resize(result, method)
+    open_picture(file, options).resize(result, method)
     return result
 
 
@@ -266,7 +267,7 @@ def _end_of_head(data: bytes) -> int:
 
 def _shrinking(height: int, width: int, options: Options) -> int:
     """By how much the decoder may shrink: both edges stay at least twice the target's."""
-    most = min(height, width) // (2 * max(SIZE)) if options.decode == "scaled" else 1
+    most = min(height, width) // (2 * max(options.size)) if options.decode == "scaled" else 1
     return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(most, 1))
 
 

@@ -1,6 +1,7 @@
 """The pictures that a command was given: as paths, folders and globs, or as a list of names in a file or a pipe."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import sys
@@ -60,11 +61,11 @@ class Pictures:
                 with open(source, "rb") as file:
                     yield from self._lines(file)
 
-    def results(self, compute: Compute, threads: int) -> Generator[tuple[str, Any], None, None]:
-        """Each picture's name and what ``compute`` makes of it."""
+    def results(self, compute: Compute, threads: int, size: tuple[int, int]) -> Generator[tuple[str, Any], None, None]:
+        """Each picture's name and what ``compute`` makes of it, resized to height and width ``size``."""
         items: Any = self.names() if self._listed else self.found
-        size = self.batch_size
-        run = embed.run(compute, items, self.options, batch_size=size, threads=threads, on_error=self._failed)
+        options, batch_size = dataclasses.replace(self.options, size=size), self.batch_size
+        run = embed.run(compute, items, options, batch_size=batch_size, threads=threads, on_error=self._failed)
         with contextlib.closing(run) as results:
             for result in results:
                 self.read += 1

@@ -1,7 +1,7 @@
 """Long jobs: a folder of Parquet parts that is whole whenever the process is killed, and goes on from there.
 
 - ``part-000000.parquet`` and on: 10,000 rows each but for the last. Columns: ``path``; ``size`` and ``mtime`` (ns), or
-  ``etag`` for URLs, by which a changed picture is known; ``features``, a list of 1280 float32 or float16, null for a
+  ``etag`` for URLs, by which a changed picture is known; ``features``, a list of or float16, null for a
   picture that can't be read; ``error``, why, else null. What the features were made with is in the schema's metadata.
 - ``manifest.json``: what there is, written last. While it is missing, the job is not finished.
 
@@ -15,16 +15,16 @@ import os
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastmnv2._version import __version__
-from fastmnv2.core import network
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.model import Model
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.core.progress import progress
 from fastmnv2.image.given import Pictures
 from fastmnv2.image.stream import stream
@@ -93,13 +93,14 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
     """
     made_with = {
         "weights": model.weights["sha256"],
+        "network": model.network.name,
         "normalize": settings.normalize,
         "float16": settings.float16,
-        **asdict(pictures.options),
+        **_settings(pictures),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        parts = Parts(folder, made_with)
+        parts = Parts(folder, made_with, model.network.features)
         todo = _Todo(pictures.names(), parts)
         rows = {"local": _local, "ray": _on_ray}[settings.engine](model, todo, pictures, settings)
         try:
@@ -115,6 +116,11 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
         parts.finish()
         counts = {"new": todo.new, "changed": todo.changed, "dropped": gone}
         return {"pictures": parts.good, **{what: number for what, number in counts.items() if number}}
+
+
+def _settings(pictures: Pictures) -> dict[str, Any]:
+    """How pictures are read, as JSON; their size is the network's."""
+    return {name: value for name, value in asdict(pictures.options).items() if name != "size"}
 
 
 class _Todo:
@@ -159,7 +165,8 @@ def _local(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) ->
         return model.embed(images, threads=threads, normalize=settings.normalize)
 
     threads = model.thread_count(settings.threads)
-    results = stream(todo, compute, pictures.options, threads=threads, batch_size=pictures.batch_size)
+    options = replace(pictures.options, size=model.network.size)
+    results = stream(todo, compute, options, threads=threads, batch_size=pictures.batch_size)
     with contextlib.closing(results):
         for result in results:
             error = result.error.reason if result.error else None
@@ -170,7 +177,7 @@ def _on_ray(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) -
     from fastmnv2.ray import embed_names
 
     asked: dict[str, State] = {str(name): name.state for name in todo}
-    options = {"normalize": settings.normalize, **asdict(pictures.options)}
+    options = {"normalize": settings.normalize, **_settings(pictures)}
     with contextlib.closing(embed_names(model, list(asked), batch_size=pictures.batch_size, **options)) as found:
         for name, vector, error in found:
             yield Row(name, asked[name], vector, error)
@@ -196,7 +203,7 @@ class _Part:
 class Parts:
     """The parts of a folder, the last of which grows."""
 
-    def __init__(self, folder: Path, made_with: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, made_with: dict[str, Any], features: int) -> None:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -204,14 +211,14 @@ class Parts:
             says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
             raise ImportError(says, name="pyarrow") from error
         self._arrow: Any = pyarrow
-        self._folder, self._made_with = folder, made_with
+        self._folder, self._made_with, self._features = folder, made_with, features
         number = pyarrow.float16() if made_with["float16"] else pyarrow.float32()
         columns = {
             "path": pyarrow.string(),
             "size": pyarrow.int64(),
             "mtime": pyarrow.int64(),
             "etag": pyarrow.string(),
-            "features": pyarrow.list_(number, network.FEATURES),
+            "features": pyarrow.list_(number, self._features),
             "error": pyarrow.string(),
         }
         metadata = {"fastmnv2": json.dumps(made_with, sort_keys=True)}
@@ -298,7 +305,7 @@ class Parts:
     def _described(self, path: Path) -> Iterator[tuple[Any, ...]]:
         try:
             file = self._arrow.parquet.ParquetFile(path)
-            described = json.loads((file.schema_arrow.metadata or {})[b"fastmnv2"])
+            described = {"network": DEFAULT.name} | json.loads((file.schema_arrow.metadata or {})[b"fastmnv2"])
             table = file.read(columns=["path", "size", "mtime", "etag", "error"])
         except (KeyError, ValueError, self._arrow.ArrowException) as error:
             raise ValueError(f"{path}: expected a part that fastmnv2 has written: {error!r}") from error
@@ -314,7 +321,7 @@ class Parts:
         self.known[path] = (state, part.number)
 
     def _table(self, rows: list[Row]) -> Any:
-        zeros = np.zeros(network.FEATURES, np.float32)
+        zeros = np.zeros(self._features, np.float32)
         dtype = np.float16 if self._made_with["float16"] else np.float32
         values = np.stack([zeros if row.error is not None else row.vector for row in rows]).astype(dtype)
         missing = self._arrow.array([row.error is not None for row in rows])

@@ -22,7 +22,7 @@ from fastmnv2.image.decode import Options
 
 Images = NDArray[np.float32]
 Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
-"""What is wanted of a batch, float32 [n,96,96,3] in [0,1], on so many threads: one value for each image."""
+"""What is wanted of a batch, float32 [n,height,width,3] in [0,1], on so many threads: one value for each image."""
 
 
 _LATEST = 0.25  # seconds that a decoded picture waits for others: large ones would keep progress from being seen
@@ -75,7 +75,7 @@ def stream(
 
 def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterator[Result]:
     job = _Job(0, item)
-    image = np.empty((1, *resizing.SIZE, 3), np.float32)
+    image = np.empty((1, *options.size, 3), np.float32)
     try:
         _load(_readable(item), options, image[0])
     except Exception as error:
@@ -148,7 +148,7 @@ class _Workers:
                 thread.join(max(0, until - time.monotonic()))
 
     def _work(self) -> None:
-        images = np.empty((self._batch, *resizing.SIZE, 3), np.float32)
+        images = np.empty((self._batch, *self._options.size, 3), np.float32)
         waiting: list[_Job] = []
         since = 0.0
         room = _Room()
@@ -207,7 +207,7 @@ def _readable(item: Any) -> Any:
 
 
 def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
-    """One item, resized into ``out`` [96,96,3]."""
+    """One item, resized into ``out`` [height,width,3]."""
     if hasattr(item, "getexif") or isinstance(item, (str, bytes, bytearray, memoryview)) or hasattr(item, "__fspath__"):
         decode.open_picture(item, options, room).resize(out, options.method)
         return

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import network
 from fastmnv2.core.model import Model
 from fastmnv2.image import decode
 from fastmnv2.weights import cache
@@ -36,14 +35,14 @@ class Kept:
             self._base = sqlite3.connect(path, timeout=5)
             self._base.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB)")
 
-    def get(self, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Those that are there."""
+    def get(self, keys: list[bytes], features: int) -> dict[bytes, NDArray[np.float32]]:
+        """Those that are there, of so many features."""
         found: dict[bytes, NDArray[np.float32]] = {}
         if self._base is not None:
             with contextlib.suppress(sqlite3.Error):
                 for key in keys:
                     row = self._base.execute("SELECT vector FROM features WHERE key = ?", (key,)).fetchone()
-                    if row and len(row[0]) == 4 * network.FEATURES:
+                    if row and len(row[0]) == 4 * features:
                         found[key] = np.frombuffer(row[0], "<f4")
         return found
 
@@ -82,7 +81,7 @@ def compute(
     """Features of pictures.
 
     Returns:
-        float32 ``[pictures,variants,1280]``, the SHA-256 of each picture's file, and which of ``paths`` they are;
+        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and which of ``paths`` they are;
         those that can't be read are handed to ``skip`` and left out.
     """
     kept = Kept(place)
@@ -102,7 +101,7 @@ def compute(
                     hashes.append(content)
                     places.append(index)
             advance(min(start + _CHUNK, len(paths)))
-    shape = (-1, len(variants), network.FEATURES)
+    shape = (-1, len(variants), model.network.features)
     features = np.stack(rows).reshape(shape) if rows else np.empty((0, *shape[1:]), np.float32)
     return features, hashes, np.array(places, np.intp)
 
@@ -122,7 +121,7 @@ def _chunk(
         for index, content in wanted.items()
         for number, variant in enumerate(variants)
     }
-    known = kept.get(list(keys.values()))
+    known = kept.get(list(keys.values()), model.network.features)
     missing = [place for place, key in keys.items() if key not in known]
     bad: set[int] = set()
 

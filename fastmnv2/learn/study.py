@@ -147,7 +147,7 @@ def _check(found: dataset.Dataset, folds: int) -> int:
 def _head(layer: regression.Linear, found: dataset.Dataset) -> Head:
     steps = Step("dense", "learned", {"kernel": layer.kernel, "bias": layer.bias})
     activation = "softmax" if found.exclusive else "sigmoid"
-    return Head((steps, Step(activation, "learned")), found.classes)
+    return Head((steps, Step(activation, "learned")), found.classes, len(layer.kernel))
 
 
 def _notes(

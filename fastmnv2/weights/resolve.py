@@ -10,6 +10,7 @@ from typing import Any
 
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable
 from fastmnv2.core.head import named
+from fastmnv2.core.network import checked_size
 from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -44,6 +45,7 @@ def adapted(
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: Any = None,
 ) -> Source:
     """The same before folding, with batch norms where the form has them."""
     if precision not in PRECISIONS:
@@ -51,6 +53,11 @@ def adapted(
     if precision == "int8" and input_range is not None:
         raise ValueError("input_range: 8-bit files say themselves what their integers stand for; expected None")
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
+    if size is not None:
+        size, notes = checked_size(size), found.notes
+        if found.size not in (None, size):
+            notes += (f"the file's own size of images, {' x '.join(map(str, found.size or ()))}, is set aside",)
+        found = dataclasses.replace(found, size=size, notes=notes, file="")
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes

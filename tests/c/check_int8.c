@@ -212,11 +212,12 @@ static void check_conv(const fm_int8_kernels *kernels, numbers which) {
                                 .out_channels = 8 * between(1, 16)};
         check_conv_shape(kernels, &shape, between(1, 4), between(1, 15), which);
     }
+    const fm_network network = some_network();
     for (int i = 0; i < FM_LAYERS; i++) {
-        fm_layer shape = fm_layer_info(i);
+        fm_layer shape = fm_layer_info(&network, i);
         if (shape.kind == FM_DEPTHWISE) continue;
         if (shape.kind == FM_CONV) check_conv_shape(kernels, &shape, 1, between(1, 112), which);
-        else check_conv_shape(kernels, &shape, between(1, 2), fm_least(shape.out_size, 12), which);
+        else check_conv_shape(kernels, &shape, between(1, 2), fm_least(shape.out_width, 12), which);
     }
 }
 
@@ -224,7 +225,7 @@ static void check_conv(const fm_int8_kernels *kernels, numbers which) {
 
 static void check_depthwise_shape(const fm_int8_kernels *kernels, const fm_layer *shape, numbers which) {
     const fm_int8_kernels *tables[2] = {&fm_int8_scalar, kernels};
-    const int channels = shape->in_channels, width = shape->in_size, out = width / shape->stride;
+    const int channels = shape->in_channels, width = shape->in_width, out = width / shape->stride;
     const int two = shape->stride == 1 && rand() % 2, gap = 8 * between(0, 2);
     const size_t out_pixel = (size_t)(channels + gap), row = (size_t)(out * (int)out_pixel);
     const fm_int8_layer layer = make_layer(shape, which);
@@ -265,13 +266,14 @@ static void check_depthwise(const fm_int8_kernels *kernels, numbers which) {
         const fm_layer shape = {.kind = FM_DEPTHWISE,
                                 .kernel = 3,
                                 .stride = stride,
-                                .in_size = stride * between(1, 56),
+                                .in_width = stride * between(1, 56),
                                 .in_channels = channels,
                                 .out_channels = channels};
         check_depthwise_shape(kernels, &shape, which);
     }
+    const fm_network network = some_network();
     for (int b = 0; b < FM_BLOCKS; b++) {
-        const fm_layer shape = fm_layer_info(fm_depthwise_layer(b));
+        const fm_layer shape = fm_layer_info(&network, fm_depthwise_layer(b));
         check_depthwise_shape(kernels, &shape, which);
     }
 }

@@ -153,7 +153,7 @@ static void check_pointwise(const fm_kernels *kernels, numbers which) {
         const int most = MOST_MACS / (k * (n + 1)), rows = between(1, most < 1 ? 1 : most > 49 ? 49 : most);
         if (n > 0) check_pointwise_shape(kernels, rows, k, n, (fm_epilogue)(i % 3), which);
     }
-    check_pointwise_shape(kernels, 1, 56, fm_network_info()->classes, FM_LINEAR, which);
+    check_pointwise_shape(kernels, 1, 56, some_network().classes, FM_LINEAR, which);
 }
 
 /* Sums a hair from the middle between two floats: right only where a multiply-add rounds once, which on random
@@ -195,7 +195,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     const fm_layer layer = {.kind = FM_DEPTHWISE,
                             .kernel = 3,
                             .stride = stride,
-                            .in_size = width,
+                            .in_width = width,
                             .in_channels = channels,
                             .out_channels = channels};
     const int out_rows = between(1, MOST), in_rows = (out_rows - 1) * stride + 3;

@@ -12,10 +12,11 @@
 #include <time.h>
 
 #include "fastmnv2.h"
+#include "made_models.h"
 #include "parallel.h"
 #include "patience.h"
 
-enum { THREADS = 2, MOST_LAYERS = 64, MOST_PIXELS = 96 * 96 * 3, MOST_FEATURES = 1280 };
+enum { THREADS = 2, MOST_FEATURES = 1280 };
 
 static int failures;
 
@@ -90,54 +91,18 @@ int __wrap_fm_wait_or_end(fm_team *team) {
 int __wrap_fm_current_cpu(void);
 int __wrap_fm_current_cpu(void) { return -1; }
 
-/* ---- models ---- */
-
-static uint32_t state = 1;
-
-static float between(float scale) {
-    state ^= state << 13; /* Marsaglia's xorshift32 */
-    state ^= state >> 17;
-    state ^= state << 5;
-    return ((float)(state >> 9) / (float)(1 << 22) - 1.0f) * scale;
-}
-
-static float *random_floats(size_t count, float scale) {
-    float *floats = malloc(count * sizeof *floats);
-    if (!floats) abort();
-    for (size_t i = 0; i < count; i++) floats[i] = between(scale);
-    return floats;
-}
-
-static fm_model *make_model(const fm_isa *isa) {
-    const float *kernels[MOST_LAYERS], *biases[MOST_LAYERS];
-    const int layers = fm_network_info()->layers;
-    for (int i = 0; i < layers; i++) {
-        const fm_layer layer = fm_layer_info(i);
-        const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);
-        kernels[i] = random_floats((size_t)inputs * (size_t)layer.out_channels, inputs > 64 ? 0.125f : 0.5f);
-        biases[i] = random_floats((size_t)layer.out_channels, 0.5f);
-    }
-    fm_model *model = NULL;
-    const fm_weights weights = {.kernels = kernels, .biases = biases, .black = -1.0f, .white = 1.0f};
-    if (fm_model_new(isa, &weights, &model) != FM_OK) abort();
-    for (int i = 0; i < layers; i++) {
-        free((void *)(uintptr_t)kernels[i]);
-        free((void *)(uintptr_t)biases[i]);
-    }
-    return model;
-}
-
-static float images[MOST_PIXELS], features[MOST_FEATURES], want[MOST_FEATURES];
-
-static void run(const fm_model *model, int threads) {
-    const fm_request request = {.images = images, .n = 1, .features = features, .threads = threads};
-    int outside = 0;
-    memset(features, 0xff, sizeof features);
-    if (fm_forward(model, &request, &outside) != FM_OK) abort();
-    expect(memcmp(features, want, (size_t)fm_network_info()->features * sizeof *features) == 0, "the same bits");
-}
-
 /* ---- checks ---- */
+
+static uint64_t want; /* of the model at hand */
+
+static uint64_t digest_of_one(const fm_model *model, int threads) {
+    float features[MOST_FEATURES];
+    memset(features, 0xff, sizeof features);
+    run(model, FM_FLOAT32, 0, 1, threads, features);
+    return fnv1a(0xcbf29ce484222325u, features, features_each * sizeof *features);
+}
+
+static void embed_one(const fm_model *model) { expect(digest_of_one(model, THREADS) == want, "the same bits"); }
 
 /* The pause is over, and forgotten. */
 static void calm_down(void) {
@@ -153,20 +118,20 @@ static void check_held(const fm_model *model, int rank, int meeting) {
     const int before = atomic_load(&teams);
     held.rank = rank;
     held.meeting = meeting;
-    run(model, THREADS);
+    embed_one(model);
     held.meeting = NOWHERE;
     expect(fm_late_teams() == late + 1, "a thread that is held back is missed");
-    run(model, THREADS);
+    embed_one(model);
     expect(atomic_load(&teams) == before + (meeting != AT_THE_START), "no team in the pause");
     atomic_fetch_add(&nanoseconds, 40000000);
-    run(model, THREADS);
+    embed_one(model);
     expect(atomic_load(&teams) == before + 1 + (meeting != AT_THE_START), "a team after the pause");
     expect(fm_late_teams() == late + 1, "a thread that is not held back is not missed");
 }
 
 static void check_calls(const fm_model *model) {
     atomic_store(&teams, 0);
-    run(model, THREADS);
+    embed_one(model);
     const int last = meetings; /* of rank 0, which is this thread */
     if (atomic_load(&teams) == 0) {
         printf("skipped: no second thread\n");
@@ -186,7 +151,7 @@ static void check_unequal(const fm_model *model) {
     held.works = 1;
     held.rank = 1;
     held.meeting = 3;
-    run(model, THREADS);
+    embed_one(model);
     held.works = 0;
     held.meeting = NOWHERE;
     expect(fm_late_teams() == late, "a thread that works is not missed");
@@ -214,22 +179,25 @@ static void check_pauses(void) {
 }
 
 int main(int argc, char **argv) {
-    const fm_network *network = fm_network_info();
-    if (network->layers > MOST_LAYERS || network->features > MOST_FEATURES) abort();
     const fm_isa *isa = fm_isa_at(0);
     for (int i = 0; i < fm_isa_count(); i++) {
         const int wanted = argc < 2 || strcmp(argv[1], fm_isa_name(fm_isa_at(i))) == 0;
         if (wanted && fm_isa_supported(fm_isa_at(i))) isa = fm_isa_at(i);
     }
-    fm_model *model = make_model(isa);
-    for (int i = 0; i < network->size * network->size * network->colours; i++) images[i] = between(0.5f) + 0.5f;
-    const fm_request request = {.images = images, .n = 1, .features = want, .threads = 1};
-    int outside = 0;
-    if (fm_forward(model, &request, &outside) != FM_OK) abort();
+    make_network(0.75, 96, 96);
+    if (features_each > MOST_FEATURES) abort();
+    const fm_weights weights = make_weights();
+    make_images();
     check_pauses();
-    check_calls(model);
-    check_unequal(model);
-    fm_model_free(model);
+    fm_model *models[] = {make_model(isa, &weights), make_int8_model(isa)};
+    for (int i = 0; i < 2; i++) {
+        want = digest_of_one(models[i], 1);
+        check_calls(models[i]);
+        check_unequal(models[i]);
+        fm_model_free(models[i]);
+    }
+    free_images();
+    free_weights();
     printf("%s: %d failures\n", fm_isa_name(isa), failures);
     return failures != 0;
 }

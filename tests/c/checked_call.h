@@ -161,4 +161,11 @@ static long checked_call(any_function function, const void *a, const void *b, co
     return result;
 }
 
+/* A member of the family, for the shapes of its layers. */
+static inline fm_network some_network(void) {
+    fm_network network;
+    if (fm_network_make(0.75, 96, 96, &network) != FM_OK) abort();
+    return network;
+}
+
 #endif

@@ -122,7 +122,7 @@ def test_several_labels(pictures):
     assert predicted[3] > 0.5 > max(predicted[:2])
     from fastmnv2.learn import report
 
-    assert "What is taken for what" not in report.page(found)
+    assert "Confusion matrix" not in report.page(found)
 
 
 @pytest.mark.parametrize(
@@ -186,20 +186,20 @@ def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
         lambda self, items, **how: calls.append(items := list(items)) or real(self, items, **how),
     )
 
-    def run(data, **how):
+    def study_counting(data, **how):
         calls.clear()
         found = learn.study(data, weights="untrained", cache=tmp_path / "kept", on_skip=lambda *_: None, **how)
         return found, sum(map(len, calls))
 
-    first, computed = run(pictures)
+    first, computed = study_counting(pictures)
     assert computed == 61
     moved = shutil.copytree(pictures, tmp_path / "elsewhere")
-    second, computed = run(moved)
+    second, computed = study_counting(moved)
     assert computed == 1  # the broken one
     assert (second.measures.probabilities == first.measures.probabilities).all()
-    assert run(pictures, method="tf1")[1] == 61
+    assert study_counting(pictures, method="tf1")[1] == 61
     (tmp_path / "kept").write_bytes(b"not a data base" * 100)
-    assert (run(pictures)[0].measures.probabilities == first.measures.probabilities).all()
+    assert (study_counting(pictures)[0].measures.probabilities == first.measures.probabilities).all()
 
 
 def test_augmented(pictures):
@@ -256,7 +256,7 @@ def test_the_report_in_a_browser(outcome, tmp_path):
     done = subprocess.run(
         [browser(), *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    for part in ('id="accuracy"', "taken for", 'id="reliability"', "<circle", f"{outcome.measures.accuracy:.1%}"):
+    for part in ('id="accuracy"', "predicted: ", 'id="reliability"', "<circle", f"{outcome.measures.accuracy:.1%}"):
         assert part in done.stdout, part
     subprocess.run(
         [browser(), *options, f"--screenshot={shot}", "--window-size=1000,1400", path.as_uri()],
@@ -288,24 +288,24 @@ def test_the_command_line(pictures, tmp_path):
 
     from fastmnv2.cli import cli
 
-    def run(*arguments, code=0):
+    def command(*arguments, code=0):
         done = CliRunner().invoke(cli, list(map(str, arguments)))
         assert done.exit_code == code, done.output
         return done.output
 
     target, report = tmp_path / "colours.safetensors", tmp_path / "report.html"
-    said = run("train", pictures, "-o", target, "--report", report, "--weights", "untrained", "--no-cache")
+    said = command("train", pictures, "-o", target, "--report", report, "--weights", "untrained", "--no-cache")
     assert re.search(r"accuracy \d+\.\d% \(\d+\.\d% to \d+\.\d%\)", said)
     assert "skipped" in said
     for name in COLOURS:
         assert re.search(rf"^{name} +20 ", said, re.MULTILINE)
     assert report.read_text().startswith("<!doctype html>")
-    lines = run("classify", "--weights", target, "--top", 1, *sorted(pictures.glob("red/0*.png"))).splitlines()
+    lines = command("classify", "--weights", target, "--top", 1, *sorted(pictures.glob("red/0*.png"))).splitlines()
     assert len(lines) == 20
     assert sum(line.split("\t")[1] == "red" for line in lines) >= 19
-    assert "--force" in run("train", pictures, "-o", target, "--weights", "untrained", code=1)
-    assert ".safetensors" in run("train", pictures, "-o", tmp_path / "x.npy", code=2)
-    assert "no such folder" in run("train", tmp_path / "nowhere", "-o", tmp_path / "y.safetensors", code=1)
+    assert "--force" in command("train", pictures, "-o", target, "--weights", "untrained", code=1)
+    assert ".safetensors" in command("train", pictures, "-o", tmp_path / "x.npy", code=2)
+    assert "no such folder" in command("train", tmp_path / "nowhere", "-o", tmp_path / "y.safetensors", code=1)
 
 
 @pytest.mark.slow

@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.head import LIMIT as HEAD_LIMIT
-from fastmnv2.core.network import BATCH_NORM, LOGITS
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, WIDEST, of
 from fastmnv2.weights.forms import keras_names
 
 if TYPE_CHECKING:
     import h5py
 
-# HDF5's links can lead to the same data again and again, and names can be long. The network has 262 variables, 11 MB.
+# HDF5's links can lead to the same data again and again, and names can be long. A network has 262
+# variables, the widest 44 MB of them.
 _OBJECT_LIMIT = 20_000
 _DEPTH_LIMIT = 16
 _NAME_LIMIT = 1000
 _VARIABLES_LIMIT = 1000
-_VALUES_LIMIT = 6 << 20  # the network has 2.7 million; exports that list variables twice, twice as many
+_VALUES_LIMIT = 24 << 20  # the widest network has 10.8 million; exports that list variables twice, twice as many
 _SECONDS = 2  # of processor time; a good file takes 0.1 s
-_MEMORY = 128 << 20  # beyond what the interpreter and h5py have taken; a good file takes 30 MB
+_MEMORY = 256 << 20  # beyond what the interpreter and h5py have taken; a file of 1.4 takes 60 MB
 _PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
 
 _CHILD = "import sys; sys.path[:] = sys.argv[1:]; from fastmnv2.weights.forms import hdf5; hdf5.serve()"
@@ -183,10 +184,11 @@ def collect(file: IO[bytes]) -> Content:
         used = [path for path in paths if keras_names.is_variable(path)]
         if len(used) > _VARIABLES_LIMIT:
             raise ValueError(f"{len(used)} variables with names of this network, expected at most 262")
+        expected = keras_names.expected_shapes({path: paths[path].shape or () for path in used})
         variables: dict[str, NDArray[np.float32]] = {}
         total = 0
         for path in used:
-            variables[path] = _values(paths[path], path)
+            variables[path] = _values(paths[path], path, expected.get(path))
             total += variables[path].size
             if total > _VALUES_LIMIT:
                 raise ValueError(f"{path}: the network's variables have more than {_VALUES_LIMIT} values")
@@ -251,16 +253,15 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
     return named
 
 
-def _values(dataset: "h5py.Dataset", path: str) -> NDArray[np.float32]:
+def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None) -> NDArray[np.float32]:
     """Read a dataset, once its shape shows that it is as small as it should be."""
-    expected = keras_names.expected_shape(path)
     if expected is not None and dataset.shape != expected:
         raise ValueError(
             f"{path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
-            "is this another depth multiplier than 0.75?"
+            "no multiplier gives such channels"
         )
     # A chunk is read whole, and may be larger than its dataset.
-    largest = LOGITS.in_channels * LOGITS.out_channels
+    largest = math.prod(of(WIDEST, *DEFAULT.size).logits.weights_shape)
     if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
         raise ValueError(f"{path}: shape {dataset.shape} is too large for this network")
     if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.head import INPUTS, Head, Step
+from fastmnv2.core.head import Head, Step
+from fastmnv2.core.network import of
 from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
 from fastmnv2.weights.tensors import range_of
 
@@ -25,6 +26,7 @@ _IDLE = {
     "SpatialDropout1D", "SpatialDropout2D",
 }  # fmt: skip
 _AUGMENTING = ("Random", "AutoContrast", "CutMix", "MixUp", "AugMix", "RandAugment", "Equalization")
+_RESIZING = ("Resizing", "CenterCrop")
 _ARITHMETIC = {
     "TrueDivide": "/", "Divide": "/", "Multiply": "*", "Subtract": "-", "Add": "+",
     "math.truediv": "/", "math.divide": "/", "math.multiply": "*", "math.subtract": "-", "math.add": "+",
@@ -60,19 +62,23 @@ class Around(NamedTuple):
         input_error: why the way from the input can't be followed, "" if it can.
         steps: makers of the head's steps, from a function that finds a layer's variables.
         head_error: why the way to the output can't be run, "" if it can.
+        size: height and width of the images that the network gets; None where the file leaves them open.
     """
 
     input_range: tuple[float, float] | None = None
     input_error: str = ""
     steps: "tuple[Callable[[_Lookup], list[Step]], ...]" = ()
     head_error: str = ""
+    size: tuple[int, int] | None = None
 
 
 _Lookup = Callable[[str], dict[str, NDArray[np.float32]]]
 
 
-def around(config: Any) -> Around | None:
+def around(config: Any, size: tuple[int, int] | None) -> Around | None:
     """What stands around the network in a parsed model configuration; None where there is no graph in it.
+
+    ``size`` is that of the images that the network was made for, unless the graph resizes them on the way to it.
 
     Raises:
         ValueError: there are too many layers, or models within models.
@@ -85,20 +91,25 @@ def around(config: Any) -> Around | None:
     if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
         return None
     try:
-        input_range, input_error = _input_range(found["Conv1"]), ""
+        before = _chain(found["Conv1"], _before)
+        size = _resized(before) or size
+        input_range, input_error = _input_range(found["Conv1"], before), ""
     except _Refused as error:
         input_range, input_error = None, str(error)
     try:
-        steps, head_error = _head(found["Conv_1_bn"]), ""
+        steps, head_error = _head(found["Conv_1_bn"], size), ""
     except _Refused as error:
         steps, head_error = [], str(error)
-    return Around(input_range, input_error, tuple(steps), head_error)
+    return Around(input_range, input_error, tuple(steps), head_error, size)
 
 
-def head(around: Around, lookup: _Lookup) -> Head | None:
-    """The head that ``around`` tells of; None if nothing is behind the pooling. Raises WeightsError, ValueError."""
+def head(around: Around, lookup: _Lookup, features: int) -> Head | None:
+    """The head on so many features that ``around`` tells of; None if nothing is behind the pooling.
+
+    Raises WeightsError, ValueError.
+    """
     steps = [step for make in around.steps for step in make(lookup)]
-    return Head(tuple(steps)) if steps else None
+    return Head(tuple(steps), inputs=features) if steps else None
 
 
 # ---- the configuration as a tree of nodes --------------------------------------------------------------
@@ -261,14 +272,20 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 # ---- the input -----------------------------------------------------------------------------------------
 
 
-def _input_range(first: _Node) -> tuple[float, float] | None:
+def _resized(before: list[_Node]) -> tuple[int, int] | None:
+    """The size that the last layer before the network which changes it makes."""
+    node = next((node for node in before if node.kind in _RESIZING), None)
+    edges = [node.config.get(name) for name in ("height", "width")] if node else []
+    height, width = (edge if type(edge) is int else None for edge in edges) if node else (None, None)
+    return None if height is None or width is None else (height, width)
+
+
+def _input_range(first: _Node, before: list[_Node]) -> tuple[float, float] | None:
     scale, shift, says = 1.0, 0.0, False
-    for node in reversed(_chain(first, _before)):
+    for node in reversed(before):
         if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name == "Conv1_pad":
             continue
-        if node.kind in ("Resizing", "CenterCrop"):
-            if (node.config.get("height"), node.config.get("width")) != (96, 96):
-                raise _refuse(node, "makes another size than 96x96")
+        if node.kind in _RESIZING:
             continue
         factor, offset = _arithmetic(node)
         scale, shift, says = scale * factor, shift * factor + offset, True
@@ -304,7 +321,7 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
 # ---- the head ------------------------------------------------------------------------------------------
 
 
-def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
+def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Lookup], list[Step]]]:
     nodes = _chain(last_norm, _after)
     if nodes and nodes[0].kind in ("ReLU", "Activation"):
         nodes = nodes[1:]
@@ -312,7 +329,7 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
     behind = [node for node in nodes if node.kind not in _IDLE]
     for node in behind:
         if not pooled:
-            if not _pools(node):
+            if not _pools(node, size):
                 raise _refuse(
                     node, "stands behind the last convolution and can't be run; expected the average of the map"
                 )
@@ -326,10 +343,15 @@ def _head(last_norm: _Node) -> list[Callable[[_Lookup], list[Step]]]:
     return makers
 
 
-def _pools(node: _Node) -> bool:
-    if node.kind == "AveragePooling2D":
-        size = node.config.get("pool_size")
-        return size in ([3, 3], (3, 3), 3)
+def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
+    """Whether a layer averages the whole of the last map."""
+    if node.kind == "AveragePooling2D" and size is not None:
+        try:
+            last = of(1.0, *size).head
+        except (ValueError, OverflowError):
+            return False
+        pool = node.config.get("pool_size")
+        return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]
     return node.kind == "GlobalAveragePooling2D"
 
 
@@ -338,7 +360,7 @@ def _keeps(node: _Node) -> bool:
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
-    return [edge for edge in shape if edge != 1] in ([INPUTS], [-1])
+    return len([edge for edge in shape if edge != 1]) == 1
 
 
 def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import BATCH_NORM, LAYERS, LOGITS, shapes
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, Shapes, nearest_multiplier, of, shapes
 from fastmnv2.weights.tensors import NO_BACKGROUND
 
 _PATTERNS = (
@@ -23,9 +23,8 @@ _PATTERNS = (
     (r"mobl(?P<number>\d+)_conv_\d+_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
     (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
 )
-_BY_SCOPE = {layer.scope: layer for layer in LAYERS}
+_BY_SCOPE = {layer.scope: layer for layer in DEFAULT.layers}  # names and kinds, which all networks share
 BY_TOP = ("predictions", "Logits")
-_SHAPES = shapes(LAYERS[:-1], folded=False)
 
 
 def slim_scope(layer: str) -> str | None:
@@ -59,10 +58,18 @@ def is_variable(path: str) -> bool:
     return _slim_name(path) is not None or is_top(path)
 
 
-def expected_shape(path: str) -> tuple[int, ...] | None:
-    """Shape of such a variable, None for another layer's and for the classification layer's."""
-    name = _slim_name(path)
-    return _SHAPES.get(name) if name else None
+def expected_shapes(found: Shapes) -> Shapes:
+    """Shapes of such variables by path, from those that a file has; those of the classification layer are left out.
+
+    They are of the network whose channels are the most like the file's.
+    """
+    names = {path: name for path in found if (name := _slim_name(path))}
+    by_name = {names[path]: found[path] for path in names}
+    layers = DEFAULT.layers
+    kernels = [by_name.get(layer.weights_name, ()) for layer in (layers[0], *layers[2:-2:3], DEFAULT.head)]
+    multiplier = nearest_multiplier([shape[-1] if len(shape) == 4 else None for shape in kernels])
+    table = shapes(of(multiplier, *DEFAULT.size).layers[:-1], folded=False)
+    return {path: table[name] for path, name in names.items()}
 
 
 def from_variables(
@@ -87,7 +94,8 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     if not top:
         return []
     kernel, bias = top.get("kernel"), top.get("bias")
-    features, classes = LOGITS.in_channels, LOGITS.out_channels
+    last, classes = tensors.get(DEFAULT.head.weights_name), DEFAULT.classes
+    features = last.shape[-1] if last is not None else 0
     if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
         return []  # a head of the user's own
     note = []
@@ -96,8 +104,8 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
         kernel = np.concatenate([np.zeros((features, 1), np.float32), kernel], axis=1)
         bias = np.concatenate([np.full(1, NO_BACKGROUND, np.float32), bias])
         note = [f"the classification layer has no background class: its logit is set to {NO_BACKGROUND:g}"]
-    tensors[LOGITS.weights_name] = np.ascontiguousarray(kernel.reshape(LOGITS.weights_shape))
-    tensors[LOGITS.biases_name] = bias
+    tensors[DEFAULT.logits.weights_name] = np.ascontiguousarray(kernel.reshape(1, 1, features, classes))
+    tensors[DEFAULT.logits.biases_name] = bias
     return note
 
 
@@ -107,7 +115,7 @@ def layer_by_order(group: str) -> str:
     if not found:
         return group
     depthwise, batch_norm = found[1] == "depthwise_conv2d", found[1] == "batch_normalization"
-    layers = [layer for layer in LAYERS[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
+    layers = [layer for layer in DEFAULT.layers[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
     index = int(found[2] or 0)
     if index >= len(layers):
         return group

@@ -18,8 +18,8 @@ _CLASSES_LIMIT = 20_000
 _STEPS_LIMIT = 100
 
 
-def read(path: Path, text: str, tensors: Tensors) -> tuple[tuple[float, float] | None, head.Head | None]:
-    """Input range and head, from the JSON and the tensors that are named for it. Raises WeightsError."""
+def read(path: Path, text: str, tensors: Tensors, features: int) -> tuple[tuple[float, float] | None, head.Head | None]:
+    """Input range, and head on so many features, from the JSON and the tensors named for it. Raises WeightsError."""
 
     def refused(what: str) -> WeightsError:
         return WeightsError(f"{path}: __metadata__: {what}")
@@ -48,7 +48,7 @@ def read(path: Path, text: str, tensors: Tensors) -> tuple[tuple[float, float] |
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         parts[int(place[1])][place[2]] = array
     steps = [head.Step(entry["kind"], entry["name"], part) for entry, part in zip(entries, parts, strict=True)]
-    made = head.Head(tuple(steps), tuple(classes) if classes else None) if steps else None
+    made = head.Head(tuple(steps), tuple(classes) if classes else None, features) if steps else None
     return (float(edges[0]), float(edges[1])) if edges else None, made
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.network import DEFAULT, Layer, Network, nearest_multiplier, of
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.tensors import Source, other_size, range_of
+from fastmnv2.weights.tensors import Source, range_of
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
@@ -92,6 +92,8 @@ def read(path: Path) -> Source:
         tuple(notes),
         input_range=walk.input_range,
         input_error=walk.input_error,
+        size=walk.size,
+        multiplier=walk.network.multiplier,
     )
 
 
@@ -230,16 +232,36 @@ class Walk:
         self.input_range: tuple[float, float] | None = None
         self.input_error = ""
         self._where = ""
-        self._notes += self._check_image()
+        self.size = self._image_size()
+        self.network = self._network()
 
-    def _check_image(self) -> list[str]:
-        """The graph's input must be one RGB image; notes on its size."""
+    def _network(self) -> Network:
+        """What the graph is held against: by its kernels' shapes, and for images of its size, if it says one."""
+        constants = {o.outputs[0]: o.inputs[0] for o in self.graph.operators if o.name == "DEQUANTIZE" and o.inputs}
+        outputs: list[int | None] = []
+        for operator in self.graph.operators:
+            if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D") and len(operator.inputs) > 1:
+                kernel = operator.inputs[1]
+                shape = self.graph.tensors[constants.get(kernel, kernel)].shape
+                outputs.append(None if len(shape) != 4 else shape[0] if operator.name == "CONV_2D" else shape[3])
+        head = len(DEFAULT.layers) - 2
+        outputs = (outputs + [None] * len(DEFAULT.layers))[: head + 1]
+        multiplier = nearest_multiplier([outputs[0], *outputs[2:head:3], outputs[head]])
+        size = self.size or DEFAULT.size
+        try:
+            return of(multiplier, *size)
+        except (ValueError, OverflowError) as error:
+            raise WeightsError(f"{self.graph.origin}: there is no network for such images: {error}") from None
+
+    def _image_size(self) -> tuple[int, int] | None:
+        """Height and width of the graph's input, which must be one RGB image; None if they are left open."""
         shapes = [self.graph.tensors[index].shape for index in self.graph.inputs]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
             found = ", ".join(map(str, map(list, shapes))) or "none"
             raise WeightsError(f"{self.graph.origin}: expected one input [n, height, width, 3], got {found}")
         signature = self.graph.tensors[self.graph.inputs[0]].signature
-        return [] if -1 in signature[1:] else other_size(self.graph.origin, *shapes[0][1:3])
+        height, width = shapes[0][1:3]
+        return None if -1 in signature[1:] else (height, width)
 
     def _check_range(self, index: int) -> None:
         """Integers that the first convolution takes say what numbers they stand for: for this network, [-1,1]."""
@@ -275,7 +297,7 @@ class Walk:
         elif operator.name == "PAD":
             result = self._pad(operator, source)
         elif operator.name in ("MEAN", "AVERAGE_POOL_2D"):
-            if source.layer != len(LAYERS) - 2:
+            if source.layer != len(self.network.layers) - 2:
                 raise self._error("expected the average after the last convolution only")
             result = replace(source, pooled=True)
         elif operator.name in ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX"):
@@ -287,8 +309,8 @@ class Walk:
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
         """The layers' tensors and notes, when there are no more operators."""
-        if self._next < len(LAYERS) - 1:
-            raise WeightsError(f"{self.graph.origin}: the graph ends before {LAYERS[self._next].scope}")
+        if self._next < len(self.network.layers) - 1:
+            raise WeightsError(f"{self.graph.origin}: the graph ends before {self.network.layers[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
 
     def _error(self, text: str) -> WeightsError:
@@ -306,9 +328,9 @@ class Walk:
 
     def _convolution(self, operator: Operator, source: Value | None) -> Value:
         graph = self.graph
-        if self._next >= len(LAYERS):
+        if self._next >= len(self.network.layers):
             raise self._error("expected nothing after the logits")
-        layer = LAYERS[self._next]
+        layer = self.network.layers[self._next]
         if source is None or operator.options is None or len(operator.inputs) < 3:
             raise self._error(f"expected {layer.scope} with kernel, bias and options")
         self._check_input(layer, source)
@@ -316,18 +338,19 @@ class Walk:
             self._check_range(operator.inputs[0])
         dense = operator.name == "FULLY_CONNECTED"
         depthwise = operator.name == "DEPTHWISE_CONV_2D"
-        if depthwise != (layer.kind == "depthwise") or (dense and layer != LOGITS):
+        if depthwise != (layer.kind == "depthwise") or (dense and not layer.is_logits):
             raise self._error(f"expected {layer.scope}, a {layer.kind} convolution")
 
         shape, biases = self._shape(operator.inputs[1]), math.prod(self._shape(operator.inputs[2]))
         stored = stored_shape(layer)
-        if layer == LOGITS and shape not in (stored, stored[::3]):
+        if layer.is_logits and shape not in (stored, stored[::3]):
             self._notes.append(f"a last layer of shape {list(shape)} is ignored: it is not ImageNet's")
-            return replace(source, layer=len(LAYERS) - 1)
-        if (layer != LOGITS and shape != stored) or biases != layer.out_channels:
+            return replace(source, layer=len(self.network.layers) - 1)
+        if (not layer.is_logits and shape != stored) or biases != layer.out_channels:
             raise self._error(
                 f"{layer.scope}: expected a kernel {list(stored)} and {layer.out_channels} biases, "
-                f"got {list(shape)} and {biases}; is this another depth multiplier than 0.75?"
+                f"got {list(shape)} and {biases}; no multiplier gives such channels, {self.network.multiplier:g} the "
+                "most of them"
             )
         activation = graph.number(operator.options, 0 if dense else 4 if depthwise else 3, "Int8")
         if not dense:
@@ -355,7 +378,7 @@ class Walk:
         return int(tensor.zero_point[0]) == lowest and 0 < float(tensor.scale[0]) * 255 <= 6.001
 
     def _check_input(self, layer: Layer, source: Value) -> None:
-        before = LAYERS[self._next - 1]
+        before = self.network.layers[self._next - 1]
         if self._next == 0:
             fits = source.layer == -1
             if fits and (source.scaled, source.shifted) != (1.0, 0.0):
@@ -367,7 +390,7 @@ class Walk:
                 before.relu6,
                 before.residual,
             )
-            fits = fits and (layer != LOGITS or source.pooled)
+            fits = fits and (not layer.is_logits or source.pooled)
         if not fits:
             raise self._error(f"{layer.scope}: its input is not what comes before it in the network ({source})")
 
@@ -377,7 +400,7 @@ class Walk:
         strides = (number(options, 1, "Int32"), number(options, 2, "Int32"))
         dilation = 5 if layer.kind == "depthwise" else 4
         dilations = (number(options, dilation, "Int32", 1), number(options, dilation + 1, "Int32", 1))
-        # Padded by one below and to the right, then VALID: what SAME means at stride 2.
+        # Padded, then VALID: what SAME means at stride 2.
         fits = padding == _SAME and not padded
         fits = fits or (padding == _VALID and (layer.kernel == 1 or (padded and layer.stride == 2)))
         if strides != (layer.stride, layer.stride) or dilations != (1, 1) or not fits:
@@ -388,8 +411,11 @@ class Walk:
 
     def _pad(self, operator: Operator, source: Value) -> Value:
         amounts = self.graph.constant(operator.inputs[1])
-        if amounts is None or amounts.size != 8 or amounts.tolist() != [[0, 0], [0, 1], [0, 1], [0, 0]]:
-            raise self._error("expected a padding of one row below and one column to the right")
+        if self._next >= len(self.network.layers):
+            raise self._error("expected nothing after the logits")
+        expected = [[0, 0], *map(list, self.network.layers[self._next].padding), [0, 0]]
+        if amounts is None or amounts.size != 8 or amounts.tolist() != expected:
+            raise self._error(f"expected a padding of {expected}, as the next layer wants it")
         return replace(source, padded=True)
 
     def _arithmetic(self, operator: Operator) -> Value:
@@ -398,10 +424,10 @@ class Walk:
         values = [self._values.get(index) for index in operator.inputs[:2]]
         if None not in values and operator.name == "ADD":
             later, earlier = sorted((v for v in values if v), key=lambda v: v.layer, reverse=True)
-            layer = LAYERS[later.layer]
-            block_input = LAYERS[earlier.layer]
-            fits = layer.residual and later.layer - earlier.layer == 3 and not later.added and not later.relu6
-            if not fits or earlier.added != block_input.residual or earlier.relu6:
+            layer = self.network.layers[later.layer]
+            block_input = self.network.layers[earlier.layer]
+            fits = layer.residual and earlier.layer == max(later.layer - 3, 0) and not later.added and not later.relu6
+            if not fits or (earlier.added, earlier.relu6) != (block_input.residual, block_input.relu6):
                 raise self._error("this network has no such residual connection")
             return replace(later, added=True)
         value, constant = (values[0], operator.inputs[1]) if values[0] else (values[1], operator.inputs[0])

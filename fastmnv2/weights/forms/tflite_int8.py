@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.network import Layer
 from fastmnv2.weights.files import file_sha256, read_file
 from fastmnv2.weights.forms.tflite import FILE_LIMIT, RELU6, TYPES, Graph, Operator, Tensor, Value, Walk, stored_shape
 from fastmnv2.weights.int8.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
@@ -26,7 +26,8 @@ def read(path: Path) -> Quantised:
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
     tensors, notes = walk.finish()
-    return Quantised("tflite", str(path), file_sha256(path), tensors, tuple(notes))
+    sha256, multiplier = file_sha256(path), walk.network.multiplier
+    return Quantised("tflite", str(path), sha256, tensors, tuple(notes), size=walk.size, multiplier=multiplier)
 
 
 class _Int8Walk(Walk):
@@ -91,7 +92,7 @@ class _Int8Walk(Walk):
 
     def _take(self, layer: Layer, operator: Operator, activation: int) -> None:
         source, kernel, bias = (self.graph.tensors[index] for index in operator.inputs[:3])
-        if layer == LAYERS[0] and quantity_names(IMAGE)[0] not in self._tensors:
+        if layer is self.network.layers[0] and quantity_names(IMAGE)[0] not in self._tensors:
             self._keep(IMAGE, source)
         self._keep(layer.scope, self.graph.tensors[operator.outputs[0]], activation)
         if TYPES.get(kernel.type) != self._type or TYPES.get(bias.type) != "<i4":
@@ -128,7 +129,7 @@ class _Int8Walk(Walk):
 
     def finish(self) -> tuple[dict[str, NDArray[Any]], list[str]]:
         tensors, notes = super().finish()
-        if LOGITS.weights_name not in tensors:
+        if self.network.logits.weights_name not in tensors:
             for name in quantity_names(SOFTMAX):
                 tensors.pop(name, None)
         return tensors, notes[1:]
