@@ -1,12 +1,11 @@
-"""More than one machine: feature vectors in Ray's data sets (``pip install 'fastmnv2[ray]'``).
+"""Feature vectors in Ray's datasets, for more than one machine (``pip install 'fastmnv2[ray]'``).
 
 >>> import ray
 >>> from fastmnv2.ray import ImageEmbedder
 >>> names = ray.data.from_items([{"path": path} for path in paths])
 >>> vectors = names.map_batches(ImageEmbedder, batch_size=64, num_cpus=1, concurrency=8)
 
-Within one machine, ``fastmnv2.embed_images`` does the same with less: it has no processes to start and copies nothing
-between them.
+On one machine, ``fastmnv2.embed_images`` does the same faster: it starts no processes and copies nothing between them.
 """
 
 import importlib
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
 
 
 class ImageEmbedder:
-    """A class for ``ray.data.Dataset.map_batches``, which makes one of it in each of its processes.
+    """A class for ``ray.data.Dataset.map_batches``, which makes one instance in each of its processes.
 
     Args:
         weights: as for ``fastmnv2.load``, or a model.
-        column: what is embedded: paths or URLs that every node can read, files' bytes, or arrays.
-        keep_errors: a picture that can't be read gets a vector of NaN, and its error in the column ``error``, which
-            is empty for all others; else the first such picture ends the job.
-        threads: of each process. Ask Ray for as many: ``num_cpus=threads``.
+        column: the column to embed: paths or URLs that every node can read, bytes of files, or arrays.
+        keep_errors: give a picture that can't be read a vector of NaN, and put the reason into the column ``error``,
+            which is empty for all others. By default the first such picture ends the job.
+        threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
         normalize, method, decode, exif, max_pixels: as for ``fastmnv2.embed_images``.
     """
 
@@ -59,7 +58,7 @@ class ImageEmbedder:
         self._options = embed.options(method, decode, exif, max_pixels, self._model.network.size)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """The batch with a column more, ``features``: float32 [n,features]; and ``error`` with ``keep_errors``."""
+        """Add the column ``features``, float32 [n,features], and with ``keep_errors`` the column ``error``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -83,13 +82,13 @@ class ImageEmbedder:
 def embed_names(
     model: Model, names: list[str], *, batch_size: int, **options: Any
 ) -> Generator[tuple[str, NDArray[np.float32] | None, str | None], None, None]:
-    """Each name, its vector or None, and its error or None, as the cluster is through with them.
+    """Yield each name with its vector or None and its error or None, in the order in which the cluster finishes.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless that has been done.
+    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless Ray is initialised.
     """
     try:
         importlib.import_module("ray.data")
-        ray: Any = importlib.import_module("ray")  # types in part
+        ray: Any = importlib.import_module("ray")  # Any: its types are incomplete
     except ImportError as error:
         raise ImportError("--engine ray needs Ray: pip install 'fastmnv2[ray]'", name="ray") from error
     if not names:
@@ -97,7 +96,7 @@ def embed_names(
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), -(-len(names) // batch_size)))
-    # Blocks as small as batches: those of a node that is lost are all that is computed again.
+    # Blocks as small as batches, so that little is computed again after the loss of a node.
     listed = ray.data.from_items([{"path": name} for name in names], override_num_blocks=-(-len(names) // batch_size))
     found = listed.map_batches(
         ImageEmbedder,

@@ -137,6 +137,15 @@ def photos():
 
 
 @pytest.fixture(scope="session")
+def real_weights():
+    """Folder of trained weights."""
+    folder = DATA / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no real weights in {folder}; set FASTMNV2_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def real_tflite():
     """Google's quantised network of the same shape (not feature_vector/2 itself)."""
     path = DATA / "weights" / "mobilenet_v2_0_75_96_quant.tflite"

@@ -1,4 +1,4 @@
-/* Fully connected layers of any width, for what users put behind the pooling. */
+/* Fully connected layers of any width, for the heads that users put after the pooling. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +43,7 @@ void fm_dense_free(fm_dense *dense) {
     free(dense);
 }
 
-/* One panel's columns of up to TILE rows, by way of a tile, for the last panel may be wider than what is wanted. */
+/* One panel's columns of up to TILE rows. Goes through a buffer, because the last panel may be wider than the layer. */
 static void panel_rows(const fm_dense *dense, int p, const float *x, int rows, float *y) {
     const fm_conv *conv = &dense->conv;
     const fm_panel panel = fm_panel_at(conv, p);

@@ -238,8 +238,8 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 def _multipliers() -> Iterator[float]:
     """Published ones, then round ones, then steps so small that no network is left out: two are 0.001 apart."""
     yield from MULTIPLIERS
-    yield from (hundredths / 100 for hundredths in range(25, 201))
-    yield from (step / 800 for step in range(200, 1601))
+    for parts in (10, 20, 100, 800):
+        yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
 
 
 def shapes(layers: Iterable[Layer], *, folded: bool) -> Shapes:

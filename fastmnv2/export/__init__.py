@@ -1,8 +1,8 @@
-"""Weights out again, in the forms of other engines: what ``fastmnv2 convert`` writes.
+"""Export weights to the formats of other engines: this is what ``fastmnv2 convert`` writes.
 
-Every model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
-``[n,features]``; beside them, where the weights hold them, "predictions" (the head's output) or "logits" (ImageNet's
-1001 scores).
+Every exported model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
+``[n,features]``. It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights
+have them.
 """
 
 import os
@@ -14,27 +14,27 @@ from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded, Source
 
 SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
-"""What a target may end in; without suffix it is the folder of a TF2 SavedModel."""
+"""Valid suffixes of a target; without one, the target is the folder of a TF2 SavedModel."""
 
 
 def write(target: str | os.PathLike[str], source: Source) -> Folded:
-    """Write ``source`` to ``target`` in the form that the suffix names, whole or not at all.
+    """Write ``source`` to ``target``, atomically, in the form that the suffix names.
 
     - ``.safetensors``: the native form, folded.
-    - ``.keras``, ``.h5``: a Keras model of standard layers, under keras.applications' names, with batch norms as far
-      as ``source`` has them; its output is the head's, or ImageNet's probabilities in a layer called "Logits", or
-      the features. Names of a head's classes are in a ``.keras`` file's ``classes.json``.
-    - ``.tflite``: float32, for one image; interpreters resize it.
+    - ``.keras``, ``.h5``: a Keras model of standard layers with keras.applications' names, and with batch norms if
+      ``source`` has them. Its output is the head's; without a head, ImageNet's probabilities (in a layer called
+      "Logits"); without logits, the features. In a ``.keras`` file, ``classes.json`` names the head's classes.
+    - ``.tflite``: float32, for one image; interpreters can resize it to more.
     - ``.onnx``: any number of images, opset 17.
     - no suffix: a folder with a TF2 SavedModel, for ``tf.saved_model.load``, ``hub.load`` and ``hub.KerasLayer``.
-      Called, it gives the features; its signature "serving_default" gives all outputs.
+      Calling it gives the features; its signature "serving_default" gives all outputs.
 
     Returns:
-        what was written, folded.
+        The folded weights that were written.
 
     Raises:
         WeightsError: ``source`` is not complete.
-        ValueError: another suffix.
+        ValueError: the suffix is unknown, or 8-bit weights were to be written to another form than ``.safetensors``.
         ImportError: a package is missing; the message says which.
         OSError: ``target`` can't be written.
     """
@@ -49,12 +49,12 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
         native.write(path, folded)
         return folded
-    # A name with the right suffix, which Keras wants, in a folder of its own.
+    # Keras insists on the suffix, so the temporary file keeps its name, in a temporary folder.
     scratch = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
     try:
         scratch.mkdir()
     except OSError as error:
-        error.filename = str(path)  # the name that the user knows
+        error.filename = str(path)  # the user does not know the temporary name
         raise
     try:
         made = scratch / path.name
@@ -68,7 +68,7 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
 
 def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:
-    """The function that writes the form. ImportError if it lacks a package."""
+    """The function that writes a form. Raises ImportError, with the extra to install, if a package is missing."""
     needs, module = {
         ".keras": ("train", "keras_file"),
         ".h5": ("train", "keras_file"),

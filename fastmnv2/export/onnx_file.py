@@ -1,4 +1,4 @@
-"""ONNX files, made node by node with onnx's own helpers."""
+"""ONNX files, built node by node with onnx's own helpers."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from fastmnv2 import _version
 from fastmnv2.core.network import Layer
 from fastmnv2.weights.tensors import Folded, Source
 
-_OPSET, _IR = 17, 9  # of 2022, which every runtime since then reads
+_OPSET, _IR = 17, 9  # from 2022: every runtime since then reads them
 
 
 class _Graph:

@@ -1,4 +1,4 @@
-"""TFLite files and TF2 SavedModels, from TensorFlow's own converter and saver."""
+"""TFLite files and TF2 SavedModels, written by TensorFlow's own converter and saver."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,13 +19,13 @@ def write_tflite(path: Path, _source: Source, folded: Folded) -> None:
     run = _outputs(folded, tensors.__getitem__, _folded_norm)
     module = tf.Module()
     module.run = tf.function(run, input_signature=[tf.TensorSpec([1, *folded.network.image_shape], **_SPEC)])
-    # With a module that holds the function, the file has a signature with the outputs' names.
+    # Passing the module that holds the function gives the file a signature with the outputs' names.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
     path.write_bytes(converter.convert())
 
 
 def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
-    """Write a folder; its variables have TF-Slim's names, with batch norms where ``source`` has them."""
+    """Write a folder. Its variables have TF-Slim's names, and include batch norms if ``source`` has them."""
     trained = f"{folded.network.layers[0].scope}/BatchNorm/{BATCH_NORM[0]}" in source.tensors
     tensors = dict(source.tensors if trained else folded.tensors) | (folded.head.tensors if folded.head else {})
     module = tf.Module()
@@ -54,7 +54,7 @@ def _folded_norm(x: Any, layer: Layer, get: _Get) -> Any:
 
 
 def _outputs(folded: Folded, get: _Get, norm: Callable[[Any, Layer, _Get], Any]) -> Callable[[Any], dict[str, Any]]:
-    """A function of images that gives all outputs by name."""
+    """Return a function from images to all outputs by name."""
     black, white = folded.range
 
     def run(images: Any) -> dict[str, Any]:

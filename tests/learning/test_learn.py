@@ -122,7 +122,7 @@ def test_several_labels(pictures):
     assert predicted[3] > 0.5 > max(predicted[:2])
     from fastmnv2.learn import report
 
-    assert "What is taken for what" not in report.page(found)
+    assert "Confusion matrix" not in report.page(found)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_report_in_a_browser(outcome, tmp_path):
     done = subprocess.run(
         [browser(), *options, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=120, check=True
     )
-    for part in ('id="accuracy"', "taken for", 'id="reliability"', "<circle", f"{outcome.measures.accuracy:.1%}"):
+    for part in ('id="accuracy"', "predicted: ", 'id="reliability"', "<circle", f"{outcome.measures.accuracy:.1%}"):
         assert part in done.stdout, part
     subprocess.run(
         [browser(), *options, f"--screenshot={shot}", "--window-size=1000,1400", path.as_uri()],
