@@ -16,6 +16,7 @@
 #include "fence.h"
 #include "int8/pack.h"
 #include "int8/tables.h"
+#include "some_network.h"
 
 static int benching;
 
