@@ -127,7 +127,7 @@ def test_every_file_of_the_readmes_table(names, monkeypatch):
     assert len(lines) == 11
     for line in lines:
         if NOT_MADE not in line:
-            run(line, names)
+            run_lines(line, names)
             features = names["model"].embed_images(names["paths"][:2])
             assert np.isfinite(features).all(), line
 
