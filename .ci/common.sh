@@ -29,14 +29,17 @@ get() { # THING REQUIREMENT …
     pip install -q "$@" >"$work/get.log" 2>&1 || { lacking "$thing" "$(tail -1 "$work/get.log")"; return 1; }
 }
 
-# This package, whose failure is one, with as much of an extra as can be had; once a run in each environment.
+# This package with an extra, once a run in each environment. What of the extra can't be had is lacking; a failure of the
+# package itself is one.
 package_with() { # EXTRA
     [ "$(cat "$VIRTUAL_ENV/has" 2>/dev/null)" != "$run $1" ] || return 0
-    pip install -q .
+    if ! get "[$1]" ".[$1]"; then
+        pip install -q .
+        requirements_of "$1" | while read -r requirement; do
+            get "${requirement%%[^a-z0-9_-]*}" "$requirement" || true
+        done
+    fi
     echo "$run $1" >"$VIRTUAL_ENV/has"
-    get "[$1]" ".[$1]" || requirements_of "$1" | while read -r requirement; do
-        get "${requirement%%[^a-z0-9_-]*}" "$requirement" || true
-    done
 }
 
 # What an extra of the installed package asks for.
