@@ -1,4 +1,4 @@
-"""Builds the extension modules: the C core and its Cython wrappers, each instruction set with its own flags.
+"""Build the extension modules: the C core, each instruction set with its own flags, and the Cython wrappers.
 
 FASTMNV2_WERROR=1 turns compiler warnings in csrc/ into errors; FASTMNV2_OPENMP=0 builds without threads.
 """
@@ -19,9 +19,9 @@ MSVC = sys.platform == "win32" and "MINGW" not in os.environ.get("MSYSTEM", "")
 
 
 def target() -> str:
-    """What is built for: in a cross build not ``platform.machine()``, the machine that builds."""
+    """The platform to build for. In a cross build it differs from ``platform.machine()``."""
     found = sysconfig.get_platform().lower()
-    if found.endswith("universal2"):  # macOS; one processor at a time, for each has files and flags of its own
+    if found.endswith("universal2"):  # macOS: one processor at a time, because each has its own files and flags
         return os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
     return found
 
@@ -34,8 +34,8 @@ FAMILIES = {"ANY", *(["X86"] if X86 else []), *(["ARM64"] if ARM64 else [])}
 
 
 def isa_flags() -> dict[str, list[str]]:
-    """The sources of csrc/isas.def that this target has, each with its own flags."""
-    row = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+, "(.*)"\)$', re.MULTILINE)
+    """The sources in csrc/isas.def for this target, with their flags."""
+    row = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+,\s+"(.*)"\)$', re.MULTILINE)
     found = {}
     for family, tier, table, flags in row.findall(Path("csrc/isas.def").read_text()):
         if family in FAMILIES:
@@ -53,13 +53,13 @@ if MSVC:
     C_FLAGS = ["/O2", "/std:c11", "/experimental:c11atomics", "/fp:precise"]
     WARNINGS: list[str] = []
 else:
-    # -ffp-contract=off: only the fused multiply-adds we write, so that every build gives the same bits.
+    # -ffp-contract=off: the compiler fuses nothing by itself, so that every build gives the same bits.
     C_FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-fast-math", "-fvisibility=hidden"]
     WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
     if os.environ.get("FASTMNV2_WERROR") == "1":
         WARNINGS.append("-Werror")
 
-# Many Pythons' own flags ask for debug information: nine tenths of the module.
+# The flags of many Pythons ask for debug information, which would be nine tenths of the module.
 NO_DEBUG = [] if MSVC or "-g" in os.environ.get("CFLAGS", "").split() else ["-g0"]
 C_FLAGS += NO_DEBUG
 
@@ -68,7 +68,7 @@ OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
 
 
 def made_as(target: Path, command: str) -> bool:
-    """Whether an object was made by ``command`` of files that have not changed since; the compiler listed them."""
+    """Whether ``command`` made this object and no file that the compiler listed has changed since."""
     try:
         made, depends = target.with_suffix(".made").read_text(), target.with_suffix(".d").read_text()
         files = depends.replace("\\\n", " ").partition(": ")[2].split()
@@ -78,10 +78,10 @@ def made_as(target: Path, command: str) -> bool:
 
 
 class BuildExt(build_ext):
-    """Compiles csrc/ with each file's own flags, on every processor and only what changed, then the wrappers."""
+    """Compile csrc/ on every processor, each changed file with its own flags, then the wrappers."""
 
     def build_extensions(self) -> None:
-        # A Python of the builder's own would leave its library folder as a run path in the modules.
+        # A self-built Python would leave its library folder as a run path in the modules.
         if not MSVC:
             kept = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
             self.compiler.linker_so = kept
@@ -94,7 +94,7 @@ class BuildExt(build_ext):
         super().build_extensions()
 
     def compile_core(self, source: str) -> list[str]:
-        """One file of csrc/, unless its object is newer than all that it was made of."""
+        """Compile one file of csrc/, unless its object is up to date. Returns the objects."""
         flags = [*C_FLAGS, *WARNINGS, *OPENMP_FLAGS, *ISA_FLAGS.get(source, [])]
         if MSVC:
             return self.compiler.compile([source], self.build_temp, include_dirs=["csrc"], extra_postargs=flags)
@@ -119,8 +119,8 @@ class BuildExt(build_ext):
 HEADERS = sorted(str(path) for suffix in ("h", "inc", "def") for path in Path("csrc").rglob(f"*.{suffix}"))
 FLAGS_TEXT = " ".join([*C_FLAGS, *OPENMP_FLAGS])
 
-# One module for every CPython from 3.11 on, where the limited API has buffers. It costs 0.1 us a call, 0.01 % of one
-# image's time (min of 7 x 20,000 calls with no image: 1.5 us against 1.6 us).
+# One module for every CPython from 3.11 on, the first whose limited API has buffers. It costs 0.1 us per call: an empty
+# call takes 1.6 us instead of 1.5 (minimum of 7 x 20,000 calls), 0.01 % of one image's time.
 LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 IMAGE = {source for source in [*CORE, *ISA_FLAGS] if Path(source).parts[1] == "image"}
@@ -147,7 +147,15 @@ def module(name: str) -> Extension:
     )
 
 
+def description() -> str:
+    """README for PyPI, which can't show files of this repository: no pictures, and links become plain text."""
+    text = re.sub(r"^!\[.*\n\n?", "", Path("README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", r"\1 (\2)", text)
+
+
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=cythonize(
         [module(name) for name in MODULES], language_level=3, compiler_directives={"freethreading_compatible": True}
     ),

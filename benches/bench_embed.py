@@ -1,9 +1,9 @@
-"""``embed`` beside LiteRT and TensorFlow in one process: the everyday view.
+"""Compare ``embed`` with LiteRT and TensorFlow in one process: the everyday view.
 
     python -m pytest benches --benchmark-only
     python -m pytest benches --benchmark-only --benchmark-autosave   # and later --benchmark-compare
 
-compare.py is what figures are quoted from: it keeps the engines out of each other's way.
+Quote figures from compare.py only: it keeps the engines from disturbing each other.
 """
 
 import concurrent.futures
@@ -16,7 +16,7 @@ import pytest
 from conftest import ENGINES
 from peers import PEERS
 
-THREADS = 2  # TensorFlow's can be set once in a process
+THREADS = 2  # TensorFlow's number of threads can be set only once per process
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -44,7 +44,7 @@ def bench_one_thread(benchmark, models, pool, dtype, n):
 
 
 def spent(callers, work):
-    """Seconds until ``callers`` Python threads have all done ``work``."""
+    """Seconds until ``callers`` Python threads have all finished ``work``."""
     with concurrent.futures.ThreadPoolExecutor(callers) as pool:
         start = time.perf_counter()
         list(pool.map(lambda _: work(), range(callers)))
@@ -53,9 +53,9 @@ def spent(callers, work):
 
 @pytest.mark.parametrize("n", [1, 32])
 def bench_two_callers(benchmark, models, pool, n):
-    """Two Python threads with a call each on one thread: twice as much done, for the interpreter's lock is let go.
+    """Two Python threads, each calling on one thread: close to twice the work, because the GIL is released.
 
-    extra_info: the speedup over one caller, and that of the multiply-add peak, which is what the cores had to give.
+    extra_info has the speedup over one caller, and that of the multiply-add peak, which bounds it.
     """
     benchmark.group = f"two callers, n={n}, 1 thread each"
     run, images = PEERS["fastmnv2"].make(models, 1, n), np.resize(pool, (n, 96, 96, 3))

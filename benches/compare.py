@@ -1,8 +1,8 @@
-"""fastmnv2 against the engines installed here: a table, a JSON file and two plots.
+"""Compare fastmnv2 with the engines that are installed: a table, a JSON file and two plots.
 
     python benches/compare.py --json results.json --plots docs/
 
-Same weights in every engine, outputs compared before timing. See measure.py for how it is timed.
+All engines use the same weights, and their outputs are compared before timing. measure.py explains the timing.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
-    """Each format in its own process: the converters' libraries can't all be loaded in one."""
+    """Write each format in a separate process, because the converters' libraries clash in one."""
     here = str(Path(__file__).parent)
     for form in sorted({form for name in names for form in PEERS[name].needs}):
         code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "
@@ -49,14 +49,14 @@ def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
             print(f"{form}: could not be written:\n{done.stderr[-2000:]}", file=sys.stderr)
     rng = np.random.RandomState(3)
     coarse = rng.rand(16, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * rng.rand(16, 96, 96, 3)
-    np.save(folder / "images.npy", (np.rint(coarse * 255) / 255).astype(np.float32))  # as pictures are: bytes
+    np.save(folder / "images.npy", (np.rint(coarse * 255) / 255).astype(np.float32))  # bytes, like pictures
 
 
 def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tuple[str, int], Worker]:
-    """The workers whose features agree with ours."""
+    """Start the workers and check that their features agree with ours."""
     cpus = sorted(os.sched_getaffinity(0))
     workers: dict[tuple[str, int], Worker] = {}
-    expected: dict[str, np.ndarray] = {}  # ours, by network
+    expected: dict[str, np.ndarray] = {}  # our features, by network
     for name in sorted(names, key=lambda name: not name.startswith(OURS)):
         for count in threads:
             worker = Worker(name, count, folder, set(cpus[-count:]))
@@ -69,7 +69,7 @@ def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tu
             ours = expected.setdefault(PEERS[name].network, features)
             apart = np.linalg.norm(features - ours) / np.linalg.norm(ours)
             if not apart < PEERS[name].close:
-                raise SystemExit(f"{name}: its features are {apart:.1e} away from ours: not the same network")
+                raise SystemExit(f"{name}: its features differ from ours by {apart:.1e}: not the same network")
             workers[name, count] = worker
     return workers
 
@@ -102,7 +102,7 @@ def machine(names: Sequence[str]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default=",".join(PEERS), help="which, separated by commas")
+    parser.add_argument("--peers", default=",".join(PEERS), help="engines, separated by commas")
     parser.add_argument("--batches", default="1,8,32,128")
     parser.add_argument("--threads", default=",".join({"1": 0, str(len(os.sched_getaffinity(0))): 0}))
     parser.add_argument("--rounds", type=int, default=9)

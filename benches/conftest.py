@@ -1,4 +1,4 @@
-"""Fixtures of the everyday view: models made once, the machine's peak in every report."""
+"""Fixtures of the everyday view: models made once, and the machine's peak in every report."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Share of the multiply-add limit, from the peak that was measured beside each benchmark."""
+    """Add the share of the multiply-add limit, from the peak measured next to each benchmark."""
     for entry in output_json["benchmarks"]:
         extra = entry["extra_info"]
         if "peak_gmacs" in extra:

@@ -1,17 +1,17 @@
-"""The same network, with weights of ours, in other engines' formats. Inputs are images in [-1,1]."""
+"""Write the network with given weights in other engines' formats. Inputs are images in [-1,1]."""
 
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Folded
 
 
 def _steps(folded: Folded):
-    """(layer, kernel, bias, whether the block's shortcut starts here) of every layer but the logits."""
-    for index, layer in enumerate(LAYERS[:-1]):
+    """Yield every layer but the logits: layer, kernel, bias, and whether a block's shortcut starts here."""
+    for index, layer in enumerate(DEFAULT.layers[:-1]):
         yield layer, folded.tensors[layer.weights_name], folded.tensors[layer.biases_name], index % 3 == 0
 
 
@@ -59,12 +59,12 @@ def _calibration() -> np.ndarray:
     """Images in [-1,1] to calibrate on: noise over coarse patches."""
     random = np.random.RandomState(4)
     patches = random.rand(24, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * random.rand(24, 96, 96, 3)
-    patches.flat[:2] = 0, 1  # so that the image's scale is that of bytes
+    patches.flat[:2] = 0, 1  # exactly black and white, so that the quantisation step is 1/255
     return (patches * 2 - 1).astype(np.float32)
 
 
 def int8_tflite(folded: Folded, path: Path) -> Path:
-    """An int8 TFLite file between float ends, by today's converter; interpreters resize it."""
+    """An int8 TFLite file with float input and output, from today's converter; interpreters resize it."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([1, 96, 96, 3], tf.float32, name="images")]
@@ -78,7 +78,7 @@ def int8_tflite(folded: Folded, path: Path) -> Path:
 
 
 def int8_onnx(source: Path, path: Path) -> Path:
-    """ONNX Runtime's own quantisation of an ONNX file."""
+    """Quantise an ONNX file with ONNX Runtime's own tool."""
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):
@@ -153,7 +153,7 @@ def ncnn(folded: Folded, path: Path) -> Path:
         return f"x{blobs - 1}"
 
     x, shortcut = "x0", ""
-    residual_blocks = {layer.scope.rpartition("/")[0] for layer in LAYERS if layer.residual}
+    residual_blocks = {layer.scope.rpartition("/")[0] for layer in DEFAULT.layers if layer.residual}
     for layer, kernel, bias, starts in _steps(folded):
         if starts and layer.scope.rpartition("/")[0] in residual_blocks:
             branch, shortcut = blob(), blob()
@@ -187,7 +187,7 @@ def ncnn(folded: Folded, path: Path) -> Path:
 
 
 def mnn(onnx_path: Path, path: Path) -> Path:
-    """MNN's own converter, from ONNX."""
+    """Convert an ONNX file with MNN's own converter."""
     import MNN  # noqa: F401 - makes its converter importable
     from _tools import mnnconvert
 

@@ -1,12 +1,12 @@
-"""Picture files to vectors: fastmnv2 beside a careful peer, and where the time goes.
+"""From picture files to vectors: fastmnv2 against a carefully written peer, and where the time goes.
 
-    python benches/pictures.py                 # every bar of the README's table
+    python benches/pictures.py                 # all tables of docs/pictures.md
     python benches/pictures.py small stages    # 500 JPEGs of 640x480, and the split by stage
 
-The peer is what one would write: a thread pool of Pillow's open, convert and resize, ahead of LiteRT's float32 network,
-which takes batches of 32. Both run in one process, in turn, and the best of several rounds counts, for a machine
-that others use disturbs in one direction only. Files are made of the photos in FASTMNV2_TEST_DATA (default ../shared),
-where they are, at quality 90, with grain; else of noise.
+The peer is what one would write by hand: a thread pool runs Pillow's open, convert and resize, and LiteRT's float32
+network takes batches of 32. Both run in one process, in turn. The best of several rounds counts, because a shared
+machine can only make a run slower. The files are made from the photos in FASTMNV2_TEST_DATA (default ../shared) at
+quality 90, with grain; without photos, from noise.
 """
 
 import argparse
@@ -37,7 +37,7 @@ CASES = {"small": (500, (640, 480)), "large": (60, (4000, 3000))}
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
-    """JPEGs as a camera makes them: no two alike, 4:2:0, with some grain."""
+    """Write JPEGs like a camera's: all different, 4:2:0, with some grain. Returns their paths."""
     paths = [str(folder / f"{size[0]}-{i:03}.jpg") for i in range(count)]
     if all(map(os.path.exists, paths)):
         return paths
@@ -96,7 +96,7 @@ def peer(models: Path, *, draft: bool = False) -> Callable[[list[str]], np.ndarr
 
 
 def best(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Each call's least seconds, the calls in turn."""
+    """The minimum seconds of each call; the calls take turns."""
     least = dict.fromkeys(calls, 1e9)
     for _ in range(rounds):
         for name, call in calls.items():
@@ -107,7 +107,7 @@ def best(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float
 
 
 def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds: int) -> dict[str, float]:
-    """Pictures a second, of each."""
+    """Pictures per second of each engine."""
     count, size = CASES[case]
     paths = make_files(folder, count, size)
     engines = {"exact": ours(model), "area": ours(model, method="area"), "peer": peer(models)}
@@ -120,7 +120,7 @@ def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds
 
 
 def stages(model: fastmnv2.Model, folder: Path) -> dict[str, dict[str, float]]:
-    """Milliseconds of one picture on one thread."""
+    """Milliseconds of each stage, for one picture on one thread."""
     found = {}
     out = np.empty((96, 96, 3), np.float32)
     for case, (_, size) in CASES.items():
@@ -162,7 +162,7 @@ def _drafted(data: bytes) -> PIL.Image.Image:
 
 
 def effect_of_scaling(model: fastmnv2.Model, folder: Path) -> dict[str, float]:
-    """How far features move, relative L2 on average, where the decoder shrinks; and between the methods."""
+    """Mean relative L2 change of the features when the decoder shrinks pictures, and between methods."""
     paths = make_files(folder, 12, (2000, 1500))
     found = {}
     for method in resizing.METHODS:
@@ -178,7 +178,7 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def peak_memory(folder: Path, weights: Path) -> float:
-    """Decoded pictures that a thread holds at most, 12 megapixels each: by how much the process grows."""
+    """Peak growth of the process per thread, in decoded pictures of 12 megapixels."""
     paths = make_files(folder, 8, (4000, 3000))
     command = [sys.executable, __file__, "--grow", str(weights), *paths]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -190,7 +190,7 @@ def grow(weights: str, paths: list[str]) -> None:
     small = io.BytesIO()
     PIL.Image.new("RGB", (300, 200)).save(small, "JPEG")
     model.embed_images([small.getvalue()] * 64, threads=THREADS)
-    Path("/proc/self/clear_refs").write_text("5")  # the most that it had until now is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _status("VmRSS")
     model.embed_images(paths * 3, threads=THREADS)
     print(_status("VmHWM") - before)

@@ -1,4 +1,4 @@
-"""The two plots of the README: latency and throughput against others, and a roofline per layer."""
+"""The plots of README and docs/precision.md: throughput against other engines, and a roofline of the layers."""
 
 from collections.abc import Iterable
 from pathlib import Path

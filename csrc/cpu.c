@@ -35,12 +35,12 @@ static cpuid_regs cpuid(uint32_t leaf, uint32_t sub) {
     __cpuidex(out, (int)leaf, (int)sub);
     r = (cpuid_regs){(uint32_t)out[0], (uint32_t)out[1], (uint32_t)out[2], (uint32_t)out[3]};
 #else
-    __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d); /* leaves zeros where the leaf is not there */
+    __get_cpuid_count(leaf, sub, &r.a, &r.b, &r.c, &r.d); /* zeros if the leaf does not exist */
 #endif
     return r;
 }
 
-/* CPUID alone misleads where the system or a hypervisor does not save the wide registers. */
+/* Which registers the system saves: CPUID reports wide ones even if the system or a hypervisor does not save them. */
 static uint64_t saved_state(void) {
     if (!(cpuid(1, 0).c & (1u << 27))) return 0; /* OSXSAVE */
 #if defined(_MSC_VER)
@@ -77,7 +77,7 @@ int fm_cpu_has_avx512vnni(void) {
 }
 
 int fm_cpu_half_width(void) {
-    const uint32_t amd = 0x68747541, zen4 = 0x19; /* "Auth…"; the family, of which only Zen 4 has AVX-512 */
+    const uint32_t amd = 0x68747541, zen4 = 0x19; /* "Auth"enticAMD; of this family only Zen 4 has AVX-512 */
     const uint32_t signature = cpuid(1, 0).a, base = signature >> 8 & 15;
     return cpuid(0, 0).b == amd && base + (signature >> 20 & 255) == zen4;
 }
@@ -116,7 +116,8 @@ int fm_current_cpu(void) {
 
 void fm_leave_cpus(const int *cpus, int count) {
 #if defined(__linux__)
-    /* The system moves a thread off a processor that its affinity forbids, and not back when it is allowed again. */
+    /* Linux moves a thread away at once when its affinity forbids the processor, but does not move it back when the
+     * affinity allows that processor again. So forbidding it for a moment is enough. */
     cpu_set_t usual, others;
     if (sched_getaffinity(0, sizeof usual, &usual)) return;
     others = usual;

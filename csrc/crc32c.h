@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The checksum of `size` bytes, continuing from that of the bytes before them (0 at the start). */
+/* The checksum of `size` bytes; `crc` is the checksum of the bytes before them, 0 at the start. */
 uint32_t fm_crc32c(uint32_t crc, const void *data, size_t size);
 
 #endif

@@ -1,10 +1,10 @@
-/* Which instruction sets are compiled in, and which of them this machine can run. */
+/* The instruction sets that are compiled in, and which of them this machine can run. */
 #include <string.h>
 
 #include "cpu.h"
 #include "isas.h"
 
-/* An instruction set stands here once for each of its tables. */
+/* One entry per table, so an instruction set appears once for each of its tables. */
 static const fm_isa rows[] = {
 #define ROW(tier, table, isa, check, images, flags) {#tier, #isa, check, images},
 #include "isas.def"

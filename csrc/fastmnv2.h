@@ -9,21 +9,48 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum fm_status { FM_OK, FM_NO_MEMORY, FM_NO_LOGITS } fm_status;
+typedef enum fm_status {
+    FM_OK,
+    FM_NO_MEMORY,
+    FM_NO_LOGITS,
+    FM_NO_NETWORK, /* no member of the family has this multiplier or size */
+    FM_UNSUPPORTED /* there is such a network, but no kernels for its maps */
+} fm_status;
 
 /* ---- the network as data ------------------------------------------------------------------- */
 
+enum {
+    FM_BLOCKS = 17, /* inverted residual blocks */
+    FM_LAYERS = 3 * FM_BLOCKS + 2,
+    FM_ENDPOINTS = 4 * FM_BLOCKS + 2 /* named intermediate outputs, 'default' not counted */
+};
+
+/* One inverted residual block: 1x1 expand -> 3x3 depthwise -> 1x1 project. Block 0 has no expansion: where the others
+ * expand, it has the first convolution, which reads the image. Heights and widths are pixels of the maps before and
+ * after the depthwise convolution, whose first window begins `pad_top` rows above and `pad_left` columns before the
+ * map. */
+typedef struct fm_block {
+    int height, width, out_height, out_width;
+    int pad_top, pad_left;
+    int in, expand, out; /* channels */
+    int stride;
+    int residual; /* whether the input is added to the output */
+} fm_block;
+
+/* One member of the family, a value: made once for each model, copied at will, never changed. */
 typedef struct fm_network {
-    int size;      /* input height and width, pixels */
-    int colours;   /* of a pixel */
-    int features;  /* length of a feature vector */
-    int classes;   /* logits; index 0 is "background" */
-    int layers;    /* convolutions, the logits layer last */
-    int endpoints; /* named intermediate outputs, 'default' not counted */
-    int blocks;    /* inverted residual blocks */
+    double multiplier;     /* of channels */
+    int height, width;     /* of an image, pixels */
+    int pad_top, pad_left; /* of the first convolution */
+    int colours;           /* of a pixel */
+    int features;          /* length of a feature vector */
+    int classes;           /* logits; index 0 is "background" */
+    fm_block blocks[FM_BLOCKS];
 } fm_network;
 
-const fm_network *fm_network_info(void);
+/* The network that TF-Slim's rule gives. FM_NO_NETWORK unless 0.25 <= multiplier <= 2, and height and width are from 32
+ * to 512 each. */
+fm_status fm_network_make(double multiplier, int height, int width, fm_network *network);
 
 typedef enum fm_kind { FM_CONV, FM_DEPTHWISE, FM_POINTWISE } fm_kind;
 
@@ -32,20 +59,23 @@ typedef struct fm_layer {
     char scope[48];
     fm_kind kind;
     int kernel, stride;
-    int in_size, out_size; /* height and width of the maps */
+    int in_height, in_width, out_height, out_width; /* of the maps */
+    int pad_top, pad_left;
     int in_channels, out_channels;
     int relu6;    /* clamp to [0,6] after the bias */
     int residual; /* add the block's input after the bias */
 } fm_layer;
 
-/* One named output of the module: [size][size][channels]. */
+/* One named output of the module: [height][width][channels]. */
 typedef struct fm_endpoint {
     char name[48];
-    int size, channels;
+    int height, width, channels;
 } fm_endpoint;
 
-fm_layer fm_layer_info(int index);       /* 0 <= index < layers */
-fm_endpoint fm_endpoint_info(int index); /* 0 <= index < endpoints, or endpoints + block: see fm_request */
+/* Layers in order, the logits last: 0 <= index < FM_LAYERS. Endpoints in order, and the blocks' projections behind them
+ * (see fm_request): 0 <= index < FM_ENDPOINTS + FM_BLOCKS. */
+fm_layer fm_layer_info(const fm_network *network, int index);
+fm_endpoint fm_endpoint_info(const fm_network *network, int index);
 
 /* ---- instruction sets ---------------------------------------------------------------------- */
 
@@ -71,6 +101,10 @@ uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
  * threads don't get a processor each. */
 double fm_ping_ticks(void);
 
+/* For measurements: how many calls of this process so far stopped sharing an image among threads, because something
+ * else ran in place of one. Calls with fewer images than threads then take fewer for a while, up to two seconds. */
+unsigned long fm_late_teams(void);
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 typedef struct fm_model fm_model;
@@ -83,7 +117,8 @@ typedef struct fm_weights {
     float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
-fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model);
+/* FM_UNSUPPORTED: for now, stride 2 wants maps of even height and width, and no map may be a single row or column. */
+fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **model);
 void fm_model_free(fm_model *model); /* NULL is allowed */
 size_t fm_model_bytes(const fm_model *model);
 
@@ -92,15 +127,15 @@ typedef enum fm_dtype { FM_FLOAT32, FM_UINT8 } fm_dtype;
 /* n images in, features (and any endpoints) out. All arrays are C-contiguous, need no alignment and
  * must not overlap. */
 typedef struct fm_request {
-    const void *images; /* [n][size][size][3], RGB: float32 in [0,1], or uint8 */
+    const void *images; /* [n][height][width][3], RGB: float32 in [0,1], or uint8 */
     fm_dtype dtype;
     size_t n;
     float *features; /* [n][features] */
-    /* NULL, or by index: float (8-bit models: bytes) [n][size][size][channels] each, or NULL. Behind the endpoints, for
-     * 8-bit models, stand the blocks' projections before any residual is added: [endpoints + blocks]. */
+    /* NULL, or by index: float (8-bit models: bytes) [n][height][width][channels] each, or NULL. Behind the endpoints,
+     * for 8-bit models, stand the blocks' projections before any residual is added: [FM_ENDPOINTS + FM_BLOCKS]. */
     void *const *endpoints;
     int threads;     /* >= 1; the most threads to use */
-    uint64_t *ticks; /* NULL, or [layers]: the time spent in each layer is added; for one thread only */
+    uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
 /* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
@@ -142,7 +177,7 @@ typedef struct fm_int8_sum {
 } fm_int8_sum;
 
 typedef struct fm_int8_weights {
-    const fm_int8_layer *layers; /* [layers], the logits last */
+    const fm_int8_layer *layers; /* [FM_LAYERS], the logits last */
     const fm_int8_sum *sums;     /* by block; read for those with a residual */
     const uint8_t *pool;         /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
     const float *feature;        /* [256]: what a feature's byte stands for */
@@ -153,7 +188,8 @@ double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
 
 /* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image
  * with a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
-fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model);
+fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
+                            fm_model **model);
 
 /* ---- threads ------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
-/* The floating-point mode of a worker while it computes: round to nearest, denormals kept, whatever the
- * calling program has set. The same-bits promise would not survive a flush-to-zero flag. */
+/* The floating-point mode of a worker while it computes: round to nearest, keep denormals, whatever the calling
+ * program has set. A flush-to-zero flag would change the bits of the results. */
 #ifndef FM_FPENV_H
 #define FM_FPENV_H
 

@@ -1,4 +1,4 @@
-/* How far apart two of this machine's processors are: what every hand-over between threads costs at least. */
+/* How long a cache line takes from one processor to another: the minimum cost of every barrier between threads. */
 #include <stdatomic.h>
 
 #include "fastmnv2.h"
@@ -8,7 +8,7 @@
 enum { ROUNDS = 20000 };
 
 typedef struct ball {
-    _Alignas(128) atomic_int at; /* odd: with the second thread */
+    _Alignas(128) atomic_int at; /* odd: the second thread's turn */
     _Alignas(128) uint64_t ticks;
     int rounds;
 } ball;

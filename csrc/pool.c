@@ -1,7 +1,8 @@
 #define _GNU_SOURCE /* syscall */
 #include "pool.h"
 
-#if !defined(_OPENMP) || defined(_WIN32) /* Windows has neither fork nor a limit of threads that is met in practice */
+#if !defined(_OPENMP) || defined(_WIN32) /* Windows has no fork, and its limit of threads is not reached in practice \
+                                          */
 
 void fm_pool_watch(void) {}
 int fm_pool_ask(int wanted) { return wanted; }
@@ -28,14 +29,14 @@ int fm_pool_alone(void) { return 0; }
 
 #include "parallel.h"
 
-/* The workers belong to the thread that begins a team, and stay for its next one; those beyond a smaller team's size
- * end. So a thread needs to know how many it has: as many as its last team had, if none has ended since. */
+/* OpenMP keeps workers for the calling thread's next team and ends any surplus. So a thread has as many workers as its
+ * last team had, unless some have ended since. */
 static _Thread_local struct {
     int workers;    /* threads of the last team, this one included; 0 before the first */
     unsigned ended; /* what process.ended was then */
-    int asked;      /* what the team that is being begun was asked for, while the lock is held; else 0 */
-    int refused;    /* a team of so many could not be had */
-    time_t when;    /* that was; in the next second it is tried again */
+    int asked;      /* requested size of the team that is being started, while the lock is held; else 0 */
+    int refused;    /* a team of this size could not be started */
+    time_t when;    /* when that was; retried from the next second on */
     int alone;
 #if defined(__linux__)
     int bound;       /* OpenMP has been told to pin threads to processors */
@@ -43,15 +44,15 @@ static _Thread_local struct {
 #endif
 } mine;
 
-/* What is the whole process's. The lock is held from the try-out of threads until the team has them, so that no other
- * thread of ours takes their place. */
+/* State of the process. The lock is held from trying out threads until the team has them, so that no other team of ours
+ * takes their place. */
 static struct {
     pthread_once_t once;
     pthread_mutex_t lock;
-    pthread_key_t worker; /* its destructor tells of workers that end */
-    atomic_uint ended;    /* how many have: another library may begin smaller teams with our workers */
-    size_t stack;         /* bytes that OpenMP was told to ask for; 0: the system's own size */
-    int others;           /* whether there were other threads when a fork began */
+    pthread_key_t worker; /* its destructor counts workers that end */
+    atomic_uint ended;    /* workers that have ended: another library may start smaller teams with them */
+    size_t stack;         /* bytes of a worker's stack, as set for OpenMP; 0: the system's default */
+    int others;           /* whether other threads existed when the fork started */
 } process = {.once = PTHREAD_ONCE_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void worker_ends(void *value) {
@@ -61,9 +62,9 @@ static void worker_ends(void *value) {
 
 /* ---- forks --------------------------------------------------------------------------------- */
 
-/* A fork leaves the workers behind, and the thread that comes out of it would wait for them for ever (GCC PR 60035),
- * whichever library had asked for them. So that thread computes alone, unless the process had no other thread; those
- * that it starts have workers of their own. */
+/* The child of a fork has no workers, but its only thread would wait for them forever (GCC PR 60035), whichever library
+ * had started them. So that thread computes alone, unless the parent had no other thread. Threads that it starts later
+ * get new workers. */
 static int other_threads(void) {
 #if defined(__linux__)
     DIR *tasks = opendir("/proc/self/task");
@@ -74,7 +75,7 @@ static int other_threads(void) {
         return count > 3; /* ".", ".." and this one */
     }
 #endif
-    return 1; /* not to be known */
+    return 1; /* unknown: assume so */
 }
 
 static void before_fork(void) {
@@ -90,9 +91,9 @@ static void after_fork_in_child(void) {
     if (process.others) mine.alone = 1;
 }
 
-/* ---- the stack size that OpenMP was told --------------------------------------------------- */
+/* ---- the stack size that was set for OpenMP ------------------------------------------------ */
 
-/* OpenMP's "64", "64 K", "1G" and so on, in bytes; 0 for what it does not take. */
+/* Parse OpenMP's "64", "64 K", "1G" and so on into bytes; 0 if OpenMP would not accept the text. */
 static size_t stack_of(const char *text) {
     static const char units[] = "BKMG";
     if (!text) return 0;
@@ -109,8 +110,8 @@ static size_t stack_of(const char *text) {
 }
 
 static void watch(void) {
-    /* Read now, as the runtime has read them when it was loaded. Which one counts depends on whose it is: the largest
-     * will do for all. */
+    /* Read now, because the runtime reads them when it is loaded. Which one counts depends on the runtime; the largest
+     * is safe for all. */
     static const char *const names[] = {"OMP_STACKSIZE", "OMP_STACKSIZE_ALL", "GOMP_STACKSIZE", "KMP_STACKSIZE"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const size_t stack = stack_of(getenv(names[i]));
@@ -146,7 +147,7 @@ static void restore_affinity(void) {
 
 typedef struct visitor {
     pthread_t thread;
-    pthread_mutex_t *stay; /* until this can be had */
+    pthread_mutex_t *stay; /* the thread ends once it gets this lock */
     long id;
 } visitor;
 
@@ -160,7 +161,7 @@ static void *visit(void *argument) {
     return NULL;
 }
 
-/* A thread that has been joined still counts against the system's limits for a moment. */
+/* Wait until the threads are gone: a joined thread counts against the system's limits for a moment longer. */
 static void until_gone(const visitor *visitors, int count) {
 #if defined(__linux__)
     for (int i = 0; i < count; i++)
@@ -171,13 +172,13 @@ static void until_gone(const visitor *visitors, int count) {
 #endif
 }
 
-/* Starts `wanted` threads with the stack that OpenMP's would have, and ends them. How many there could be at once. */
+/* Start up to `wanted` threads with OpenMP's stack size, then end them. Returns how many ran at the same time. */
 static int try_out(int wanted) {
     visitor visitors[FM_MAX_THREADS];
     pthread_mutex_t stay = PTHREAD_MUTEX_INITIALIZER;
     pthread_attr_t attributes;
     if (pthread_attr_init(&attributes)) return 0;
-    /* A size that the system does not take is one that OpenMP does not take either. */
+    /* If the system refuses the size, OpenMP ignores it too. */
     if (process.stack) (void)pthread_attr_setstacksize(&attributes, process.stack);
     pthread_mutex_lock(&stay);
     int started = 0;
@@ -187,7 +188,7 @@ static int try_out(int wanted) {
         if (pthread_create(&next->thread, &attributes, visit, next)) break;
         started++;
     }
-    /* The runtime's own bookkeeping for a team; where there is no memory for it, it ends the process, too. */
+    /* Memory for the runtime's bookkeeping of a team: without it, the runtime would end the process too. */
     void *bookkeeping = malloc((size_t)64 << 10);
     if (!bookkeeping) wanted = 0;
     free(bookkeeping);
@@ -209,7 +210,7 @@ int fm_pool_ask(int wanted) {
     const time_t now = time(NULL);
     if (mine.refused && wanted >= mine.refused && now == mine.when) return have;
     pthread_mutex_lock(&process.lock);
-    /* One more than the team needs: other processes start some, too. */
+    /* Try one more than the team needs, because other processes start threads too. */
     const int most = have - 1 + try_out(wanted - have + 1);
     const int found = most < have ? have : most < wanted ? most : wanted;
     mine.refused = found < wanted ? wanted : 0;
@@ -221,11 +222,11 @@ int fm_pool_ask(int wanted) {
 
 void fm_pool_begun(int size) {
     restore_affinity();
-    /* Those inside somebody's parallel region are not kept. */
+    /* OpenMP does not keep the workers of a nested team. */
     mine.workers = omp_get_level() == 1 ? size : 0;
     mine.ended = atomic_load(&process.ended);
     if (!mine.asked) return;
-    if (size < mine.asked) mine.refused = mine.asked; /* by OpenMP's own limits, say */
+    if (size < mine.asked) mine.refused = mine.asked; /* for example by OpenMP's own limits */
     mine.asked = 0;
     pthread_mutex_unlock(&process.lock);
 }

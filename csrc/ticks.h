@@ -1,4 +1,4 @@
-/* A clock that costs nothing to read, for the layer profile. Its rate is the reader's to find out. */
+/* A clock that is cheap to read, for the layer profile. Its rate is not known here; the caller measures it. */
 #ifndef FM_TICKS_H
 #define FM_TICKS_H
 

@@ -1,7 +1,7 @@
-"""MobileNet V2 0.75/96 image feature vectors on the CPU, fast, with numpy alone.
+"""MobileNet V2 image feature vectors on the CPU, fast, with numpy as the only dependency.
 
 >>> import fastmnv2
->>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280]
+>>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280], of "imagenet"
 """
 
 import importlib
@@ -13,14 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
+from fastmnv2.core.network import DEFAULT
+from fastmnv2.core.similar import pairs
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
 
+    # PyInstaller finds these here, because __getattr__ imports them by a name that it can't follow.
+    from fastmnv2 import hub as hub
     from fastmnv2 import image as image
+    from fastmnv2 import learn as learn
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.options import Colour, Decode
     from fastmnv2.image.resizing import Crop, Method
@@ -41,11 +46,12 @@ __all__ = [
     "isa",
     "iter_embed_images",
     "load",
+    "pairs",
     "quantize",
 ]
 
 PARTS = ("hub", "image", "keras", "learn", "sklearn")
-"""Modules that are there without an import of their own."""
+"""Modules that are imported when first used: ``fastmnv2.image`` needs no ``import fastmnv2.image``."""
 
 _Weights = str | os.PathLike[str] | None
 
@@ -55,41 +61,49 @@ def load(
     *,
     threads: int | None = None,
     download: bool = True,
-    precision: str = "float32",
+    precision: str | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> Model:
-    """Load weights and make a model of them.
+    """Load weights and return a model.
 
     Args:
-        weights: a path to any of the five forms (TF1 hub module folder or archive, TF-Slim checkpoint,
-            Keras weights, TFLite, native .safetensors), told apart by content; a TF-Hub URL; "imagenet",
-            the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
-            Keras model, such as one that was trained with ``fastmnv2.keras``. A file by the name of "imagenet"
-            is "./imagenet".
+        weights: a path to any of the forms (hub module or SavedModel, folder or archive; TF-Slim checkpoint,
+            release or frozen graph; Keras, TFLite, native .safetensors), recognised by content; a TF-Hub URL;
+            "imagenet", the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
+            Keras model, such as one that was trained with ``fastmnv2.keras``. A file called "imagenet" in the
+            working directory is "./imagenet".
         threads: default for the model's calls; None for every CPU that this process may use.
-        download: whether "imagenet" may be downloaded where it is not found.
-        precision: "float32", which dequantises 8-bit files; or "int8" for 8-bit TFLite files and native ones made
-            of them or by ``fastmnv2 quantize``, computed in integers: every output has the bits that LiteRT's
-            default engine gives on x86-64, at several times its speed.
-        input_range: what black and white become before the network's first convolution, for files that don't say
-            and are not of the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Layers in
-            a Keras file that say it (Rescaling, arithmetic) are honoured without. What ``embed`` takes is the same.
-        head: whether to load what stands behind the pooling in a Keras file, for ``Model.predict``.
+        download: whether "imagenet" may be downloaded if it is not found.
+        precision: "float32", which dequantises 8-bit files; or "int8", which runs 8-bit TFLite files, and native
+            files made from them or by ``fastmnv2 quantize``, in integers. Every output then has the bits that
+            LiteRT's default engine gives on x86-64. None means the precision of a native file ("int8" for 8-bit
+            ones, such as a classifier that was trained on int8 features), and "float32" for every other form.
+        input_range: the values of black and white at the network's first convolution, for files that don't record
+            them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. What
+            a file records is detected: preprocessing layers and operations (Rescaling, arithmetic) of Keras files,
+            SavedModels and TFLite files, and TFLite metadata. If a file records nothing and its first layer looks
+            like one of another range, there is a warning. ``embed`` takes the same images either way.
+        head: whether to load the layers after the pooling of a Keras or TFLite file, for ``Model.predict``. With
+            False, layers that can't be run are no error.
         classes: names of the head's classes, in order.
+        size: height and width of the images in pixels, or one int for both. Needed for files that don't record it
+            (checkpoints, Keras weights without a graph); for others it overrides the recorded size. Files of
+            multiplier 0.75 that record no size run at 96. The multiplier follows from the weights.
 
-    "imagenet" is looked for in ``FASTMNV2_WEIGHTS`` (a path), in the installed wheel, in TF-Hub's cache and the
-    user's cache, and is else downloaded.
+    "imagenet" is looked up in ``FASTMNV2_WEIGHTS`` (a path), the installed wheel, TF-Hub's cache and the user's
+    cache, in this order; if none has it, it is downloaded.
 
     Raises:
-        FileNotFoundError: there is no such path.
-        WeightsError: the file is malformed, of another network, holds values that are not finite, or has no 8-bit
-            integers, or impossible ones, where "int8" asks for them; or a layer before the network or behind it
-            can't be run, which the message names.
-        TypeError, ValueError: ``precision``, ``input_range`` or ``classes`` are not as above.
-        WeightsUnavailable: "imagenet" weights are nowhere to be had; the message names the ways out.
-        OSError: there is no room on the disk to unpack or download them, or no more files can be opened.
+        FileNotFoundError: the path does not exist.
+        WeightsError: the file is malformed, holds another network or values that are not finite; "int8" was asked
+            for and the file has no valid 8-bit integers; or a layer before or after the network can't be run (the
+            message names it).
+        TypeError, ValueError: ``precision``, ``input_range``, ``classes`` or ``size`` are not as above.
+        WeightsUnavailable: "imagenet" weights can't be found or downloaded; the message lists what to do.
+        OSError: the disk is full, or no more files can be opened.
     """
     return kept.load(
         weights,
@@ -99,6 +113,7 @@ def load(
         input_range=input_range,
         head=head,
         classes=classes,
+        size=size,
     )
 
 
@@ -110,9 +125,9 @@ def embed(
     normalize: bool = False,
     weights: _Weights | Model = None,
 ) -> NDArray[np.float32]:
-    """Feature vectors of images: ``load(weights).embed(images)`` with the model kept for the next call.
+    """Feature vectors of images: ``load(weights).embed(images)``, with the model cached for the next call.
 
-    See ``Model.embed`` for the arguments and what is returned, and ``load`` for ``weights``.
+    See ``Model.embed`` for the arguments and the result, and ``load`` for ``weights``.
     """
     return _model(weights).embed(images, out=out, threads=threads, normalize=normalize)
 
@@ -134,36 +149,38 @@ def embed_images(
     crop: "Crop | None" = None,
     background: "Colour | None" = None,
 ) -> NDArray[np.float32]:
-    """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core at once.
+    """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core.
 
     Needs ``pip install 'fastmnv2[images]'`` for anything but arrays.
 
     Args:
         items: paths, fsspec URLs (``fastmnv2[fsspec]``), ``data:`` URLs, the bytes of files, open binary files,
-            Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1];
-            mixed as you like. What becomes of grey, alpha, CMYK, 16 bits and animations is told at
-            ``fastmnv2.image.read``. From anything but a list, tuple or array, Pillow pictures and arrays are resized
-            before the next item is asked for, which may change them; files behind paths are read later.
-        weights: as for ``load``, or a model. Models are kept for the next call, as by ``embed``.
+            Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1], in any
+            mix. ``fastmnv2.image.read`` says how grey, alpha, CMYK, 16 bits and animations are converted. Pillow
+            pictures and arrays of an iterator are resized before it is asked for the next item, which may change them;
+            those of a list, tuple or array are not, and files behind paths are read later.
+        weights: as for ``load``, or a model. Models are cached for the next call, as with ``embed``.
         batch_size: about how many items are held at a time, in all threads together.
-        threads: the most threads to use; None for every CPU that this process may use. Each holds a decoded picture.
-        method: how pictures become 96x96, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take samples, "area"
-            averages, which is what to use where nothing has to be compared with what others have made.
-        decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, no less
-            than twice what is wanted. That is faster with large pictures, and changes the features: see README.
-        on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" those, which then have no
-            row, with one warning that names them; or a function, which is handed each such error.
+        threads: maximum number of threads; None for every CPU that this process may use. Each holds a decoded
+            picture.
+        method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take
+            samples, "area" averages: use it unless vectors must match those made elsewhere.
+        decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, but at no
+            less than twice the network's. That is faster with large pictures and changes the features: docs/pictures.md
+            has figures.
+        on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" such items, which then have
+            no row, with one warning that names them; or a function, which is called with each such error.
         normalize: divide each vector by its length.
-        progress: draw a bar on stderr, if that is a terminal (``fastmnv2[cli]``).
-        out: float32 [n,1280], to which the vectors are written; for skipped items, as many rows less.
-        exif: turn pictures as their EXIF orientation says. ``exif=False`` does as TensorFlow does.
-        max_pixels: refuse larger pictures; 2^26 unless given.
-        crop: None resizes whole pictures, which squeezes those of another shape than the network's square; "center"
-            resizes the largest square in the middle: see ``fastmnv2.image.resize``.
+        progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
+        out: float32 [n,features] for the result. Skipped items leave no gaps; the filled rows are returned.
+        exif: turn pictures upright by their EXIF orientation. ``exif=False`` leaves them as TensorFlow does.
+        max_pixels: refuse larger pictures; the default is 2^26. docs/pictures.md has the memory that each kind takes.
+        crop: None resizes whole pictures, which squeezes those of another shape than the network's images; "center"
+            resizes the largest window in the middle that has their shape: see ``fastmnv2.image.resize``.
         background: a colour behind transparent parts, as for ``fastmnv2.image.read``; None drops alpha.
 
     Returns:
-        float32 ``[n,1280]``, in the order of the items.
+        float32 ``[n,features]``, in the order of the items.
 
     Raises:
         ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
@@ -191,12 +208,12 @@ def iter_embed_images(
     crop: "Crop | None" = None,
     background: "Colour | None" = None,
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
-    """Pairs of an item and its feature vector, in order, for streams of any length, also without an end.
+    """Pairs of an item and its feature vector, in order, for streams of any length, endless ones too.
 
-    Arguments and errors are those of ``embed_images``; skipped items are left out. At most about ``batch_size``
-    items are held at a time. They are taken from ``items`` by whoever advances this iterator; a vector that is there
-    is handed out before the next item is taken, so that a slow source holds up one item, not a batch. Closing the
-    iterator (or Ctrl-C while it works) stops its threads.
+    Arguments and errors are those of ``embed_images``; skipped items yield nothing. At most about ``batch_size``
+    items are held at a time. The thread that advances this iterator takes them from ``items``. A vector that is ready
+    is yielded before the next item is taken, so a slow source delays one item, not a batch. Closing the iterator, or
+    Ctrl-C while it works, stops its threads.
     """
     return _model(weights).iter_embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
@@ -208,17 +225,23 @@ def _model(weights: _Weights | Model) -> Model:
     return weights if isinstance(weights, Model) else kept.model(weights)
 
 
-def get_expected_image_size() -> tuple[int, int]:
-    """Height and width that ``embed`` takes, in pixels."""
-    return (network.SIZE, network.SIZE)
+def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
+    """Height and width, in pixels, of the images that a model takes, or that ``embed`` takes with these weights.
+
+    Without an argument it is that of "imagenet", 96 x 96, and nothing is loaded, unless ``FASTMNV2_WEIGHTS`` names
+    other weights. Raises what ``load`` does.
+    """
+    if model_or_weights is None and not os.environ.get("FASTMNV2_WEIGHTS"):
+        return DEFAULT.size
+    return _model(model_or_weights).network.size
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
     """What a bug report needs: versions, instruction sets, threads, weights and build flags.
 
-    ``weights`` tells what ``weights`` (default "imagenet") stand for now, without downloading anything:
-    a dict of what ``Model.weights`` tells, or ``error``; ``weights_embedded``,
-    whether the package was built with weights in it.
+    In the result, ``weights`` describes the weights that the argument (default "imagenet") stands for: the dict
+    ``Model.weights``, or ``error``. Nothing is downloaded. ``weights_embedded`` says whether the package was built
+    with weights in it.
     """
     from fastmnv2.core.describe import describe
 
@@ -233,21 +256,22 @@ def quantize(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> "Report":
-    """Make an int8 network of float weights and write it as a native file, for ``load(target, precision="int8")``.
+    """Quantise float weights to int8 and write a native file, for ``load(target, precision="int8")``.
 
     Args:
         weights: as for ``load``.
-        target: the ``.safetensors`` to write, whole or not at all.
-        images: what to calibrate on, ``[n,96,96,3]`` as for ``embed``: at least 5, a few dozen are enough. Every
-            fifth is held out, for the report.
+        target: the ``.safetensors`` file to write, atomically.
+        images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5, a few dozen are enough.
+            Every fifth is held out for the report.
         threads: as for ``load``.
-        progress: called with how many layers are done, and of how many.
+        progress: called with the number of finished layers and the number of all layers.
 
     Returns:
-        A ``fastmnv2.weights.int8.calibration.Report``: how near it is to float32 on the held-out images.
+        A ``fastmnv2.weights.int8.calibration.Report``: how close the result is to float32 on the held-out images.
 
     Raises:
-        ValueError, TypeError: ``images`` are not as above. Else as ``load``, and OSError from writing.
+        ValueError, TypeError: ``images`` are not as above.
+        Whatever ``load`` raises, and OSError if ``target`` can't be written.
     """
     from fastmnv2.weights.int8.calibration import quantize as run
     from fastmnv2.weights.resolve import resolve
@@ -256,12 +280,12 @@ def quantize(
 
 
 def __dir__() -> list[str]:
-    """The interface alone, not what this module is made of."""
+    """The public names only."""
     return [*__all__, *(part for part in PARTS if part not in __all__)]
 
 
 def __getattr__(name: str) -> Any:
-    """Parts that need more than numpy, imported when they are first used: ``fastmnv2.image`` and the like."""
+    """Import a part such as ``fastmnv2.image`` when it is first used."""
     if name in PARTS:
         return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

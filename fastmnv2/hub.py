@@ -1,11 +1,11 @@
-"""The calls of TensorFlow Hub's scripts, on this engine: change one import, and leave out the session.
+"""TensorFlow Hub's calls on this engine: change one import of a script, and drop the session.
 
 >>> from fastmnv2 import hub  # instead of: import tensorflow_hub as hub
 >>> module = hub.Module("https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2")  # doctest: +SKIP
 >>> height, width = hub.get_expected_image_size(module)  # doctest: +SKIP
 >>> features = module(images)  # doctest: +SKIP
 
-Results are numpy arrays, there and then: there is no graph, and nothing to initialise.
+Results are numpy arrays, computed at once: there is no graph, and nothing to initialise.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.model import Model
 
 _Outputs = dict[str, NDArray[np.float32]]
@@ -23,16 +23,17 @@ _SIGNATURES = ("default", "image_feature_vector", "image_classification")
 
 
 class Module:
-    """A hub module for inference, as ``tensorflow_hub.Module``.
+    """A hub module for inference, like ``tensorflow_hub.Module``.
 
     Args:
-        spec: a handle, which means the weights that ``fastmnv2.load`` finds for it; or anything else that it takes.
-        trainable: only False; ``fastmnv2.keras`` has what is trained.
-        name: not used.
-        tags: only none; the module's {"train"} graph is ``fastmnv2.keras.build(...)(images, training=True)``.
+        spec: a handle or anything else that ``fastmnv2.load`` takes, or a ``Model``.
+        trainable: must be False; ``fastmnv2.keras`` is for training.
+        name: kept as an attribute, not used otherwise.
+        tags: must be empty; the module's {"train"} graph is ``fastmnv2.keras.build(...)(images, training=True)``.
 
     Raises:
-        ValueError: ``trainable`` or ``tags`` ask for training. FileNotFoundError, WeightsError: as ``fastmnv2.load``.
+        ValueError: ``trainable`` or ``tags`` ask for training.
+        FileNotFoundError, WeightsError: as ``fastmnv2.load``.
     """
 
     def __init__(
@@ -58,19 +59,19 @@ class Module:
         Args:
             inputs: images as ``Model.embed`` takes them, or ``{"images": images}``.
             signature: "default" or "image_feature_vector" for features, "image_classification" for logits.
-            as_dict: return all the signature's outputs by name: of "image_feature_vector" and
-                "image_classification" the network's 70 endpoints too.
+            as_dict: return all outputs of the signature by name. For "image_feature_vector" and
+                "image_classification" these include the network's 70 endpoints.
 
         Returns:
-            float32 ``[n,1280]`` or ``[n,1001]``, or a dict of arrays.
+            float32 ``[n,features]`` or ``[n,1001]``, or a dict of arrays.
 
         Raises:
-            ValueError: an unknown signature or input name. TypeError, ValueError, WeightsError: as ``Model.embed`` and
-                ``Model.logits``.
+            ValueError: the signature or the input's name is unknown.
+            TypeError, ValueError, WeightsError: as ``Model.embed`` and ``Model.logits``.
         """
         name = signature or "default"
         if _sentinel is not None:
-            raise TypeError("signature and as_dict are given by name")
+            raise TypeError("signature and as_dict: expected as keyword arguments, got positional ones")
         if name not in self.get_signature_names():
             raise ValueError(f"signature: expected {' or '.join(self.get_signature_names())}, got {signature!r}")
         if isinstance(inputs, dict):
@@ -87,7 +88,7 @@ class Module:
         return outputs
 
     def get_signature_names(self) -> list[str]:
-        """Names that ``signature`` can have."""
+        """Valid names for ``signature``."""
         return list(_SIGNATURES if self.model.has_logits else _SIGNATURES[:2])
 
     def get_input_info_dict(self, signature: str | None = None) -> dict[str, tuple[np.dtype[Any], tuple[Any, ...]]]:
@@ -102,7 +103,7 @@ class Module:
 
 
 def load(handle: str | os.PathLike[str]) -> Module:
-    """A callable of images, as ``tensorflow_hub.load`` gives for a TF2 SavedModel."""
+    """A module to call with images, like the one that ``tensorflow_hub.load`` returns for a TF2 SavedModel."""
     return Module(handle)
 
 
@@ -110,9 +111,9 @@ def get_expected_image_size(
     module: Module, signature: str | None = None, input_name: str | None = None
 ) -> tuple[int, int]:
     """Height and width of the images that a module takes, in pixels."""
-    return network.SIZE, network.SIZE
+    return module.model.network.size
 
 
 def get_num_image_channels(module: Module, signature: str | None = None, input_name: str | None = None) -> int:
-    """How many channels the images have: red, green and blue."""
+    """Number of channels of the images: 3, for red, green and blue."""
     return 3

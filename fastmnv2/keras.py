@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, Layer
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, Layer
+from fastmnv2.core.network import Network as Member
+from fastmnv2.weights.forms.keras_graph import UNIT_RESCALING
 
 try:
     import keras
@@ -93,7 +95,7 @@ def build(
         weight_decay: see ``WEIGHT_DECAY``; 0 for no regularisation losses.
 
     Returns:
-        float32 ``[n,96,96,3]`` in [0,1] or uint8 -> float32 ``[n,1280]``, or the head's output. With
+        float32 ``[n,height,width,3]`` in [0,1] or uint8 -> float32 ``[n,features]``, or the head's output. With
         ``training=True`` it computes what the hub module's {"train"} graph does.
 
     Raises:
@@ -103,11 +105,10 @@ def build(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout!r}")
     source = _source(weights)
-    inputs = keras.Input((96, 96, 3), name="images")
-    network = _Builder(decay, weight_decay)
-    features = network(inputs)
+    inputs = keras.Input(source.network.image_shape, name="images")
+    features = _Builder(source.network, decay, weight_decay)(inputs)
     outputs = _with_head(features, head, dropout)
-    model = Network(inputs, outputs, name="mobilenetv2_0_75_96")
+    model = Network(inputs, outputs, name=_name(source.network))
     set_variables(model, source.tensors)
     return model
 
@@ -186,8 +187,8 @@ def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
         norm = [tensors.get(f"{of.scope}/BatchNorm/{name}") for name in BATCH_NORM]
         if norm[0] is None:
             # 0.999 + 0.001 is 1 in float32 too.
-            ones, zeros = np.ones(of.out_channels, np.float32), np.zeros(of.out_channels, np.float32)
-            norm = [ones, tensors[of.biases_name], zeros, ones * np.float32(1 - EPSILON)]
+            ones, zeros = np.ones_like(tensors[of.biases_name]), np.zeros_like(tensors[of.biases_name])
+            norm = [ones, tensors[of.biases_name], zeros, ones * np.float32(1 - layer.epsilon)]
         layer.set_weights(norm)
 
 
@@ -196,15 +197,21 @@ def plain(source: "Source", folded: "Folded", behind: Sequence[tuple[Any, list[A
 
     Of weights with another input range, the model takes images in [0,1] all the same.
     """
-    inputs = keras.Input((96, 96, 3), name="images")
-    x = _Builder(DECAY, 0, keras.layers.BatchNormalization)(inputs, *folded.range)
+    inputs = keras.Input(folded.network.image_shape, name="images")
+    x = _Builder(folded.network, DECAY, 0, keras.layers.BatchNormalization)(inputs, *folded.range)
     for layer, _ in behind:
         x = layer(x)
-    model = keras.Model(inputs, x, name="mobilenetv2_0_75_96")
+    model = keras.Model(inputs, x, name=_name(folded.network))
     set_variables(model, source.tensors)
     for layer, variables in behind:
         layer.set_weights(variables)
     return model
+
+
+def _name(network: Member) -> str:
+    """As keras.applications would write it: "mobilenetv2_0_75_96"."""
+    size = str(network.height) if network.height == network.width else f"{network.height}x{network.width}"
+    return f"mobilenetv2_{network.multiplier:.2f}_{size}".replace(".", "_")
 
 
 def names_of(layer: Layer) -> tuple[str, str]:
@@ -223,15 +230,15 @@ def names_of(layer: Layer) -> tuple[str, str]:
 class _Builder:
     """Lays the layers out, under keras.applications' names, so that files of the model are Keras files like others."""
 
-    def __init__(self, decay: float, weight_decay: float, norm: Any = None) -> None:
-        self._decay, self._norm = decay, norm or BatchNormalization
+    def __init__(self, network: Member, decay: float, weight_decay: float, norm: Any = None) -> None:
+        self._network, self._decay, self._norm = network, decay, norm or BatchNormalization
         # Keras' L2 has no factor 1/2.
         self._regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
     def __call__(self, inputs: Any, black: float = -1.0, white: float = 1.0) -> Any:
-        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name="rescaling")(inputs)
-        for layer in LAYERS[:-1]:
-            if layer.scope.endswith("/expand"):
+        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name=UNIT_RESCALING)(inputs)
+        for layer in self._network.layers[:-1]:
+            if layer.takes_block_input:
                 shortcut = x
             x = self._layer(x, layer)
             if layer.residual:
@@ -245,10 +252,10 @@ class _Builder:
             x = keras.layers.DepthwiseConv2D(layer.kernel, **shared)(x)
         else:
             x = keras.layers.Conv2D(layer.out_channels, layer.kernel, kernel_regularizer=self._regularizer, **shared)(x)
-        x = self._norm(momentum=self._decay, epsilon=EPSILON, name=norm_name)(x)
+        x = self._norm(momentum=self._decay, epsilon=self._network.epsilon, name=norm_name)(x)
         if not layer.relu6:
             return x
-        last = layer == LAYERS[-2]
+        last = layer is self._network.head
         return keras.layers.ReLU(6.0, name="out_relu" if last else f"{name}_relu")(x)
 
 
@@ -271,7 +278,7 @@ def _with_head(features: Any, head: Any, dropout: float) -> Any:
 
 def _network_layers(model: keras.Model) -> list[tuple[keras.Layer, Layer]]:
     """The network's convolutions and batch norms in order, wherever in the model they are nested."""
-    by_name = {name: layer for layer in LAYERS[:-1] for name in names_of(layer)}
+    by_name = {name: layer for layer in DEFAULT.layers[:-1] for name in names_of(layer)}
     found = {layer.name: layer for layer in _all_layers(model) if layer.name in by_name}
     if len(found) != len(by_name):
         missing = next(name for name in by_name if name not in found)

@@ -1,4 +1,4 @@
-"""The network as a scikit-learn transformer: pictures in, features out, in pipelines, searches and pools.
+"""The network as a scikit-learn transformer, for pipelines, grid searches and process pools.
 
 >>> from fastmnv2.sklearn import Embedder
 >>> make_pipeline(Embedder(), LogisticRegression()).fit(paths, labels)  # doctest: +SKIP
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept, network
+from fastmnv2.core import kept
 from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Method
 
@@ -24,19 +24,17 @@ except ImportError as _error:
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-    """Feature vectors of pictures; there is nothing to fit.
+    """Transform pictures to feature vectors. There is nothing to fit.
 
     Args:
-        weights: as for ``fastmnv2.load``, or a ``Model``. A path or name is loaded when it is first needed, once a
-            process, so that a pickle or a clone carries nothing but the name.
-        precision: "float32", or another that ``fastmnv2.load`` takes.
+        weights: as for ``fastmnv2.load``, or a ``Model``. A path or name is loaded on first use, once per process;
+            pickles and clones carry only the name.
+        precision: as for ``fastmnv2.load``.
         method: how pictures are resized, as for ``fastmnv2.embed_images``.
         normalize: scale each vector to length 1.
-        batch_size: pictures a batch.
-        threads: the most threads to use; None for every CPU that the process may use, which joblib's workers share.
+        batch_size: pictures per batch.
+        threads: maximum number of threads; None for every CPU that the process may use, shared by joblib's workers.
     """
-
-    _n_features_out = network.FEATURES
 
     def __init__(
         self,
@@ -56,7 +54,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.threads = threads
 
     def fit(self, X: Any, y: Any = None) -> "Embedder":
-        """Load the weights, so that what is wrong with them is said here. ``X`` and ``y`` are not looked at."""
+        """Load the weights, so that errors in them show up here. ``X`` and ``y`` are ignored."""
         self._model()
         return self
 
@@ -64,18 +62,18 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         """Features of pictures.
 
         Args:
-            X: an array of images as ``Model.embed`` takes them; or a sequence, array, Series or one-column
-                DataFrame of what ``fastmnv2.embed_images`` takes: paths, bytes, PIL images, arrays of any size.
+            X: an array of images as for ``Model.embed``; or a sequence, array, Series or one-column DataFrame of
+                items for ``fastmnv2.embed_images``: paths, bytes, PIL images, arrays of any size.
 
         Returns:
-            float32 ``[n,1280]``; a DataFrame after ``set_output``.
+            float32 ``[n,features]``; a DataFrame after ``set_output``.
 
         Raises:
             ValueError, TypeError, OSError: as ``Model.embed`` and ``fastmnv2.embed_images``.
         """
         model = self._model()
         array = np.asarray(X) if hasattr(X, "__array__") else None
-        if array is not None and array.dtype.kind in "fu" and array.shape[1:] == (network.SIZE, network.SIZE, 3):
+        if array is not None and array.dtype.kind in "fu" and array.shape[1:] == model.network.image_shape:
             return model.embed(array, threads=self.threads, normalize=self.normalize)
         items = X
         if array is not None and array.dtype.kind in "OUST":
@@ -92,6 +90,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             threads=self.threads,
         )
 
+    @property
+    def _n_features_out(self) -> int:
+        return self._model().network.features
+
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
@@ -99,11 +101,11 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return kept.model(self.weights, **options)
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Always: there is nothing to fit."""
+        """True, because there is nothing to fit."""
         return True
 
     def __sklearn_tags__(self) -> Any:
-        """Tells scikit-learn's own checks what this takes and gives."""
+        """Input and output kinds, for scikit-learn's own checks."""
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.no_validation = True

@@ -1,6 +1,7 @@
 """Shared fixtures: weights that need no network, images, and the real data where it is found."""
 
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -42,6 +43,33 @@ OPTIONAL = {
     "onnx",
     "pandas",
 }
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--skips", metavar="THINGS", help="fail at skips that tests/skips.txt does not excuse where THINGS are lacking"
+    )
+
+
+def excused(reason, lacking):
+    """Whether tests/skips.txt has a line for this skip, of a thing that is lacking here or of none."""
+    lines = Path(__file__).with_name("skips.txt").read_text().splitlines()
+    rules = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
+    return any(thing in {"-", *lacking} and re.search(pattern, reason) for thing, pattern in rules)
+
+
+def pytest_sessionfinish(session):
+    lacking = session.config.getoption("--skips")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if lacking is None or not reporter:  # none in xdist's workers
+        return
+    reports = reporter.stats.get("skipped", [])
+    reasons = sorted({report.longrepr[2].removeprefix("Skipped: ") for report in reports})
+    wrong = [reason for reason in reasons if not excused(reason, lacking.split())]
+    for reason in wrong:
+        reporter.write_line(f"\nskipped, and not excused by tests/skips.txt: {reason}", red=True)
+    if wrong and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,6 +133,15 @@ def photos():
     folder = DATA / "photos"
     if not folder.is_dir():
         pytest.skip(f"no photos in {folder}; set FASTMNV2_TEST_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_weights():
+    """Folder of trained weights."""
+    folder = DATA / "weights"
+    if not folder.is_dir():
+        pytest.skip(f"no real weights in {folder}; set FASTMNV2_TEST_DATA")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Check that a tag is that of this version, and that the changelog has its entry: python wheels/check_tag.py v1.2.3"""
+"""Check that a tag names this version and that CHANGELOG has a dated entry: python wheels/check_tag.py v1.2.3"""
 
 import re
 import sys
@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def problem(tag: str, root: Path = ROOT) -> str:
-    """What keeps ``tag`` from being released, "" if nothing does."""
+    """Why ``tag`` can't be released, or "" if it can."""
     version = re.search(r'__version__ = "(.+)"', (root / "fastmnv2" / "_version.py").read_text())
     if not version or tag != f"v{version[1]}":
         return f"the tag {tag} is not that of version {version[1] if version else 'none'}"

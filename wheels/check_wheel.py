@@ -1,8 +1,8 @@
 """Check a built wheel: python wheels/check_wheel.py WHEEL [--weights] [--glibc 2.28]
 
-Tags, contents, size, licence; on Linux the libraries, glibc floor, run path and symbols of the module; then, where
-this Python can install it, a fresh environment without a compiler: import, digest, embed, the demo. Ends with
-status 1 and a line for each thing that is wrong.
+It checks tags, contents, size, licence and description; on Linux the libraries, glibc version, run path and symbols of
+the modules; and, in a fresh environment without a compiler, the import, the digest, embed and the demo. It prints a
+line for each problem and then exits with status 1.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from pathlib import Path
 MEGABYTE = 1 << 20
 HERE = Path(__file__).resolve().parent
 DIGEST_PROGRAM = str(HERE / "digest.py")
-# What that prints on any processor: the bits promise.
+# What that program prints on any processor: the promise of the same bits.
 DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
-# What a manylinux machine has anyway; libgomp comes along in the wheel, renamed, when it has been repaired.
+# Libraries that every manylinux system has, and libgomp, which a repaired wheel brings along under another name.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
 
 problems: list[str] = []
@@ -36,9 +36,12 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
     name, version, *tags = wheel.stem.split("-")
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
-        metadata = archive.read(f"{info}/WHEEL").decode()
+        metadata, page = (archive.read(f"{info}/{file}").decode() for file in ("WHEEL", "METADATA"))
     expanded = {f"{a}-{b}-{c}" for a in tags[0].split(".") for b in tags[1].split(".") for c in tags[2].split(".")}
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
+    # PyPI shows the description without the repository around it.
+    links = re.findall(r"\]\((?!https?:)[^)]*\)", page)
+    expect(not links, f"description: links to {links}")
     folders = {entry.split("/")[0] for entry in names}
     expect(folders <= {"fastmnv2", info, "fastmnv2.libs", "fastmnv2.dylibs"}, f"folders: {folders}")
     for needed in (
@@ -62,13 +65,13 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     if not shutil.which("readelf") or module.read_bytes()[:4] != b"\x7fELF":
-        print("module: not looked into (no readelf, or not ELF)")
+        print("module: not checked (no readelf, or not ELF)")
         return
     dynamic = tool("readelf", "-dW", str(module))
     needed = re.findall(r"NEEDED.*\[(.*)\]", dynamic)
     expect(all(re.fullmatch(LIBRARIES, library) for library in needed), f"libraries: {needed}")
     paths = re.findall(r"R(?:UN)?PATH.*\[(.*)\]", dynamic)
-    # Some Pythons link everything with a run path of their own; a wheel to be published must not have it.
+    # Some Pythons add their own run path to every module; a published wheel must not have it.
     expect(not repaired or all(path == "$ORIGIN/../fastmnv2.libs" for path in paths), f"run path: {paths}")
     symbols = tool("readelf", "--dyn-syms", "-W", str(module))
     versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([\d.]+)", symbols)}
@@ -82,7 +85,7 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
 def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
     venv.create(scratch / "env", with_pip=True)
     python = scratch / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    # No compiler: nothing may be built on the way.
+    # Without a compiler, so that nothing can be built during installation.
     strange = ("FASTMNV2", "PYTHON", "TFHUB")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
     environment = clean | {"CC": "false", "CXX": "false", "FASTMNV2_CACHE_DIR": str(scratch / "cache")}
@@ -111,9 +114,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     meant = os.environ.get("FASTMNV2_WHEEL_WEIGHTS") == "1"
-    parser.add_argument("--weights", action="store_true", default=meant, help="it is meant to have weights in it")
-    parser.add_argument("--glibc", default="2.28", help="the oldest that it may need")
-    parser.add_argument("--no-install", action="store_true", help="for another platform's wheel")
+    parser.add_argument("--weights", action="store_true", default=meant, help="the wheel must contain weights")
+    parser.add_argument("--glibc", default="2.28", help="the newest glibc that it may need")
+    parser.add_argument("--no-install", action="store_true", help="don't install it: for wheels of other platforms")
     options = parser.parse_args()
     wheel = options.wheel.resolve()
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:

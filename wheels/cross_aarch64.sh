@@ -1,11 +1,11 @@
 #!/bin/sh
-# Build an aarch64 wheel on another Debian machine, check it, and run it under qemu-user:
+# Build an aarch64 wheel on a Debian machine of another processor, check it, and run it under qemu-user:
 #
 #     wheels/cross_aarch64.sh FOLDER
 #
-# FOLDER gets the wheel, Debian's arm64 Python (nothing is installed on the machine) and numpy's own aarch64 wheel.
-# Needs gcc-aarch64-linux-gnu, qemu-user, and a `python` of the version that this Debian has, with the build
-# requirements and `build` installed. Ends with status 3, before anything is done, where that is not so.
+# FOLDER receives the wheel, Debian's arm64 Python (nothing is installed on the machine) and numpy's aarch64 wheel.
+# It needs gcc-aarch64-linux-gnu, qemu-user, and a `python` of the version that this Debian has, with the build
+# requirements and `build`. If something is missing, it exits with status 3 before doing anything.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -17,20 +17,20 @@ for tool in apt-get dpkg aarch64-linux-gnu-gcc qemu-aarch64; do
 done
 apt-cache show "libpython$version-dev" >/dev/null 2>&1 || lacking "this Debian has no Python $version"
 
-# ---- an arm64 system of a few packages, of the releases that this machine uses ----
+# ---- an arm64 system of a few packages, from the releases that this machine uses ----
 mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial" "$folder/debs" "$folder/root"
 apt() {
     apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root \
         -o Dir::State::lists="$folder/apt/lists" -o Dir::Cache="$folder/apt/cache" "$@"
 }
-# A source that lists architectures of its own, or has none of arm64, fails; Debian's are enough.
+# Sources without arm64 packages, or restricted to other architectures, fail; Debian's own are enough.
 apt update >"$folder/apt.log" 2>&1 || true
 (cd "$folder/debs" && apt download libc6 libgcc-s1 libgomp1 libstdc++6 libexpat1 zlib1g libffi8 libssl3 libbz2-1.0 \
     liblzma5 libuuid1 libcrypt1 "python$version-minimal" "libpython$version-minimal" "libpython$version-stdlib" \
     "libpython$version-dev" >>"$folder/apt.log" 2>&1) || lacking "no arm64 packages: $(tail -1 "$folder/apt.log")"
 for package in "$folder"/debs/*.deb; do dpkg -x "$package" "$folder/root"; done
 
-# ---- the wheel: this Python told, as Python's own cross builds are, that it builds for another ----
+# ---- the wheel: this Python is told, as in CPython's own cross builds, to build for another platform ----
 root=$folder/root/usr
 mkdir -p "$folder/config" "$folder/site"
 cp "$root/lib/python$version/_sysconfigdata__aarch64-linux-gnu.py" "$folder/config"

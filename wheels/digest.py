@@ -1,4 +1,4 @@
-"""Prints the SHA-256 of features, of float32 and of uint8 images, and of logits, with the untrained weights."""
+"""Print the SHA-256 of features and logits with the untrained weights, of float32 and uint8 images."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Prints whether info() says that weights are in the package, and what embed gives: a shape, or "unavailable"."""
+"""Print whether info() reports weights in the package, and the shape that embed gives, or "unavailable"."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-/* Fully connected layers of any width, for what users put behind the pooling. */
+/* Fully connected layers of any width, for the heads that users put after the pooling. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,13 +20,8 @@ struct fm_dense {
 
 fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
                        fm_dense **result) {
-    const fm_layer layer = {.kind = FM_POINTWISE,
-                            .kernel = 1,
-                            .stride = 1,
-                            .in_size = 1,
-                            .out_size = 1,
-                            .in_channels = inputs,
-                            .out_channels = outputs};
+    const fm_layer layer = {
+        .kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = inputs, .out_channels = outputs};
     fm_dense *dense = calloc(1, sizeof *dense);
     if (!dense) return FM_NO_MEMORY;
     dense->inputs = inputs;
@@ -48,7 +43,7 @@ void fm_dense_free(fm_dense *dense) {
     free(dense);
 }
 
-/* One panel's columns of up to TILE rows, by way of a tile, for the last panel may be wider than what is wanted. */
+/* One panel's columns of up to TILE rows. Goes through a buffer, because the last panel may be wider than the layer. */
 static void panel_rows(const fm_dense *dense, int p, const float *x, int rows, float *y) {
     const fm_conv *conv = &dense->conv;
     const fm_panel panel = fm_panel_at(conv, p);

@@ -76,13 +76,13 @@ static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_
  * `fresh` says that there are none yet. */
 static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_conv *conv = conv_of(r, 0);
-    const int size = fm_network_info()->size;
+    const int height = r->model->network.height;
     const size_t items = r->model->plan.image_row;
     const size_t row_bytes = items * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
-    const char *pixels = (const char *)r->request->images + r->image0 * (size_t)size * row_bytes;
+    const char *pixels = (const char *)r->request->images + r->image0 * (size_t)height * row_bytes;
     const float *rows[FM_IMAGE_ROWS] = {NULL, NULL, NULL};
     const uint64_t start = tick(r);
-    for (int i = 0; i < FM_IMAGE_ROWS && 2 * y + i < size; i++) {
+    for (int i = 0; i < FM_IMAGE_ROWS && 2 * y + i < height; i++) {
         float *scaled = r->own->image[(2 * y + i) % FM_IMAGE_ROWS];
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
@@ -96,7 +96,7 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_stem_args args = {.rows = rows,
                                .packed = conv->packed,
                                .out = out,
-                               .width = size,
+                               .width = r->model->network.width,
                                .outputs = conv->columns,
                                .ahead = pixels + (size_t)(2 * y + 5) * row_bytes,
                                .ahead_bytes = 2 * (int)row_bytes};
@@ -106,7 +106,7 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
 
 static void expand(const run *r, int b, slice s, const float *in, int rows, float *out) {
     const fm_pointwise_args args = {
-        .a = in, .c = out, .rows = rows * fm_blocks[b].size, .ldc = s.width, .epilogue = FM_RELU6};
+        .a = in, .c = out, .rows = rows * block_of(r, b)->width, .ldc = s.width, .epilogue = FM_RELU6};
     pointwise(r, fm_expand_layer(b), s, r->model->plan.blocks[b].streamed, args);
 }
 
@@ -116,11 +116,11 @@ static void depthwise(const run *r, int b, slice s, const float *const *rows, in
                                     .packed = fm_depthwise_weights(conv, s.start),
                                     .out = out,
                                     .channels = s.width,
-                                    .in_width = fm_blocks[b].size,
+                                    .in_width = block_of(r, b)->width,
                                     .in_stride = s.width,
                                     .out_rows = count,
-                                    .out_stride = fm_blocks[b].expand,
-                                    .stride = fm_blocks[b].stride};
+                                    .out_stride = block_of(r, b)->expand,
+                                    .stride = block_of(r, b)->stride};
     const uint64_t start = tick(r);
     conv->kernels->depthwise(&args);
     tock(r, fm_depthwise_layer(b), start);
@@ -132,7 +132,7 @@ static void project(const run *r, int b, slice s, const float *in, int first, in
                                     .residual = residual,
                                     .c = out,
                                     .rows = pixels,
-                                    .ldc = fm_blocks[b].out,
+                                    .ldc = block_of(r, b)->out,
                                     .epilogue = residual ? FM_RESIDUAL : FM_LINEAR};
     (void)first;
     pointwise(r, fm_project_layer(b), s, r->model->plan.blocks[b].streamed, args);
@@ -147,10 +147,9 @@ static void record(const run *r, int endpoint, int pixel, int pixels, slice s, c
 
 static void pool(const run *r, slice s, const float *map, int image) {
     const size_t index = r->image0 + (size_t)image;
-    float *features = r->request->features + index * (size_t)fm_network_info()->features + s.start;
-    const fm_layer layer = fm_layer_info(FM_HEAD);
+    float *features = r->request->features + index * (size_t)r->model->network.features + s.start;
     const fm_pool_args args = {
-        .map = map, .out = features, .pixels = layer.out_size * layer.out_size, .channels = s.width};
+        .map = map, .out = features, .pixels = fm_last_pixels(&r->model->network), .channels = s.width};
     conv_of(r, FM_HEAD)->kernels->pool(&args);
     record(r, FM_POOL_ENDPOINT, image, 1, s, features, s.width);
 }
@@ -158,7 +157,7 @@ static void pool(const run *r, slice s, const float *map, int image) {
 #include "net/walk.inc"
 
 static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
-    const fm_network *network = fm_network_info();
+    const fm_network *network = &model->network;
     const fm_request request = {.ticks = NULL};
     const run r = {.model = model, .request = &request, .team = {0, 1, NULL}};
     fm_arena *arena = fm_arena_take((fm_model *)model);

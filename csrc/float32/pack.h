@@ -1,4 +1,4 @@
-/* The only code that knows packed layouts, beside the kernels that read them. */
+/* Only this code and the kernels know the packed layouts. */
 #ifndef FM_FLOAT32_PACK_H
 #define FM_FLOAT32_PACK_H
 
@@ -10,19 +10,19 @@ typedef struct fm_conv {
     const fm_kernels *kernels;
     const float *packed;
     int depth;   /* multiply-adds of an output */
-    int columns; /* outputs, padded as need be */
+    int columns; /* outputs, padded to whole vectors */
     int panels;
 } fm_conv;
 
-/* One of a pointwise layer's panels: its first column, and how many it has. */
+/* A panel of a pointwise layer: its first column and its number of columns. */
 typedef struct fm_panel {
     int start, width;
 } fm_panel;
 
-/* A layer's outputs, and zeros up to whole vectors of some table. */
+/* The number of a layer's outputs, rounded up to whole vectors. */
 int fm_padded_columns(const fm_layer *layer);
 
-/* Floats that a layer takes when packed: its kernel and bias, columns padded as need be. */
+/* Floats of a packed layer: kernel and bias, with padded columns. */
 size_t fm_packed_floats(const fm_layer *layer);
 
 /* TF-Slim layouts in, packed layout out:
@@ -37,7 +37,7 @@ static inline fm_panel fm_panel_at(const fm_conv *conv, int p) {
     return (fm_panel){start, fm_panel_start(conv->columns, lanes, conv->panels, p + 1) - start};
 }
 
-/* A panel's bias row, behind which come its rows of weights; and its size. */
+/* A panel's bias row, which its rows of weights follow; and the panel's size. */
 static inline const float *fm_panel_weights(const fm_conv *conv, fm_panel panel) {
     return conv->packed + (size_t)panel.start * ((size_t)conv->depth + 1);
 }
@@ -45,7 +45,7 @@ static inline size_t fm_panel_floats(const fm_conv *conv, fm_panel panel) {
     return (size_t)panel.width * ((size_t)conv->depth + 1);
 }
 
-/* Where a depthwise layer's weights for a channel and those after it begin; whole vectors. */
+/* The weights of a depthwise layer from `channel` on, a multiple of the vector's lanes. */
 static inline const float *fm_depthwise_weights(const fm_conv *conv, int channel) {
     return conv->packed + (size_t)channel * ((size_t)conv->depth + 1);
 }

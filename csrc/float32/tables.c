@@ -27,8 +27,8 @@ const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
     int index = 0;
     for (const fm_kernels *kernels; (kernels = fm_float32_table(isa, index)) != NULL; index++) {
         if (channels % kernels->lanes == 0) break;
-        /* Where a wide operation takes two turns, narrower vectors that fit are as fast as pairs at best (see cpu.h).
-         * Asked last, for virtual machines are slow to say what processor they have. */
+        /* Where a wide operation is executed in two halves, narrower vectors that fit are at least as fast as pairs
+         * (see cpu.h). This is tested last because CPUID is slow in virtual machines. */
         if (channels % kernels->unit == 0 && !fm_cpu_half_width()) break;
     }
     return fm_float32_table(isa, index);
@@ -36,10 +36,11 @@ const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
 
 double fm_peak_macs(const fm_isa *isa, double macs) {
     const fm_kernels *kernels = fm_float32_table(isa, 0);
-    if (!kernels) return 0.0; /* not so for any instruction set that there is */
+    if (!kernels) return 0.0; /* does not happen: every instruction set has a table */
     const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
     const long rounds = (long)(macs / each) + 1;
-    volatile float result = kernels->peak(&(fm_peak_args){rounds, 0.5f, 1.0f}); /* volatile: the work must be done */
+    volatile float result =
+        kernels->peak(&(fm_peak_args){rounds, 0.5f, 1.0f}); /* volatile, so that the work is not removed */
     (void)result;
     return (double)rounds * each;
 }

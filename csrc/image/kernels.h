@@ -1,19 +1,19 @@
 /* The contract between resize.c and the instruction-set files: one fm_image_kernels table per vocabulary.
  *
- * Every kernel of every table computes the same bits, which are TensorFlow's on x86-64: a product is rounded, then
- * added and rounded again; nothing is fused, and nobody splits a sum or takes its terms in another order.
- * A sample is `uint8 * unit` as float32, with unit 1 for values in [0,255], and float32(1/255) for [0,1], by which
- * tf.image.convert_image_dtype multiplies.
+ * Every kernel of every table computes the same bits, those of TensorFlow on x86-64: a product is rounded, then added
+ * and rounded again. No kernel fuses the two, splits a sum or reorders its terms.
+ * A sample is `uint8 * unit` as float32. `unit` is 1 for values in [0,255] and float32(1/255) for values in [0,1], the
+ * factor of tf.image.convert_image_dtype.
  *
- * Common to all: no alignment needed, nothing is read or written outside the arrays as described here, and outputs
- * do not overlap inputs. */
+ * Common to all kernels: no alignment is needed, nothing is read or written outside the arrays described here, and
+ * outputs do not overlap inputs. */
 #ifndef FM_IMAGE_KERNELS_H
 #define FM_IMAGE_KERNELS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-/* out[i] = l + (r - l) * weights[i] for i < n, l and r being the samples left[i] and right[i]. */
+/* out[i] = l + (r - l) * weights[i] for i < n, where l and r are the samples left[i] and right[i]. */
 typedef struct fm_blend_columns_args {
     const uint8_t *left, *right;
     const float *weights;
@@ -28,9 +28,9 @@ typedef struct fm_blend_rows_args {
     int n;
 } fm_blend_rows_args;
 
-/* `rows` rows of samples, `stride` bytes from one to the next, added to two sums at once:
- * sums[s][i] += weights[r][s] * sample(r, i) for i < n, row by row. A sample is on its way out of one output row's
- * span and into the next one's, so both take it from one load. */
+/* Adds `rows` rows of samples, `stride` bytes apart, to two sums: sums[s][i] += weights[r][s] * sample(r, i) for i < n,
+ * row by row. The two sums belong to neighbouring output rows whose spans share these samples, so each is loaded once.
+ */
 typedef struct fm_add_rows_args {
     const uint8_t *samples;
     ptrdiff_t stride;
@@ -41,16 +41,16 @@ typedef struct fm_add_rows_args {
     int n;
 } fm_add_rows_args;
 
-/* Which inputs of an axis an output is made of: `counts[o]` of them from starts[o] on, each with its weight in
- * weights[o * most + i]. Neither starts nor ends go back from one output to the next. */
+/* The inputs along one axis that make up each output: output o has counts[o] inputs from starts[o] on, with weights
+ * weights[o * most + i]. Starts and ends never decrease from one output to the next. */
 typedef struct fm_spans {
     const int32_t *starts, *counts;
     const float *weights;
     int outputs, most;
 } fm_spans;
 
-/* Pixels `first` to `stop` of a row of RGB, added to each output pixel in turn whose span has some of them:
- * out[o][c] += weight * row[pixel - first][c]. One float after the last pixel is read, whatever it is. */
+/* Adds pixels [first, stop) of a row of RGB to each output pixel o whose span contains them:
+ * out[o][c] += weight * row[pixel - first][c]. One float behind the last pixel is read and ignored. */
 typedef struct fm_add_columns_args {
     const float *row;
     int first, stop;
@@ -58,7 +58,7 @@ typedef struct fm_add_columns_args {
     float *out;
 } fm_add_columns_args;
 
-/* Every kernel. The table's members, its entries and the checks are made of this list; kernel k takes fm_k_args. */
+/* Every kernel. The table's members, its entries and the checks are made from this list; kernel k takes fm_k_args. */
 #define FM_IMAGE_KERNELS(KERNEL) KERNEL(blend_columns) KERNEL(blend_rows) KERNEL(add_rows) KERNEL(add_columns)
 
 typedef struct fm_image_kernels {

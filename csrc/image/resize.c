@@ -6,10 +6,10 @@
 
 enum {
     CHANNELS = 3,
-    BLEND_PIXELS = 128,  /* output pixels that are interpolated together */
-    BLOCK_PIXELS = 2048, /* input columns that are summed together: their two sums stay in the fastest cache */
-    COPY_PIXELS = 512,   /* the same where pixels do not lie side by side and are copied first */
-    GROUP_ROWS = 8       /* rows that pass a sum while it is in a register */
+    BLEND_PIXELS = 128,  /* output pixels interpolated per call */
+    BLOCK_PIXELS = 2048, /* input columns summed per block: their two sums stay in L2 */
+    COPY_PIXELS = 512,   /* the same if pixels are not adjacent in memory and are copied first */
+    GROUP_ROWS = 8       /* rows added per call, while the sums stay in registers */
 };
 
 static int least(int a, int b) { return a < b ? a : b; }
@@ -20,13 +20,13 @@ static const uint8_t *pixel(const fm_picture *picture, int y, int x) {
 
 /* ---- bilinear ------------------------------------------------------------------------------- */
 
-/* Some output columns, with room for a byte more at the end: pixels are copied four bytes at a time. */
+/* Some output columns. Pixels are copied four bytes at a time, so buffers have one extra byte at the end. */
 typedef struct blend {
     const fm_image_kernels *kernels;
     const fm_picture *picture;
     const int32_t *left, *right;
     float unit, weights[BLEND_PIXELS * CHANNELS];
-    int pixels, wide; /* the first `wide` pixels have another one behind them, so that four bytes can be read */
+    int pixels, wide; /* the first `wide` pixels have a right neighbour, so that four bytes can be read */
 } blend;
 
 static void copy_pixels(const blend *b, int y, const int32_t *columns, uint8_t *to) {
@@ -45,7 +45,7 @@ static void blend_row(const blend *b, int y, float *out) {
     b->kernels->blend_columns(&args);
 }
 
-/* Rows are kept for the next output row, which in a picture that grows is often between the same two. */
+/* Interpolated rows are kept: when a picture is enlarged, the next output row often lies between the same two. */
 static void blend_pixels(const blend *b, const fm_places *rows, float *out, size_t out_stride) {
     float kept[2][BLEND_PIXELS * CHANNELS];
     int at[2] = {-1, -1};
@@ -55,7 +55,7 @@ static void blend_pixels(const blend *b, const fm_places *rows, float *out, size
         for (int i = 0; i < 2; i++) {
             int slot = at[0] == want[i] ? 0 : 1;
             if (at[slot] != want[i]) {
-                slot = i == 0 ? at[0] == want[1] : found[0] == kept[0]; /* not the one that is needed besides */
+                slot = i == 0 ? at[0] == want[1] : found[0] == kept[0]; /* replace the row that is not needed */
                 blend_row(b, want[i], kept[slot]);
                 at[slot] = want[i];
             }
@@ -88,7 +88,7 @@ void fm_resize_bilinear(const fm_image_kernels *kernels, const fm_picture *pictu
 
 /* ---- area ----------------------------------------------------------------------------------- */
 
-/* A block of input columns, first to stop, and the sums of two output rows over it. */
+/* A block of input columns [first, stop), and the sums of two output rows over it. */
 typedef struct block {
     const fm_image_kernels *kernels;
     const fm_picture *picture;
@@ -99,14 +99,14 @@ typedef struct block {
     uint8_t copied[GROUP_ROWS][COPY_PIXELS * CHANNELS];
 } block;
 
-/* 0 where row y is not in the output's span: adding 0 changes no sum, for none of them is -0 or infinite. */
+/* 0 if row y is not in the output's span. Adding 0 changes no sum, because no sum is -0 or infinite. */
 static float row_weight(const fm_spans *rows, int output, int y) {
     if (output == rows->outputs || y < rows->starts[output] || y >= rows->starts[output] + rows->counts[output])
         return 0.0f;
     return rows->weights[(size_t)output * (size_t)rows->most + (size_t)(y - rows->starts[output])];
 }
 
-/* Pixels side by side, as the kernel wants them. */
+/* Copies pixels of a turned or strided picture so that they are adjacent, as the kernel needs them. */
 static void copy_turned(block *b, int y, int rows) {
     for (int x = b->first; x < b->stop; x++) {
         for (int r = 0; r < rows; r++) {
@@ -115,7 +115,7 @@ static void copy_turned(block *b, int y, int rows) {
     }
 }
 
-/* Input rows first to stop, added to output rows `output` and, unless `alone`, to the next one. */
+/* Adds input rows [first, stop) to output row `output` and, unless `alone`, to the next output row. */
 static void add_rows(block *b, int output, int alone, int first, int stop) {
     float weights[GROUP_ROWS][2];
     fm_add_rows_args args = {.weights = (const float (*)[2])weights, .unit = b->unit};
@@ -145,8 +145,9 @@ static void finish_row(block *b, int output, float *out) {
     b->kernels->add_columns(&args);
 }
 
-/* Between the starts of two neighbouring spans, the one before them ends: up to there, rows go into two sums at once.
- * What is left of it (a row after a rounding, all of it where a picture grows) is added before it is finished. */
+/* A span usually ends before the span after next starts, so input rows are added to two sums at once: those of this
+ * output row and of the next. Rows of this span beyond that point (one row after rounding, or all rows when a picture
+ * is enlarged) are added to this sum alone before it is finished. */
 static void add_block(block *b, float *out, size_t out_stride) {
     const fm_spans *rows = b->rows;
     const int outputs = rows->outputs;

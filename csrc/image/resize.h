@@ -1,21 +1,22 @@
-/* Resizing RGB pictures of 8 bits a channel straight into rows of float32, as the network's batches have them.
+/* Resizing RGB pictures of 8 bits per channel into float32, in the layout of the network's batches.
  *
- * Where to sample is the caller's to say (fastmnv2/image/resize.py has TensorFlow's formulas); what is done with the
- * samples is done here, in TensorFlow's order, hence with its bits. Nothing is allocated. */
+ * The caller says where to sample (fastmnv2/image/resizing.py has TensorFlow's formulas). The arithmetic is done here
+ * in TensorFlow's order and therefore gives its bits. Nothing is allocated. */
 #ifndef FM_RESIZE_H
 #define FM_RESIZE_H
 
 #include "image/tables.h"
 
 /* A picture in memory: pixel (y, x) is the three bytes at first + y * row_stride + x * pixel_stride. Strides may be
- * negative, or smaller along y than along x: so a picture is flipped or turned without a copy. */
+ * negative, and row_stride may be the smaller one: this flips or turns a picture without copying it. */
 typedef struct fm_picture {
     const uint8_t *first;
     ptrdiff_t row_stride, pixel_stride;
     int height, width;
 } fm_picture;
 
-/* Along one axis, each output's two neighbours and its place between them: first + (second - first) * place. */
+/* Along one axis, the two input neighbours of each output and its position between them:
+ * first + (second - first) * place. */
 typedef struct fm_places {
     const int32_t *first, *second;
     const float *place;

@@ -1,11 +1,11 @@
-/* The tables that the instruction sets have for resizing. */
+/* The kernel tables for resizing. */
 #ifndef FM_IMAGE_TABLES_H
 #define FM_IMAGE_TABLES_H
 
 #include "fastmnv2.h"
 #include "image/kernels.h"
 
-/* The instruction set's own table or, where it has none, that of the nearest slower one. */
+/* The table of an instruction set or, if it has none, of the nearest slower one that has. */
 const fm_image_kernels *fm_image_table(const fm_isa *isa);
 
 #endif

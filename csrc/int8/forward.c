@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fpenv.h"
+#include "int8/arrange.h"
 #include "net/walk.h"
 
 #define ELEMENT uint8_t
@@ -54,15 +55,15 @@ static void convolve(const run *r, int layer, slice s, fm_int8_conv_args args) {
 /* Image rows 2y .. 2y+2 as bytes, padded by a column to the right and a row below. The last of them is the first of
  * the next call's; `fresh` says that there is none yet. */
 static void load_rows(const run *r, int y, int fresh) {
-    const int size = fm_network_info()->size;
-    const size_t items = (size_t)size * (size_t)fm_network_info()->colours;
-    const size_t first = r->image0 * (size_t)size * items;
+    const fm_network *network = &r->model->network;
+    const size_t items = (size_t)network->width * (size_t)network->colours;
+    const size_t first = r->image0 * (size_t)network->height * items;
     for (int i = 0; i < FM_IMAGE_ROWS; i++) {
         uint8_t *out = r->own->image[i];
         const size_t at = first + (size_t)(2 * y + i) * items;
         if (i == 0 && !fresh) {
             memcpy(out, r->own->image[2], items);
-        } else if (2 * y + i == size) {
+        } else if (2 * y + i == network->height) {
             memset(out, model_of(r)->image_zero, items);
         } else if (r->request->dtype == FM_UINT8) {
             memcpy(out, (const uint8_t *)r->request->images + at, items);
@@ -79,45 +80,45 @@ static void load_rows(const run *r, int y, int fresh) {
 static void pad_row(const run *r, int b, slice s, uint8_t *row) {
     const size_t pixel = (size_t)s.width, zero = model_of(r)->expanded_zero[b];
     memset(row, (int)zero, pixel);
-    memset(row + pixel * (size_t)(fm_blocks[b].size + 1), (int)zero, pixel);
+    memset(row + pixel * (size_t)(block_of(r, b)->width + 1), (int)zero, pixel);
 }
 
 static void stem_row(const run *r, int y, int fresh, uint8_t *out) {
-    const slice whole = {.width = fm_blocks[0].expand};
-    const int size = fm_blocks[0].size;
+    const slice whole = {.width = block_of(r, 0)->expand};
+    const int width = block_of(r, 0)->width;
     const uint64_t start = tick(r);
     load_rows(r, y, fresh);
     tock(r, 0, start);
     pad_row(r, 0, whole, out);
     const fm_int8_conv_args args = {.a = r->own->image[0],
-                                    .lda = 2 * (size_t)fm_network_info()->colours,
-                                    .pixels = size,
+                                    .lda = 2 * (size_t)r->model->network.colours,
+                                    .pixels = width,
                                     .c = out + whole.width,
                                     .ldc = (size_t)whole.width,
-                                    .width = size};
+                                    .width = width};
     convolve(r, 0, whole, args);
 }
 
 static void expand(const run *r, int b, slice s, const uint8_t *in, int rows, uint8_t *out) {
-    const int size = fm_blocks[b].size;
+    const int width = block_of(r, b)->width;
     const size_t pixel = (size_t)s.width;
-    for (int i = 0; i < rows; i++) pad_row(r, b, s, out + (size_t)i * pixel * (size_t)(size + 2));
+    for (int i = 0; i < rows; i++) pad_row(r, b, s, out + (size_t)i * pixel * (size_t)(width + 2));
     const fm_int8_conv_args args = {.a = in,
-                                    .lda = (size_t)fm_blocks[b].in,
-                                    .pixels = rows * size,
+                                    .lda = (size_t)block_of(r, b)->in,
+                                    .pixels = rows * width,
                                     .c = out + pixel,
                                     .ldc = pixel,
                                     .gap = 2 * pixel,
-                                    .width = size};
+                                    .width = width};
     convolve(r, fm_expand_layer(b), s, args);
 }
 
 /* A row of nothing but padding stands behind the ring. */
 static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, int count, uint8_t *out) {
-    const fm_block *block = &fm_blocks[b];
+    const fm_block *block = block_of(r, b);
     const fm_int8_depthwise *packed = &model_of(r)->depthwise[b];
-    const int out_size = fm_out_size(block), stride = block->stride, repeat = packed->repeat;
-    const size_t pixel = (size_t)s.width, row_bytes = pixel * (size_t)(block->size + 2);
+    const int stride = block->stride, repeat = packed->repeat;
+    const size_t pixel = (size_t)s.width, row_bytes = pixel * (size_t)(block->width + 2);
     uint8_t *border = (uint8_t *)r->own->ring + row_bytes * (size_t)r->model->plan.blocks[b].ring_rows;
     const int inputs = (count - 1) * stride + 3;
     const uint64_t start = tick(r);
@@ -125,20 +126,20 @@ static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, 
     fm_int8_depthwise_args args = {
         .packed = fm_int8_depthwise_at(packed, s.start),
         .channels = s.width * repeat,
-        .pixels = out_size / repeat,
+        .pixels = block->out_width / repeat,
         .sets = packed->sets,
         .tap = pixel,
         .step = pixel * (size_t)(stride * repeat),
         .output = packed->output,
         .out_step = (size_t)(block->expand * repeat),
-        .out_row = (size_t)(out_size * block->expand),
+        .out_row = (size_t)(block->out_width * block->expand),
     };
     for (int y = 0; y < count; y += 1 + args.two) {
         args.two = stride == 1 && y + 1 < count; /* neighbours share two input rows */
         for (int i = 0; i < 4; i++) {
             const uint8_t *row = i < 3 + args.two ? rows[y * stride + i] : NULL;
-            /* Stride 2 pads on the right only. */
-            args.rows[i] = row ? row + (fm_pad_top(block) ? 0 : pixel) : border;
+            /* The ring has a pixel of padding on the left, which an even map at stride 2 does not want. */
+            args.rows[i] = row ? row + (block->pad_left ? 0 : pixel) : border;
         }
         args.out = out + (size_t)y * args.out_row;
         packed->kernels->depthwise(&args);
@@ -149,14 +150,14 @@ static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, 
 static void project(const run *r, int b, slice s, const uint8_t *in, int first, int pixels, uint8_t *out,
                     const uint8_t *residual) {
     const fm_int8_add *add = &model_of(r)->add[b];
-    const size_t ldc = (size_t)fm_blocks[b].out;
+    const size_t ldc = (size_t)block_of(r, b)->out;
     const fm_int8_conv_args args = {
-        .a = in, .lda = (size_t)fm_blocks[b].expand, .pixels = pixels, .c = out, .ldc = ldc, .width = pixels};
+        .a = in, .lda = (size_t)block_of(r, b)->expand, .pixels = pixels, .c = out, .ldc = ldc, .width = pixels};
     convolve(r, fm_project_layer(b), s, args);
     record(r, fm_projection_endpoint(b), first, pixels, s, out, (int)ldc);
     if (!residual) return;
     const uint64_t start = tick(r);
-    const int whole = s.width == fm_blocks[b].out; /* then pixels follow each other without a gap */
+    const int whole = s.width == block_of(r, b)->out; /* then pixels follow each other without a gap */
     fm_int8_add_args sum = {.n = (size_t)s.width * (size_t)(whole ? pixels : 1),
                             .packed = add->packed,
                             .bias = add->bias,
@@ -172,7 +173,7 @@ static void project(const run *r, int b, slice s, const uint8_t *in, int first, 
 
 static void head(const run *r, slice s, const uint8_t *in, int pixels, uint8_t *out) {
     const fm_int8_conv_args args = {.a = in,
-                                    .lda = (size_t)fm_blocks[FM_BLOCKS - 1].out,
+                                    .lda = (size_t)block_of(r, FM_BLOCKS - 1)->out,
                                     .pixels = pixels,
                                     .c = out,
                                     .ldc = (size_t)s.width,
@@ -184,10 +185,9 @@ static void head(const run *r, slice s, const uint8_t *in, int pixels, uint8_t *
 static void pool(const run *r, slice s, const uint8_t *map, int image) {
     enum { AT_ONCE = 64 };
     const fm_int8_model *model = model_of(r);
-    const fm_layer layer = fm_layer_info(FM_HEAD);
-    const int pixels = layer.out_size * layer.out_size;
+    const int pixels = fm_last_pixels(&model->base.network);
     const size_t index = r->image0 + (size_t)image;
-    float *features = r->request->features + index * (size_t)fm_network_info()->features + s.start;
+    float *features = r->request->features + index * (size_t)model->base.network.features + s.start;
     for (int from = 0; from < s.width; from += AT_ONCE) {
         const slice part = {.start = s.start + from, .width = fm_least(AT_ONCE, s.width - from)};
         uint16_t sums[AT_ONCE] = {0};
@@ -207,9 +207,8 @@ static void pool(const run *r, slice s, const uint8_t *map, int image) {
 #include "net/walk.inc"
 
 /* Images with a NaN in them have features that are NaN. */
-static void spread_nan(const fm_request *request) {
-    const fm_network *network = fm_network_info();
-    const size_t items = (size_t)(network->size * network->size * network->colours);
+static void spread_nan(const fm_network *network, const fm_request *request) {
+    const size_t items = (size_t)(network->height * network->width * network->colours);
     for (size_t i = 0; i < request->n; i++) {
         const float *pixels = (const float *)request->images + i * items;
         float *features = request->features + i * (size_t)network->features;
@@ -219,18 +218,32 @@ static void spread_nan(const fm_request *request) {
     }
 }
 
+/* Endpoints of expanded channels, back in the file's order. */
+static void restore_order(const fm_int8_model *model, const fm_request *request) {
+    for (int b = 0; request->endpoints && b < FM_BLOCKS; b++) {
+        const int indices[2] = {fm_expand_endpoint(b), fm_depthwise_endpoint(b)};
+        for (int i = 0; model->order[b] && i < 2; i++) {
+            const fm_endpoint shape = fm_endpoint_info(&model->base.network, indices[i]);
+            const size_t pixels = request->n * (size_t)(shape.height * shape.width);
+            uint8_t *map = request->endpoints[indices[i]];
+            if (map) fm_int8_restore(map, pixels, shape.channels, model->order[b]);
+        }
+    }
+}
+
 static fm_status int8_forward(const fm_model *model, const fm_request *request, int *out_of_range) {
     int outside = 0;
     const fm_status status = forward(model, request, &outside);
-    if (outside & NAN_SEEN) spread_nan(request);
+    if (outside & NAN_SEEN) spread_nan(&model->network, request);
     if (outside & 1) *out_of_range = 1;
+    if (status == FM_OK) restore_order((const fm_int8_model *)model, request);
     return status;
 }
 
 /* Features are a byte's values: which byte's is found by their distance from that of 0. */
 static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
     enum { AT_ONCE = 64 };
-    const fm_network *network = fm_network_info();
+    const fm_network *network = &model->network;
     const fm_int8_model *own = (const fm_int8_model *)model;
     const fm_request request = {.ticks = NULL};
     const run r = {.model = model, .request = &request};

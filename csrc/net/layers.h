@@ -1,26 +1,15 @@
-/* The network as data: the only place that knows its sizes. Internal to csrc/. */
+/* Which layer and which endpoint is which: the same for every member of the family. Internal to csrc/. */
 #ifndef FM_LAYERS_H
 #define FM_LAYERS_H
 
 #include "fastmnv2.h"
 
-/* One inverted residual block: 1x1 expand -> 3x3 depthwise -> 1x1 project. */
-typedef struct fm_block {
-    int size, in, expand, out, stride; /* input height and width; channels */
-} fm_block;
-
 enum {
-    FM_BLOCKS = 17,
-    FM_LAYERS = 3 * FM_BLOCKS + 2, /* the head and the logits layer come last */
     FM_HEAD = 3 * FM_BLOCKS,
     FM_LOGITS = FM_HEAD + 1,
-    FM_ENDPOINTS = 4 * FM_BLOCKS + 2,
     FM_HEAD_ENDPOINT = 4 * FM_BLOCKS,
     FM_POOL_ENDPOINT = FM_HEAD_ENDPOINT + 1
 };
-
-/* Block 0 has no expansion: where the others expand, it has the first convolution, which reads the image. */
-extern const fm_block *const fm_blocks; /* [FM_BLOCKS] */
 
 static inline int fm_expand_layer(int block) { return 3 * block; }
 static inline int fm_depthwise_layer(int block) { return 3 * block + 1; }
@@ -33,11 +22,13 @@ static inline int fm_output_endpoint(int block) { return 4 * block + 2; }
 
 static inline int fm_projection_endpoint(int block) { return FM_ENDPOINTS + block; } /* behind the named ones */
 
-static inline int fm_out_size(const fm_block *block) { return block->size / block->stride; }
-static inline int fm_has_residual(const fm_block *block) { return block->stride == 1 && block->in == block->out; }
+/* Pixels of a block's maps, and of the last map, which the head reads. */
+static inline int fm_in_pixels(const fm_block *block) { return block->height * block->width; }
+static inline int fm_out_pixels(const fm_block *block) { return block->out_height * block->out_width; }
+static inline int fm_last_pixels(const fm_network *network) { return fm_out_pixels(&network->blocks[FM_BLOCKS - 1]); }
 
-/* SAME padding: stride 1 pads one row above, stride 2 none; below, both pad as far as they must. */
-static inline int fm_pad_top(const fm_block *block) { return block->stride == 1; }
+/* Whether today's kernels can run all of its maps. */
+int fm_network_supported(const fm_network *network);
 
 static inline int fm_least(int a, int b) { return a < b ? a : b; }
 static inline int fm_most(int a, int b) { return a > b ? a : b; }

@@ -15,6 +15,7 @@ typedef struct fm_tier {
 
 struct fm_model {
     const fm_tier *tier;
+    fm_network network;
     fm_plan plan;
     void *packed; /* all weights, in the order they are used */
     size_t bytes;

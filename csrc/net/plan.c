@@ -14,10 +14,9 @@ enum {
 };
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
-static size_t area(int size) { return (size_t)size * (size_t)size; }
 
 static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *needs) {
-    const size_t expanded = area(block->size) * (size_t)block->expand;
+    const size_t expanded = (size_t)fm_in_pixels(block) * (size_t)block->expand;
     const size_t weights = (size_t)block->expand * (size_t)(block->in + block->out);
     /* Where the expanded map is the larger part, threads that share its rows have less to hand to each other. */
     const int many_weights = weights > expanded;
@@ -27,40 +26,42 @@ static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *need
         plan.way = FM_GROUPED;
         plan.images = GROUP;
     }
-    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, RING_PIXELS / block->size);
-    plan.chunk_rows = needs->chunk_rows ? needs->chunk_rows : fm_out_size(block);
+    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, RING_PIXELS / block->width);
+    plan.chunk_rows = needs->chunk_rows ? needs->chunk_rows : block->out_height;
+    plan.out_rows = block->out_height;
     return plan;
 }
 
-fm_plan fm_plan_for(const fm_tier_needs *needs) {
-    const fm_network *network = fm_network_info();
+fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
     fm_plan plan = {.needs = *needs, .group = GROUP, .first_grouped = FM_BLOCKS};
-    plan.image_row = (size_t)(network->size + needs->padding) * (size_t)network->colours;
+    plan.image_row = (size_t)(network->width + needs->padding) * (size_t)network->colours;
     plan.map = (size_t)network->classes + SPARE_COLUMNS; /* the logits are computed in one */
 
     for (int b = FM_BLOCKS - 1; b >= 0; b--) {
-        const fm_block *block = &fm_blocks[b];
+        const fm_block *block = &network->blocks[b];
         fm_block_plan *own = &plan.blocks[b];
         *own = plan_block(block, needs);
         /* Grouped blocks come last, one after the other. */
-        if (own->way == FM_GROUPED && plan.first_grouped == b + 1) plan.first_grouped = b;
-        else if (own->way == FM_GROUPED) *own = (fm_block_plan){FM_BY_CHANNELS, 1, 1, own->ring_rows, own->chunk_rows};
+        if (own->way == FM_GROUPED && plan.first_grouped == b + 1) {
+            plan.first_grouped = b;
+        } else if (own->way == FM_GROUPED) {
+            own->way = FM_BY_CHANNELS;
+            own->images = 1;
+        }
 
-        const size_t images = (size_t)own->images, outputs = images * area(fm_out_size(block));
+        const size_t images = (size_t)own->images, outputs = images * (size_t)fm_out_pixels(block);
         /* The first convolution is never sliced: it reads the image once. */
         const int width = needs->slice && b > 0 ? fm_least(needs->slice, block->expand) : block->expand;
-        const size_t row = (size_t)(block->size + 2 * needs->padding) * (size_t)width;
+        const size_t row = (size_t)(block->width + 2 * needs->padding) * (size_t)width;
         plan.map = larger(plan.map, outputs * (size_t)block->out);
         plan.depthwise = larger(plan.depthwise, outputs * (size_t)block->expand);
         plan.ring = larger(plan.ring, (size_t)(own->ring_rows + (needs->padding > 0)) * row);
         plan.tallest_ring = fm_most(plan.tallest_ring, own->ring_rows);
     }
-    if (plan.first_grouped < FM_BLOCKS) {
-        const fm_block *first = &fm_blocks[plan.first_grouped];
-        plan.early = area(first->size) * (size_t)first->in;
-    }
-    const fm_layer head = fm_layer_info(FM_HEAD);
-    const int head_slice = needs->slice ? needs->slice : head.out_channels;
-    plan.ring = larger(plan.ring, (size_t)GROUP * area(head.out_size) * (size_t)head_slice);
+    /* Block 0 is never grouped: its maps are the largest. */
+    const fm_block *last_early = &network->blocks[plan.first_grouped - 1];
+    plan.early = (size_t)fm_out_pixels(last_early) * (size_t)last_early->out;
+    const int head_slice = needs->slice ? needs->slice : network->features;
+    plan.ring = larger(plan.ring, (size_t)(GROUP * fm_last_pixels(network)) * (size_t)head_slice);
     return plan;
 }

@@ -1,4 +1,4 @@
-/* How the network is walked, decided once for each model from the block table and from what the tier's kernels like:
+/* How the network is walked, decided once for each model from its network and from what the tier's kernels like:
  * which way each block goes, how many rows are kept at a time, how large the buffers are. Internal to csrc/. */
 #ifndef FM_PLAN_H
 #define FM_PLAN_H
@@ -28,6 +28,7 @@ typedef struct fm_block_plan {
     int images;    /* that go through the block together */
     int ring_rows; /* rows of the expanded map that are kept at a time */
     int chunk_rows;
+    int out_rows; /* of each image, for threads to share out */
 } fm_block_plan;
 
 typedef struct fm_plan {
@@ -45,15 +46,15 @@ typedef struct fm_plan {
     size_t image_row; /* one row of the image */
 } fm_plan;
 
-fm_plan fm_plan_for(const fm_tier_needs *needs);
+fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs);
 
 /* Whether threads share out a block's rows. A team does so with small maps, too, if there are some rows for each: less
  * goes from core to core than with channels, though neighbours both expand the rows between them. Six rows on two
  * threads: 68 % of twice the speed of one, where channels gave 62 % (a cache line's way 140 ns). */
 static inline int fm_goes_by_rows(const fm_plan *plan, int block, int team_size) {
     enum { ROWS_EACH = 3 };
-    const int some_for_each = team_size > 1 && fm_out_size(&fm_blocks[block]) >= ROWS_EACH * team_size;
-    return plan->blocks[block].way == FM_BY_ROWS || some_for_each;
+    const fm_block_plan *own = &plan->blocks[block];
+    return own->way == FM_BY_ROWS || (team_size > 1 && own->out_rows >= ROWS_EACH * team_size);
 }
 
 /* Image rows kept at a time: as many as the first convolution's kernel has. */

@@ -23,6 +23,8 @@ typedef struct slice {
     int panel, start, width;
 } slice;
 
+static inline const fm_block *block_of(const run *r, int b) { return &r->model->network.blocks[b]; }
+
 /* Around every kernel: adds the time between to the layer's, if the caller asked for a profile. */
 static inline uint64_t tick(const run *r) { return r->request->ticks ? fm_read_ticks() : 0; }
 static inline void tock(const run *r, int layer, uint64_t start) {

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 
+Named = tuple[list[str], NDArray[np.float32]]
+"""Names, and pictures of one size."""
 
-def load_without_network(
-    weights: str | None, count: int | None, precision: str = "float32"
-) -> tuple[fastmnv2.Model, str]:
+
+def load_without_network(weights: str | None, count: int | None, precision: Any = None) -> tuple[fastmnv2.Model, str]:
     """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
     try:
         return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
@@ -39,8 +40,8 @@ def load_without_network(
         )
 
 
-def samples() -> tuple[list[str], NDArray[np.float32]]:
-    """Three pairs of near-duplicates, through PNG and the usual preprocessing: names, [6,96,96,3]."""
+def samples(size: tuple[int, int]) -> Named:
+    """Three pairs of near-duplicates, through PNG and the usual preprocessing: names, [6,height,width,3]."""
     import PIL.Image
 
     names, pictures = [], []
@@ -49,14 +50,14 @@ def samples() -> tuple[list[str], NDArray[np.float32]]:
             data = io.BytesIO()
             PIL.Image.fromarray((draw(variant) * 255).round().astype(np.uint8)).save(data, "PNG")
             names.append(f"{name} {'ab'[variant]}")
-            pictures.append(image.load_image(data))
+            pictures.append(image.load_image(data, size))
     return names, np.stack(pictures)
 
 
-def decoded(pictures: "Pictures") -> tuple[list[str], NDArray[np.float32]]:
-    """The pictures that a command was given, through the usual preprocessing: names, [n,96,96,3]."""
-    found = list(pictures.results(lambda images, _threads: images.copy(), threads.available()))
-    images = np.stack([value for _, value in found]) if found else np.empty((0, 96, 96, 3), np.float32)
+def decoded(pictures: "Pictures", size: tuple[int, int]) -> Named:
+    """The pictures that a command was given, through the usual preprocessing: names, [n,height,width,3]."""
+    found = list(pictures.results(lambda images, _threads: images.copy(), threads.available(), size))
+    images = np.stack([value for _, value in found]) if found else np.empty((0, *size, 3), np.float32)
     return [name for name, _ in found], images
 
 
@@ -96,16 +97,16 @@ def similarities(features: NDArray[np.float32]) -> NDArray[np.float64]:
 def run(
     weights: str | None,
     count: int | None,
-    pictures: tuple[Sequence[str], NDArray[np.float32]],
+    pictures: Callable[[tuple[int, int]], Named],
     echo: Callable[[str], None],
-    precision: str = "float32",
+    precision: Any = None,
 ) -> None:
-    """Embed ``pictures`` (names, [n,96,96,3]) and print the report line by line through ``echo``."""
+    """Embed what ``pictures`` gives for the network's size, and print the report line by line through ``echo``."""
     model, warning = load_without_network(weights, count, precision)
-    names, images = pictures
+    names, images = pictures(model.network.size)
     used = threads.resolve(count)
     origin = model.weights
-    echo(f"fastmnv2 {fastmnv2.__version__}, {model.precision} on {model.isa}, {_threads(used)}")
+    echo(f"fastmnv2 {fastmnv2.__version__}, {model.network.name}, {model.precision} on {model.isa}, {_threads(used)}")
     echo(f"weights: {origin['form']}, {origin['origin'].translate(CONTROLS)}, sha256 {origin['sha256'][:16]}")
     for note in origin["notes"]:
         echo(f"note: {note}")

@@ -19,21 +19,30 @@ cdef extern from "cpu.h" nogil:
 
 cdef extern from "fastmnv2.h" nogil:
     ctypedef enum fm_status:
-        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS
+        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS, FM_NO_NETWORK, FM_UNSUPPORTED
 
     ctypedef enum fm_dtype:
         FM_FLOAT32, FM_UINT8
 
+    enum:
+        FM_BLOCKS, FM_LAYERS, FM_ENDPOINTS
+
+    ctypedef struct fm_block:
+        int expand, out
+
     ctypedef struct fm_network:
-        int size, colours, features, classes, layers, endpoints, blocks
+        double multiplier
+        int height, width, colours, features, classes
+        fm_block blocks[FM_BLOCKS]
 
     ctypedef struct fm_layer:
         char scope[48]
-        int kind, kernel, stride, in_size, out_size, in_channels, out_channels, relu6, residual
+        int kind, kernel, stride, in_height, in_width, out_height, out_width, pad_top, pad_left
+        int in_channels, out_channels, relu6, residual
 
     ctypedef struct fm_endpoint:
         char name[48]
-        int size, channels
+        int height, width, channels
 
     ctypedef struct fm_isa:
         pass
@@ -72,9 +81,9 @@ cdef extern from "fastmnv2.h" nogil:
         int threads
         uint64_t *ticks
 
-    const fm_network *fm_network_info()
-    fm_layer fm_layer_info(int index)
-    fm_endpoint fm_endpoint_info(int index)
+    fm_status fm_network_make(double multiplier, int height, int width, fm_network *network)
+    fm_layer fm_layer_info(const fm_network *network, int index)
+    fm_endpoint fm_endpoint_info(const fm_network *network, int index)
     int fm_isa_count()
     const fm_isa *fm_isa_at(int index)
     const char *fm_isa_name(const fm_isa *isa)
@@ -82,11 +91,12 @@ cdef extern from "fastmnv2.h" nogil:
     int fm_isa_images(const fm_isa *isa)
     const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa)
     double fm_int8_peak_macs(const fm_isa *isa, double macs)
-    fm_status fm_int8_model_new(const fm_isa *isa, const fm_int8_weights *weights, fm_model **model)
+    fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
+                                fm_model **model)
     double fm_peak_macs(const fm_isa *isa, double macs)
     uint64_t fm_ticks()
     double fm_ping_ticks()
-    fm_status fm_model_new(const fm_isa *isa, const fm_weights *weights, fm_model **model)
+    fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **model)
     void fm_model_free(fm_model *model)
     size_t fm_model_bytes(const fm_model *model)
     fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range)
@@ -99,10 +109,8 @@ cdef extern from "fastmnv2.h" nogil:
     void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
     int fm_openmp()
     int fm_max_threads()
+    unsigned long fm_late_teams()
     void fm_watch_forks()
-
-
-cdef const fm_network *network = fm_network_info()
 
 
 cdef extern from *:
@@ -119,24 +127,52 @@ openmp = bool(fm_openmp())
 fm_watch_forks()
 
 
-def layers():
-    """Rows of ``fastmnv2.core.network.Layer``, in order."""
-    kinds = ("conv", "depthwise", "pointwise")
-    rows = []
-    for i in range(network.layers):
-        row = fm_layer_info(i)
-        rows.append((row.scope.decode(), kinds[row.kind], row.kernel, row.stride, row.in_size, row.out_size,
-                     row.in_channels, row.out_channels, bool(row.relu6), bool(row.residual)))
-    return tuple(rows)
+cdef class Network:
+    """A member of the family, as the core describes it. Immutable. Raises ValueError if there is no such member."""
 
+    cdef fm_network network
 
-def endpoints():
-    """Rows of ``fastmnv2.core.network.Endpoint``, in order; behind them the blocks' projections, which 8-bit models have."""
-    rows = []
-    for i in range(network.endpoints + network.blocks):
-        row = fm_endpoint_info(i)
-        rows.append((row.name.decode(), row.size, row.channels))
-    return tuple(rows[:network.endpoints]), tuple(rows[network.endpoints:])
+    def __cinit__(self, double multiplier, int height, int width):
+        if fm_network_make(multiplier, height, width, &self.network) != FM_OK:
+            raise ValueError(
+                "expected a multiplier from 0.25 to 2, and a height and width from 32 to 512 pixels; "
+                f"got {multiplier:g} and {height} x {width}"
+            )
+
+    @property
+    def features(self):
+        """Length of a feature vector."""
+        return self.network.features
+
+    @property
+    def classes(self):
+        """How many logits there are."""
+        return self.network.classes
+
+    @property
+    def channels(self):
+        """What tells multipliers apart: outputs of the first convolution, of each block, and of the last convolution."""
+        return (self.network.blocks[0].expand, *[self.network.blocks[b].out for b in range(FM_BLOCKS)],
+                self.network.features)
+
+    def layers(self):
+        """Rows of ``fastmnv2.core.network.Layer``, in order."""
+        kinds = ("conv", "depthwise", "pointwise")
+        rows = []
+        for i in range(FM_LAYERS):
+            row = fm_layer_info(&self.network, i)
+            rows.append((row.scope.decode(), kinds[row.kind], row.kernel, row.stride, row.in_height, row.in_width,
+                         row.out_height, row.out_width, row.pad_top, row.pad_left, row.in_channels, row.out_channels,
+                         bool(row.relu6), bool(row.residual)))
+        return tuple(rows)
+
+    def endpoints(self):
+        """Rows of ``fastmnv2.core.network.Endpoint``, in order; and the blocks' projections, which 8-bit models have."""
+        rows = []
+        for i in range(FM_ENDPOINTS + FM_BLOCKS):
+            row = fm_endpoint_info(&self.network, i)
+            rows.append((row.name.decode(), row.height, row.width, row.channels))
+        return tuple(rows[:FM_ENDPOINTS]), tuple(rows[FM_ENDPOINTS:])
 
 
 _isas = ()
@@ -164,6 +200,11 @@ def images_in_a_moment(str isa):
 def max_threads():
     """OpenMP's present limit for the calling thread; 1 without OpenMP, and in a thread that a fork left alone."""
     return fm_max_threads()
+
+
+def late_teams():
+    """How many calls of this process so far stopped sharing an image because one of their threads was kept waiting."""
+    return fm_late_teams()
 
 
 def affinity_cpus():
@@ -272,10 +313,22 @@ cdef class Pointers:
         PyMem_Free(self.at)
 
 
-cdef class Network:
+cdef int check_made(fm_status status, Network network) except -1:
+    if status == FM_NO_MEMORY:
+        raise MemoryError("not enough memory for the packed weights")
+    if status == FM_UNSUPPORTED:
+        raise ValueError(
+            f"images of {network.network.height} x {network.network.width} can't be run yet: "
+            "expected a height and width that are multiples of 32, from 64 on"
+        )
+    return 0
+
+
+cdef class Engine:
     """A model of the core, whatever its precision. Immutable: any thread may call it at any time."""
 
     cdef fm_model *model
+    cdef readonly Network network
     cdef size_t item  # bytes of a number in an endpoint
 
     def __dealloc__(self):
@@ -289,18 +342,18 @@ cdef class Network:
     def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
         """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
 
-        All arrays C-contiguous and not overlapping: images [n,96,96,3] float32 or uint8, features
-        [n,1280] float32, records {endpoint index: [n,size,size,channels] float32,
-        or uint8 of 8-bit weights, where index endpoints + block is a block's projection}. The time spent in each layer
+        All arrays C-contiguous and not overlapping: images [n,height,width,3] float32 or uint8,
+        features [n,features] float32, records {endpoint index: [n,height,width,channels] float32, or uint8 of 8-bit weights, where index endpoints + block is a block's projection}. The time spent in each layer
         is added to ticks, uint64 [layers], on one thread. Raises MemoryError.
         """
+        cdef const fm_network *network = &self.network.network
         cdef fm_request request
         cdef fm_endpoint shape
         cdef Views views = Views(3 + (len(records) if records else 0))
         cdef Pointers endpoints
         cdef fm_status status
         cdef int out_of_range = 0
-        cdef size_t pixels = network.size * network.size * network.colours
+        cdef size_t pixels = <size_t>network.height * network.width * network.colours
         memset(&request, 0, sizeof(request))
         request.dtype = FM_UINT8 if uint8 else FM_FLOAT32
         request.threads = threads
@@ -308,14 +361,14 @@ cdef class Network:
         request.images = views.get(images, n * pixels, 1 if uint8 else sizeof(float), False)
         request.features = <float *>views.get(features, n * network.features, sizeof(float), True)
         if ticks is not None:
-            request.ticks = <uint64_t *>views.get(ticks, network.layers, sizeof(uint64_t), True)
+            request.ticks = <uint64_t *>views.get(ticks, FM_LAYERS, sizeof(uint64_t), True)
         if records:
-            endpoints = Pointers(network.endpoints + network.blocks)
+            endpoints = Pointers(FM_ENDPOINTS + FM_BLOCKS)
             request.endpoints = endpoints.at
             for i, array in records.items():
-                shape = fm_endpoint_info(i)
+                shape = fm_endpoint_info(network, i)
                 endpoints.at[<int>i] = views.get(
-                    array, n * shape.size * shape.size * shape.channels, self.item, True)
+                    array, n * shape.height * shape.width * shape.channels, self.item, True)
         with nogil:
             status = fm_forward(self.model, &request, &out_of_range)
         if status != FM_OK:
@@ -323,7 +376,8 @@ cdef class Network:
         return bool(out_of_range)
 
     def logits(self, features, Py_ssize_t n, logits):
-        """features [n,1280] -> logits [n,1001], both C-contiguous float32. Raises MemoryError, ValueError."""
+        """features [n,features] -> logits [n,classes], both C-contiguous float32. Raises MemoryError, ValueError."""
+        cdef const fm_network *network = &self.network.network
         cdef Views views = Views(2)
         cdef const float *source = <const float *>views.get(features, n * network.features, sizeof(float), False)
         cdef float *target = <float *>views.get(logits, n * network.classes, sizeof(float), True)
@@ -336,28 +390,28 @@ cdef class Network:
             raise MemoryError("not enough memory for the working buffers")
 
 
-cdef class Engine(Network):
+cdef class Float32Engine(Engine):
     """Packed float32 weights for one instruction set."""
 
-    def __cinit__(self, str isa, list kernels, list biases, float black=-1, float white=1):
+    def __cinit__(self, str isa, Network network not None, list kernels, list biases, float black=-1, float white=1):
         """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits.
 
         ``black`` and ``white``: what an image's 0 and 1 become before the first convolution.
         """
         cdef const fm_isa *chosen = find_isa(isa)
-        cdef int layers = network.layers
-        cdef Views views = Views(2 * layers)
-        cdef Pointers kernel = Pointers(layers), bias = Pointers(layers)
+        cdef const fm_network *shape = &network.network
+        cdef Views views = Views(2 * FM_LAYERS)
+        cdef Pointers kernel = Pointers(FM_LAYERS), bias = Pointers(FM_LAYERS)
         cdef fm_weights weights
         cdef fm_layer layer
         cdef fm_status status
         cdef size_t items
-        for i in range(layers):
+        for i in range(FM_LAYERS):
             if kernels[i] is None or biases[i] is None:
-                if i < layers - 1:
+                if i < FM_LAYERS - 1:
                     raise ValueError(f"layer {i} is missing")
                 continue
-            layer = fm_layer_info(i)
+            layer = fm_layer_info(shape, i)
             items = layer.kernel * layer.kernel * layer.out_channels
             if layer.kind != 1:  # not depthwise
                 items *= layer.in_channels
@@ -366,17 +420,16 @@ cdef class Engine(Network):
         weights.kernels = <const float **>kernel.at
         weights.biases = <const float **>bias.at
         weights.black, weights.white = black, white
-        self.item = sizeof(float)
+        self.item, self.network = sizeof(float), network
         with nogil:
-            status = fm_model_new(chosen, &weights, &self.model)
-        if status == FM_NO_MEMORY:
-            raise MemoryError("not enough memory for the packed weights")
+            status = fm_model_new(chosen, shape, &weights, &self.model)
+        check_made(status, network)
 
 
-cdef class Int8Engine(Network):
+cdef class Int8Engine(Engine):
     """Packed 8-bit weights for one instruction set; endpoints are uint8."""
 
-    def __cinit__(self, str isa, list layers, list sums, pool, feature, logit):
+    def __cinit__(self, str isa, Network network not None, list layers, list sums, pool, feature, logit):
         """Everything as ``fm_int8_weights`` in fastmnv2.h has it.
 
         layers: (kernel uint8, bias int32, multipliers float32, (kernel, input and output zero point, low, high)),
@@ -384,19 +437,19 @@ cdef class Int8Engine(Network):
         pool: uint8 by the sum; feature, logit: float32 [256], logit None without logits.
         """
         cdef const fm_isa *chosen = find_isa(isa)
-        cdef int count = network.layers
-        cdef Views views = Views(3 * count + 3)
-        cdef Blob layer_blob = Blob(count * sizeof(fm_int8_layer)), sum_blob = Blob(network.blocks * sizeof(fm_int8_sum))
+        cdef const fm_network *shape = &network.network
+        cdef Views views = Views(3 * FM_LAYERS + 3)
+        cdef Blob layer_blob = Blob(FM_LAYERS * sizeof(fm_int8_layer)), sum_blob = Blob(FM_BLOCKS * sizeof(fm_int8_sum))
         cdef fm_int8_layer *own = <fm_int8_layer *>layer_blob.at
         cdef fm_int8_sum *added = <fm_int8_sum *>sum_blob.at
         cdef fm_int8_weights weights
-        cdef fm_layer layer, head = fm_layer_info(count - 2)
+        cdef fm_layer layer, head = fm_layer_info(shape, FM_LAYERS - 2)
         cdef fm_status status
         cdef size_t items
-        if not count - 1 <= len(layers) <= count or len(sums) != network.blocks:
+        if not FM_LAYERS - 1 <= len(layers) <= FM_LAYERS or len(sums) != FM_BLOCKS:
             raise ValueError("layers or sums are missing")
         for i, (kernel, bias, scale, numbers) in enumerate(layers):
-            layer = fm_layer_info(i)
+            layer = fm_layer_info(shape, i)
             items = layer.kernel * layer.kernel * layer.out_channels
             if layer.kind != 1:  # not depthwise
                 items *= layer.in_channels
@@ -411,14 +464,13 @@ cdef class Int8Engine(Network):
                  added[<int>i].out_zero, added[<int>i].low, added[<int>i].high) = numbers
         weights.layers = own
         weights.sums = added
-        weights.pool = <const uint8_t *>views.get(pool, head.out_size * head.out_size * 255 + 1, 1, False)
+        weights.pool = <const uint8_t *>views.get(pool, head.out_height * head.out_width * 255 + 1, 1, False)
         weights.feature = <const float *>views.get(feature, 256, sizeof(float), False)
         weights.logit = <const float *>views.get(logit, 256, sizeof(float), False) if logit is not None else NULL
+        self.item, self.network = 1, network
         with nogil:
-            status = fm_int8_model_new(chosen, &weights, &self.model)
-        self.item = 1
-        if status == FM_NO_MEMORY:
-            raise MemoryError("not enough memory for the packed weights")
+            status = fm_int8_model_new(chosen, shape, &weights, &self.model)
+        check_made(status, network)
 
 
 cdef class Dense:

@@ -5,15 +5,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.network import SIZE
+from fastmnv2.core.network import Network
 
 _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
-_IMAGE = (SIZE, SIZE, 3)
-_EXPECTED = f"[n, {SIZE}, {SIZE}, 3] or [{SIZE}, {SIZE}, 3], RGB, float32 in [0, 1] or uint8"
 
 
-def as_images(images: Any) -> tuple[NDArray[Any], bool]:
-    """``images`` as a C-contiguous float32 or uint8 array [n,96,96,3], and whether it was a single image.
+def as_images(images: Any, network: Network) -> tuple[NDArray[Any], bool]:
+    """``images`` as a C-contiguous float32 or uint8 array [n,height,width,3], and whether it was a single image.
 
     No copy is made of an array that already is one. Raises TypeError (not an array, wrong dtype) or
     ValueError (wrong shape), naming what was expected and what came.
@@ -21,19 +19,19 @@ def as_images(images: Any) -> tuple[NDArray[Any], bool]:
     if type(images) is np.ndarray:
         # The usual case first: these checks are most of what a call costs besides its computation.
         dtype = images.dtype
-        if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == _IMAGE:
+        if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == network.image_shape:
             return images, False
         array = images
     else:
-        array = _as_array(images)
+        array = _as_array(images, network)
     shape = array.shape
-    if len(shape) not in (3, 4) or shape[-3:] != _IMAGE:
+    if len(shape) not in (3, 4) or shape[-3:] != network.image_shape:
         hint = ""
-        if shape[-3:] == (3, SIZE, SIZE):
+        if shape[-3:] == (3, *network.size):
             hint = "; channels come last here: use images.transpose(..., 1, 2, 0)"
         elif len(shape) in (3, 4) and shape[-1] == 3:
             hint = "; resize first, for example with fastmnv2.image.resize"
-        raise ValueError(f"images: expected shape {_EXPECTED}; got shape {list(shape)}{hint}")
+        raise ValueError(f"images: expected shape {_expected(network)}; got shape {list(shape)}{hint}")
     dtype = array.dtype
     if dtype not in (np.float32, np.uint8):
         # bfloat16 comes from ml_dtypes, which numpy does not count among the floating types.
@@ -47,7 +45,12 @@ def as_images(images: Any) -> tuple[NDArray[Any], bool]:
     return (array[np.newaxis] if single else array), single
 
 
-def _as_array(images: Any) -> NDArray[Any]:
+def _expected(network: Network) -> str:
+    image = ", ".join(map(str, network.image_shape))
+    return f"[n, {image}] or [{image}], RGB, float32 in [0, 1] or uint8"
+
+
+def _as_array(images: Any, network: Network) -> NDArray[Any]:
     try:
         if hasattr(images, "detach"):  # a torch tensor: numpy takes none that wants a gradient, and no bfloat16
             images = images.detach()
@@ -58,11 +61,11 @@ def _as_array(images: Any) -> NDArray[Any]:
         array = np.asarray(images)
     except Exception as error:
         raise TypeError(
-            f"images: expected an array, a buffer or a DLPack tensor on the CPU, {_EXPECTED}; "
+            f"images: expected an array, a buffer or a DLPack tensor on the CPU, {_expected(network)}; "
             f"got {type(images).__name__}, which numpy can't read: {error}"
         ) from error
     if array.dtype == object or array.ndim == 0:
-        raise TypeError(f"images: expected an array, {_EXPECTED}; got {type(images).__name__}")
+        raise TypeError(f"images: expected an array, {_expected(network)}; got {type(images).__name__}")
     return array
 
 

@@ -1,4 +1,4 @@
-"""``fastmnv2.info()``: everything a bug report needs, in one dict."""
+"""``fastmnv2.info()``: everything that a bug report needs, in one dict."""
 
 import os
 import platform

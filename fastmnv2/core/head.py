@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
 from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import DEFAULT
 
 _Array = NDArray[np.float32]
 
-INPUTS = 1280
 PREFIX = "head/"
 """Of the names of a head's tensors in a file."""
 
@@ -39,13 +39,21 @@ def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each vector, along the last axis, divided by its length, as Keras' UnitNormalization does."""
+    squares = (x * x).sum(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = x / np.sqrt(np.maximum(squares, 1e-12))
+    return result
+
+
 ACTIVATIONS: dict[str, Any] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "sigmoid": sigmoid,
     "softmax": softmax,
+    "unit": unit,
 }
-"""By Keras' names; "linear" is none. Computed in float64, rounded once."""
+"""By Keras' names, and "unit" for its UnitNormalization; "linear" is none. Computed in float64, rounded once."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,7 @@ TENSORS = {"dense": ("kernel", "bias"), "affine": ("scale", "shift")}
 
 @dataclass(frozen=True)
 class Head:
-    """Steps from the features ``[n,1280]`` to ``[n,outputs]``, checked; and names of the classes, if there are any.
+    """Steps from the features ``[n,inputs]`` to ``[n,outputs]``, checked; and names of the classes, if there are any.
 
     Raises:
         WeightsError: shapes don't follow one another, values are not finite, or names don't match the outputs.
@@ -77,9 +85,10 @@ class Head:
 
     steps: tuple[Step, ...]
     classes: tuple[str, ...] | None = None
+    inputs: int = DEFAULT.features
 
     def __post_init__(self) -> None:
-        inputs, total = INPUTS, 0
+        inputs, total = self.inputs, 0
         for step in self.steps:
             inputs = _check(step, inputs)
             total += sum(values.size for values in step.tensors.values())
@@ -103,7 +112,7 @@ class Head:
     def outputs(self) -> int:
         """Length of a row of the result."""
         wide = [step.tensors["bias"].size for step in self.steps if step.kind == "dense"]
-        return int(wide[-1]) if wide else INPUTS
+        return int(wide[-1]) if wide else self.inputs
 
     @property
     def activation(self) -> str:
@@ -167,7 +176,7 @@ class Runner:
             self._steps.append((step, dense))
 
     def run(self, features: _Array) -> _Array:
-        """float32 ``[n,1280]``, C-contiguous -> ``[n,outputs]``."""
+        """float32 ``[n,inputs]``, C-contiguous -> ``[n,outputs]``."""
         x = features
         for step, dense in self._steps:
             if dense is not None:
@@ -190,4 +199,4 @@ def named(head: Head | None, classes: Sequence[str] | None) -> Head | None:
         raise TypeError(f"classes: expected a sequence of str, got {classes!r}")
     if head is None:
         raise WeightsError("classes: the weights came without a head whose classes could be named")
-    return Head(head.steps, names)
+    return Head(head.steps, names, head.inputs)

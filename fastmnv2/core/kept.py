@@ -30,15 +30,15 @@ def _folder(name: str | None) -> str:
         return ""
 
 
-def model(weights: _Weights, *, download: bool = True, precision: str = "float32") -> Model:
+def model(weights: _Weights, *, download: bool = True, precision: str | None = None, size: Any = None) -> Model:
     """The same, loaded once; the last four are kept."""
     name = weights if weights is None else os.fspath(weights)
     places = tuple(map(os.environ.get, _PLACES))
     isa = os.environ.get("FASTMNV2_ISA")
-    key = (name, isinstance(weights, str), precision, isa, *places, *map(_folder, (name, *places)))
+    key = (name, isinstance(weights, str), precision, size, isa, *places, *map(_folder, (name, *places)))
     found = _models.get(key)
     if found is None:
-        found = load(weights, download=download, precision=precision)
+        found = load(weights, download=download, precision=precision, size=size)
         while len(_models) >= _KEPT:
             _models.pop(next(iter(_models)), None)
         _models[key] = found

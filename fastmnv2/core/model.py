@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import _engine, arguments, network
+from fastmnv2.core import _engine, arguments
 from fastmnv2.core import threads as _threads
 from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import DEFAULT, Network
 
 if TYPE_CHECKING:
     from fastmnv2.image.embed import OnError
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from fastmnv2.image.resizing import Crop, Method
     from fastmnv2.weights.tensors import Folded
 
-_ENDPOINT_INDEX = {endpoint.name: index for index, endpoint in enumerate((*network.ENDPOINTS, *network.PROJECTIONS))}
-ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in network.ENDPOINTS))
-PROJECTION_NAMES = tuple(endpoint.name for endpoint in network.PROJECTIONS)
+ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in DEFAULT.endpoints))
+"""The module's named outputs, the same for every network."""
+PROJECTION_NAMES = tuple(endpoint.name for endpoint in DEFAULT.projections)
 """What 8-bit models have besides: each block's last convolution before any residual is added."""
 
+_ENDPOINT_INDEX = {name: index for index, name in enumerate((*ENDPOINT_NAMES[1:], *PROJECTION_NAMES))}
 _PART_SECONDS = 0.04
 _LOGITS_PART = 64  # vectors that take a few milliseconds at most
 
@@ -60,7 +62,7 @@ class Model:
     instruction set of the process that reads it. Copies, deep ones too, are the model itself.
     """
 
-    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_runner", "_threads", "_warned")
+    __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_network", "_runner", "_threads", "_warned")
 
     def __init__(self, folded: "Folded", *, threads: int | None = None) -> None:
         if threads is not None:
@@ -70,6 +72,7 @@ class Model:
         self._first = _engine.images_in_a_moment(self._isa)
         self._warned = False
         self._folded = folded
+        self._network = folded.network
         self._engine = folded.engine(self._isa)
         self._runner = folded.head.runner(self._isa) if folded.head else None
 
@@ -83,6 +86,11 @@ class Model:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Model":
         return self
+
+    @property
+    def network(self) -> Network:
+        """What it runs: multiplier, height and width of images, features, layers, endpoints."""
+        return self._network
 
     @property
     def isa(self) -> str:
@@ -113,12 +121,14 @@ class Model:
     def weights(self) -> dict[str, Any]:
         """Where the weights came from and what they are.
 
-        ``form``, ``origin``, ``sha256``, ``precision``, ``has_logits``, ``input_range`` (what black and white become
-        before the network), ``head`` (layers behind the pooling, by name), ``classes``, ``notes``.
+        ``form``, ``origin``, ``sha256``, ``network`` (its name), ``precision``, ``has_logits``, ``input_range`` (what
+        black and white become before the network), ``head`` (layers behind the pooling, by name), ``classes``,
+        ``notes``.
         """
         folded = self._folded
         return {
             "form": folded.form,
+            "network": self._network.name,
             "precision": folded.precision,
             "origin": folded.origin,
             "sha256": folded.sha256,
@@ -130,13 +140,24 @@ class Model:
         }
 
     @property
-    def engine(self) -> _engine.Network:
+    def folded(self) -> "Folded":
+        """The weights, for this package's own writers."""
+        return self._folded
+
+    @property
+    def features_digest(self) -> str:
+        """SHA-256, in hexadecimal, of all that ``embed`` computes with: models with the same one give the same bits."""
+        return self._folded.features_digest
+
+    @property
+    def engine(self) -> _engine.Engine:
         """The C core's model, for this package's own measurements."""
         return self._engine
 
     def __repr__(self) -> str:
         precision = "" if self.precision == "float32" else f" {self.precision}"
-        return f"<fastmnv2.Model {self._folded.form}{precision} {self._folded.origin!r} on {self._isa}>"
+        told = self._folded
+        return f"<fastmnv2.Model {self._network.name} {told.form}{precision} {told.origin!r} on {self._isa}>"
 
     def embed(
         self,
@@ -149,10 +170,10 @@ class Model:
         """Feature vectors of images.
 
         Args:
-            images: ``[n,96,96,3]`` or one ``[96,96,3]``, RGB; float in [0,1], or uint8, which is scaled
-                inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer protocol or
-                ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and float
-                ones rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
+            images: ``[n,height,width,3]`` or one ``[height,width,3]``, RGB, of the network's size; float in [0,1], or
+                uint8, which is scaled inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer
+                protocol or ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and
+                floats rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
             threads: the most threads to use, of which there are never more than CPUs that this process may use,
                 nor than the system lets it start; None for the model's own setting, else every such CPU.
@@ -160,20 +181,22 @@ class Model:
                 that is all zeros stays so.
 
         Returns:
-            float32 ``[n,1280]``, or ``[1280]`` for one image; ``out`` if it was given. Values are in
+            float32 ``[n,features]``, or ``[features]`` for one image; ``out`` if it was given. Values are in
             [0,6]; an image with a NaN in it gives NaN.
 
         Raises:
             TypeError, ValueError: ``images``, ``out`` or ``threads`` are not as above; nothing is computed.
             MemoryError: no memory for the working buffers.
         """
-        array, single = arguments.as_images(images)
+        array, single = arguments.as_images(images, self._network)
         n = array.shape[0]
         if out is None:
-            features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
+            features: NDArray[np.float32] = np.empty((n, self._network.features), np.float32)
             result = features[0] if single else features
         else:
-            result = arguments.check_out(out, (network.FEATURES,) if single else (n, network.FEATURES), array)
+            result = arguments.check_out(
+                out, (self._network.features,) if single else (n, self._network.features), array
+            )
             features = result
         self._forward(array, features, threads)
         if normalize:
@@ -201,7 +224,7 @@ class Model:
         from fastmnv2.image import embed
 
         return embed.embed_images(
-            self, items, embed.options(method, decode, exif, max_pixels, crop, background),
+            self, items, embed.options(method, decode, exif, max_pixels, self._network.size, crop, background),
             batch_size=batch_size, threads=threads, on_error=on_error, normalize=normalize, progress=progress, out=out,
         )  # fmt: skip
 
@@ -224,7 +247,7 @@ class Model:
         from fastmnv2.image import embed
 
         return embed.iter_embed_images(
-            self, items, embed.options(method, decode, exif, max_pixels, crop, background),
+            self, items, embed.options(method, decode, exif, max_pixels, self._network.size, crop, background),
             batch_size=batch_size, threads=threads, on_error=on_error, normalize=normalize,
         )  # fmt: skip
 
@@ -241,12 +264,14 @@ class Model:
             WeightsError: the weights came without the logits layer.
         """
         self._need_logits()
-        array, single = arguments.as_images(images)
-        features = np.empty((array.shape[0], network.FEATURES), np.float32)
-        logits = np.empty((array.shape[0], network.CLASSES), np.float32)
+        array, single = arguments.as_images(images, self._network)
+        features = np.empty((array.shape[0], self._network.features), np.float32)
+        logits = np.empty((array.shape[0], self._network.classes), np.float32)
         self._forward(array, features, threads)
         for part in _parts(len(features), _LOGITS_PART):
             self._engine.logits(features[part], part.stop - part.start, logits[part])
+        if self._folded.quantised is not None:  # bytes have no NaN
+            logits[np.isnan(features).any(axis=1)] = np.nan
         return logits[0] if single else logits
 
     def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -271,8 +296,8 @@ class Model:
             first = 0 if self._folded.has_background else 1
             logits = self.logits(images, threads=threads)
             return self._folded.probabilities(logits)[..., first:].astype(np.float32)
-        array, single = arguments.as_images(images)
-        features = np.empty((array.shape[0], network.FEATURES), np.float32)
+        array, single = arguments.as_images(images, self._network)
+        features = np.empty((array.shape[0], self._network.features), np.float32)
         self._forward(array, features, threads)
         outputs = self._runner.run(features)
         return outputs[0] if single else outputs
@@ -301,7 +326,7 @@ class Model:
         head = self._folded.head
         if head is None:
             self._need_logits()
-        count = head.count if head else network.CLASSES
+        count = head.count if head else self._network.classes
         top = min(5, count) if top is None else top
         if not isinstance(top, (int, np.integer)) or not 1 <= top <= count:
             raise ValueError(f"top: expected an int from 1 to {count}, got {top!r}")
@@ -328,7 +353,7 @@ class Model:
             raw: of an int8 model, the integers as they are, uint8 or int8 as in its file; see ``quantization``.
 
         Returns:
-            ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,1280]``; without the
+            ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,features]``; without the
             first axis for one image. The same bits as ``embed`` goes through.
 
         Raises:
@@ -340,15 +365,15 @@ class Model:
         quantised = self._folded.quantised
         if raw and quantised is None:
             raise ValueError("raw: expected an int8 model; this one computes in float32 and has no integers")
-        array, single = arguments.as_images(images)
+        array, single = arguments.as_images(images, self._network)
         n = array.shape[0]
-        features: NDArray[np.float32] = np.empty((n, network.FEATURES), np.float32)
+        features: NDArray[np.float32] = np.empty((n, self._network.features), np.float32)
         records: dict[int, NDArray[Any]] = {}
-        pooled = _ENDPOINT_INDEX[network.ENDPOINTS[-1].name]
+        pooled = _ENDPOINT_INDEX[ENDPOINT_NAMES[-1]]
         own = {name: _ENDPOINT_INDEX.get(name, pooled if raw else -1) for name in wanted}  # -1: the features
         for index in sorted(set(own.values()) - {-1}):
-            _, size, channels = (*network.ENDPOINTS, *network.PROJECTIONS)[index]
-            records[index] = np.empty((n, size, size, channels), np.float32 if quantised is None else np.uint8)
+            shape = (*self._network.endpoints, *self._network.projections)[index][1:]
+            records[index] = np.empty((n, *shape), np.float32 if quantised is None else np.uint8)
         self._forward(array, features, threads, records)
         found: dict[str, NDArray[Any]] = {}
         for name, index in own.items():
@@ -356,7 +381,7 @@ class Model:
             if quantised is not None and index != -1:
                 found[name] = quantised.integers(found[name]) if raw else quantised.numbers(found[name], name)
             if name == "default":
-                found[name] = found[name].reshape(n, network.FEATURES)
+                found[name] = found[name].reshape(n, self._network.features)
         return {name: value[0] for name, value in found.items()} if single else found
 
     def quantization(self, name: str) -> tuple[float, int]:
@@ -375,7 +400,7 @@ class Model:
         if quantised is None:
             raise ValueError("expected an int8 model; this one computes in float32")
         if name == "logits" and self.has_logits:
-            name = network.LOGITS.scope
+            name = self._network.logits.scope
         elif name != "image":
             self._check_name(name)
         found = quantised.endpoint(name)
@@ -420,7 +445,7 @@ class Model:
         if not self.has_logits:
             raise WeightsError(
                 f"{self._folded.origin}: the weights came without the logits layer "
-                f"({network.LOGITS.weights_name}), so there are features but no classes"
+                f"({self._network.logits.weights_name}), so there are features but no classes"
             )
 
 

@@ -1,12 +1,21 @@
-"""The network's layers and endpoints, asked of the C core, where the table stands once."""
+"""The family as values: each member's layers and endpoints, asked of the C core, where the rule stands once."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import functools
+import numbers
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from fastmnv2.core import _engine
 
 Shapes = dict[str, tuple[int, ...]]
 """Of tensors, by TF-Slim's names."""
+
+BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
+"""TF-Slim's variables under ``<scope>/BatchNorm``, for every layer but the logits."""
+
+MULTIPLIERS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+"""Those that were published with trained weights. Any other from 0.25 to 2 is a network as well."""
 
 
 class Layer(NamedTuple):
@@ -16,8 +25,12 @@ class Layer(NamedTuple):
     kind: str  # "conv", "depthwise" or "pointwise"
     kernel: int
     stride: int
-    in_size: int
-    out_size: int
+    in_height: int
+    in_width: int
+    out_height: int
+    out_width: int
+    pad_top: int  # zeros before the first row and column; behind, as many as the last window reads
+    pad_left: int
     in_channels: int
     out_channels: int
     relu6: bool
@@ -40,49 +53,193 @@ class Layer(NamedTuple):
             return (self.kernel, self.kernel, self.in_channels, 1)
         return (self.kernel, self.kernel, self.in_channels, self.out_channels)
 
+    @property
+    def is_logits(self) -> bool:
+        """Whether it is the classification layer, which alone has a bias of its own and no batch norm."""
+        return self.scope.startswith("MobilenetV2/Logits/")
+
+    @property
+    def takes_block_input(self) -> bool:
+        """Whether its input is its block's, which a residual adds. The first block has no expansion."""
+        return self.scope.endswith("/expand") or self.scope == "MobilenetV2/expanded_conv/depthwise"
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Zeros above and below a map, and left and right of it: what SAME means."""
+        edges = ((self.in_height, self.out_height, self.pad_top), (self.in_width, self.out_width, self.pad_left))
+        above, left = (
+            (before, max((outputs - 1) * self.stride + self.kernel - inputs - before, 0))
+            for inputs, outputs, before in edges
+        )
+        return above, left
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image, taps in the padding counted."""
+        kernel_height, kernel_width, inputs, outputs = self.weights_shape
+        return self.out_height * self.out_width * kernel_height * kernel_width * inputs * outputs
+
     def folded(self) -> Shapes:
         """Names and shapes of its tensors as they run: kernel and bias."""
         return {self.weights_name: self.weights_shape, self.biases_name: (self.out_channels,)}
 
     def trained(self) -> Shapes:
         """Names and shapes of its tensors as trained: kernel and batch norm, for the logits kernel and bias."""
-        if self == LOGITS:
+        if self.is_logits:
             return self.folded()
         norm = {f"{self.scope}/BatchNorm/{name}": (self.out_channels,) for name in BATCH_NORM}
         return {self.weights_name: self.weights_shape, **norm}
 
 
 class Endpoint(NamedTuple):
-    """One named output of the hub module, ``[n, size, size, channels]``."""
+    """One named output of the hub module, ``[n, height, width, channels]``."""
 
     name: str
-    size: int
+    height: int
+    width: int
     channels: int
 
 
-LAYERS: tuple[Layer, ...] = tuple(Layer(*row) for row in _engine.layers())
-"""Every convolution in order; the last one is the optional logits layer."""
+@dataclass(frozen=True)
+class Network:
+    """One member of the family: MobileNet V2 of a multiplier, for images of a height and width. Made by ``of``.
 
-LOGITS: Layer = LAYERS[-1]
+    Names, kinds and order of layers and endpoints are the same for every member.
 
-ENDPOINTS, PROJECTIONS = (tuple(Endpoint(*row) for row in rows) for rows in _engine.endpoints())
-"""The module's named outputs in order, 'default' not counted; and each block's last convolution before any residual is
-added, which only 8-bit models tell."""
+    Attributes:
+        multiplier: of channels; 1.0 is the paper's network.
+        height, width: of an image, in pixels.
+        features: length of a feature vector.
+        classes: how many logits there are: ImageNet's, and "background" before them.
+        layers: every convolution in order; the last one is the optional logits layer.
+        endpoints: the module's named outputs in order, 'default' not counted.
+        projections: each block's last convolution before any residual is added, which only 8-bit models tell.
+        epsilon: of the batch norms, in TF-Slim and in Keras' MobileNetV2.
+        handle: the same for the C core.
+    """
 
-BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-"""TF-Slim's variables under ``<scope>/BatchNorm``, for every layer but the logits."""
+    multiplier: float
+    height: int
+    width: int
+    features: int = field(repr=False, compare=False)
+    classes: int = field(repr=False, compare=False)
+    layers: tuple[Layer, ...] = field(repr=False, compare=False)
+    endpoints: tuple[Endpoint, ...] = field(repr=False, compare=False)
+    projections: tuple[Endpoint, ...] = field(repr=False, compare=False)
+    handle: _engine.Network = field(repr=False, compare=False)
+    epsilon: float = field(default=0.001, repr=False, compare=False)
 
-EPSILON = 0.001
-"""Batch norm's epsilon in TF-Slim and in Keras' MobileNetV2."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        return of, (self.multiplier, self.height, self.width)
 
-SIZE: int = LAYERS[0].in_size
-"""Height and width of an image, in pixels."""
+    def __copy__(self) -> "Network":
+        return self
 
-FEATURES: int = LOGITS.in_channels
-"""Length of a feature vector."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Network":
+        return self
 
-CLASSES: int = LOGITS.out_channels
-"""ImageNet's, and "background" before them."""
+    @functools.cached_property
+    def name(self) -> str:
+        """As TF-Hub names it: "mobilenet_v2_075_96", with "96x128" for a height and width that differ."""
+        hundredths = f"{self.multiplier:.2f}" if round(self.multiplier, 2) == self.multiplier else f"{self.multiplier}"
+        size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
+        return f"mobilenet_v2_{hundredths.replace('.', '')}_{size}"
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image, in pixels."""
+        return self.height, self.width
+
+    @functools.cached_property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of one image: height, width, RGB."""
+        return self.height, self.width, self.layers[0].in_channels
+
+    @property
+    def head(self) -> Layer:
+        """The last convolution before the pooling."""
+        return self.layers[-2]
+
+    @property
+    def logits(self) -> Layer:
+        """The classification layer."""
+        return self.layers[-1]
+
+    @property
+    def blocks(self) -> int:
+        """How many inverted residual blocks there are. Block i's layers begin at 3 i, its endpoints at 4 i."""
+        return len(self.projections)
+
+    @functools.cached_property
+    def macs(self) -> int:
+        """Multiply-adds for one image, without the logits, taps in the padding counted."""
+        return sum(layer.macs for layer in self.layers[:-1])
+
+    def has_residual(self, block: int) -> bool:
+        """Whether a block adds its input to its output."""
+        return self.layers[3 * block + 2].residual
+
+
+@functools.lru_cache(maxsize=256)
+def of(multiplier: float, height: int, width: int) -> Network:
+    """The member of the family for a multiplier, and for images of a height and width in pixels.
+
+    Raises:
+        ValueError: the multiplier is not from 0.25 to 2, or a size not from 32 to 512.
+    """
+    handle = _engine.Network(multiplier, height, width)
+    endpoints, projections = (tuple(Endpoint(*row) for row in rows) for rows in handle.endpoints())
+    layers = tuple(Layer(*row) for row in handle.layers())
+    return Network(
+        float(multiplier), height, width, handle.features, handle.classes, layers, endpoints, projections, handle
+    )
+
+
+DEFAULT = of(0.75, 96, 96)
+"""What "imagenet" is: the TF-Hub module that this package began with. Where only names are wanted, or what else all
+members have in common, it stands for any of them."""
+
+WIDEST = 2.0
+"""The largest multiplier: what bounds the size of a file."""
+
+
+def checked_size(size: Any) -> tuple[int, int]:
+    """``size`` as height and width; one int means both. TypeError or ValueError if it is neither."""
+    pair = (size, size) if isinstance(size, numbers.Integral) else size
+    try:
+        height, width = (int(edge) if isinstance(edge, numbers.Integral) else None for edge in pair)
+    except (TypeError, ValueError):
+        height = width = None
+    if height is None or width is None:
+        raise TypeError(f"size: expected an int or (height, width), in pixels, got {size!r}")
+    try:
+        of(1.0, height, width)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"size: there is no network for images of {height} x {width}: {error}") from None
+    return height, width
+
+
+def nearest_multiplier(channels: Sequence[int | None]) -> float:
+    """The multiplier that gives these channels, in the order of ``_engine.Network.channels``; None for unknown ones.
+
+    Where none gives them all, the one that gives the most of them: what differs is for the caller to tell.
+    """
+    best, most = 1.0, -1
+    for multiplier in _multipliers():
+        own = _engine.Network(multiplier, 32, 32).channels
+        same = sum(a == b for a, b in zip(own, channels, strict=True))
+        if same > most:
+            best, most = multiplier, same
+        if most == len(channels) - list(channels).count(None):
+            break
+    return best
+
+
+def _multipliers() -> Iterator[float]:
+    """Published ones, then round ones, then steps so small that no network is left out: two are 0.001 apart."""
+    yield from MULTIPLIERS
+    for parts in (10, 20, 100, 800):
+        yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
 
 
 def shapes(layers: Iterable[Layer], *, folded: bool) -> Shapes:

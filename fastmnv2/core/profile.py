@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import _engine, network
+from fastmnv2.core import _engine
 from fastmnv2.core.model import Model
+from fastmnv2.core.network import Layer
 
 
 class LayerTime(NamedTuple):
@@ -37,15 +38,6 @@ class CallTime(NamedTuple):
     share: float  # of the multiply-add peak of that many cores
 
 
-def macs(layer: network.Layer) -> int:
-    """Multiply-adds of a layer for one image, taps in the padding counted."""
-    return layer.out_size**2 * math.prod(layer.weights_shape)
-
-
-NETWORK_MACS = sum(macs(layer) for layer in network.LAYERS[:-1])
-"""Multiply-adds of the network without logits for one image: 38,165,472."""
-
-
 def peak(isa: str, amount: float = 1.2e8, precision: str = "float32") -> float:
     """Multiply-adds a second that one core does now at most, from ``amount`` of them (about 2 ms)."""
     amount *= 4 if precision == "int8" else 1
@@ -65,13 +57,13 @@ def ping() -> float:
     return taken * (time.perf_counter() - begin) / (_engine.ticks() - clock)
 
 
-def _images(n: int) -> NDArray[np.float32]:
-    return np.random.RandomState(0).rand(n, network.SIZE, network.SIZE, 3).astype(np.float32)
+def _images(model: Model, n: int) -> NDArray[np.float32]:
+    return np.random.RandomState(0).rand(n, *model.network.image_shape).astype(np.float32)
 
 
 def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
     """Time ``model.embed`` for about ``seconds``, at least 5 calls."""
-    images, out = _images(n), np.empty((n, network.FEATURES), np.float32)
+    images, out = _images(model, n), np.empty((n, model.network.features), np.float32)
     times: list[float] = []
     peaks = [peak(model.isa, precision=model.precision)]
     model.embed(images, out=out, threads=threads)
@@ -83,7 +75,7 @@ def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
         model.embed(images, out=out, threads=threads)
         times.append(time.perf_counter() - start)
     median, p99 = (float(value) for value in np.quantile(times, (0.5, 0.99)))
-    return CallTime(n, threads, median, p99, n * NETWORK_MACS / (median * threads * float(np.median(peaks))))
+    return CallTime(n, threads, median, p99, n * model.network.macs / (median * threads * float(np.median(peaks))))
 
 
 def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
@@ -92,8 +84,8 @@ def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     Reading the clock around each kernel costs the whole about 2 %. A layer's time includes waiting for its
     inputs to come from wherever the layer before left them. The pool is not counted.
     """
-    images, features = _images(n), np.empty((n, network.FEATURES), np.float32)
-    ticks = np.zeros((calls, len(network.LAYERS)), np.uint64)
+    images, features = _images(model, n), np.empty((n, model.network.features), np.float32)
+    ticks = np.zeros((calls, len(model.network.layers)), np.uint64)
     peaks = []
     forward = model.engine.forward
     clock, begin = _engine.ticks(), time.perf_counter()
@@ -109,14 +101,15 @@ def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
         LayerTime(
             layer.scope.removeprefix("MobilenetV2/"),
             layer.kind,
-            n * macs(layer),
+            n * layer.macs,
             item * (math.prod(layer.weights_shape) + n * _maps(layer)) + 4 * layer.out_channels,
             float(seconds[index]),
             usual_peak,
         )
-        for index, layer in enumerate(network.LAYERS[:-1])
+        for index, layer in enumerate(model.network.layers[:-1])
     ]
 
 
-def _maps(layer: network.Layer) -> int:
-    return layer.in_size**2 * layer.in_channels + layer.out_size**2 * layer.out_channels
+def _maps(layer: Layer) -> int:
+    inputs = layer.in_height * layer.in_width * layer.in_channels
+    return inputs + layer.out_height * layer.out_width * layer.out_channels

@@ -1,4 +1,4 @@
-"""One progress bar for all that takes long: on standard error, if that is a terminal."""
+"""The progress bar for long operations: on standard error, if that is a terminal."""
 
 import contextlib
 import sys
@@ -9,23 +9,23 @@ from fastmnv2.core.errors import CONTROLS
 
 
 class Advance(Protocol):
-    """Takes how much is done, and of how much in all where that has become known."""
+    """Called with the amount done and, once it is known, the total."""
 
     def __call__(self, done: int, total: int | None = None) -> None:
-        """Draw that."""
+        """Draw the new state."""
 
 
 def silent(done: int, total: int | None = None) -> None:
-    """For where no bar is wanted."""
+    """Draw nothing."""
 
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None, *, in_bytes: bool = False, unit: str = "") -> Iterator[Advance]:
-    """Yields a function to be told how much is done; draws a bar while the block runs.
+    """Draw a bar while the block runs. Yields the function to call with the amount done.
 
-    With a ``unit``, such as "pictures", it also tells how many of them a second.
+    With a ``unit``, such as "pictures", the bar also shows units per second.
 
-    Nothing is drawn where standard error is no terminal; without rich, ``what`` is printed there once.
+    If standard error is not a terminal, nothing is drawn. Without rich, ``what`` is printed there once.
     """
     if not sys.stderr.isatty():
         yield silent

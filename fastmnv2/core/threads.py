@@ -1,4 +1,4 @@
-"""How many threads a call may use: what the system, OpenMP's settings and the caller allow."""
+"""How many threads a call may use: the system, OpenMP's settings and the caller limit them."""
 
 import functools
 import operator
@@ -11,10 +11,10 @@ from fastmnv2.core import _engine
 
 @functools.cache
 def cgroup_cpus(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int | None:
-    """CPUs that the control group's quota pays for, rounded up; None where there is no quota.
+    """CPUs that the control group's quota allows, rounded up; None without a quota.
 
-    Version 2 looks at ``cpu.max`` of the process's own group and its parents, version 1 at
-    ``cpu/cpu.cfs_quota_us``. The smallest quota on the way up holds.
+    Version 2 has ``cpu.max`` in the process's own group and its parents, version 1 has ``cpu/cpu.cfs_quota_us``. The
+    smallest quota among them counts.
     """
     groups = {"", "/"}
     try:
@@ -47,26 +47,26 @@ def _quota(folder: Path) -> int | None:
 
 
 def usable() -> int:
-    """Processors that the process may use: those in its affinity mask, as far as its control group's quota pays."""
+    """Processors that the process may use, by its affinity mask and its control group's quota."""
     cpus = _engine.affinity_cpus() or os.cpu_count() or 1
     quota = cgroup_cpus()
     return cpus if quota is None else min(cpus, quota)
 
 
 def available() -> int:
-    """Threads that ``threads=None`` stands for now.
+    """The number of threads that ``threads=None`` stands for now.
 
-    The least of: what is usable, and OpenMP's limit (``OMP_NUM_THREADS`` when the process started,
-    ``threadpoolctl`` since). 1 in a thread that came out of a fork of a process with other threads.
+    The minimum of ``usable()`` and OpenMP's limit (``OMP_NUM_THREADS`` when the process started, ``threadpoolctl``
+    since). It is 1 in a thread that survived the fork of a process with other threads.
     """
     return min(usable(), _engine.max_threads())
 
 
 def resolve(threads: Any) -> int:
-    """The number to run with: ``threads`` if given (TypeError, ValueError if not a positive int).
+    """The number of threads to run: ``threads`` if given (TypeError or ValueError unless it is a positive int).
 
-    Never more than are usable: the threads of a call wait for each other some thirty times, and with two on one
-    processor each of these takes as long as the system lets the other one run.
+    It is at most ``usable()``. The threads of a call wait for each other some thirty times, and if two share a
+    processor, each wait lasts as long as the system lets the other one run.
     """
     if threads is None:
         return available() if _engine.openmp else 1

@@ -1,45 +1,57 @@
-"""Weights out again, in the forms of other engines: what ``fastmnv2 convert`` writes.
+"""Export weights to the formats of other engines: this is what ``fastmnv2 convert`` writes.
 
-Every model takes the module's own input, images ``[n,96,96,3]`` in [0,1], and gives the features ``[n,1280]``; beside
-them, where the weights hold them, "predictions" (the head's output) or "logits" (ImageNet's 1001 scores).
+Every exported model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
+``[n,features]``. It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights
+have them.
 """
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from fastmnv2._version import __version__
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded, Source
 
 SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
-"""What a target may end in; without suffix it is the folder of a TF2 SavedModel."""
+"""Valid suffixes of a target; without one, the target is the folder of a TF2 SavedModel."""
+
+MARK = "fastmnv2.json"
+"""A file in the folder of a SavedModel, by which ``write`` knows what it may replace."""
+
+_OURS = frozenset({MARK, "saved_model.pb", "fingerprint.pb"})
+_VARIABLES = re.compile(r"variables/variables\.(index|data-\d+-of-\d+)")
 
 
 def write(target: str | os.PathLike[str], source: Source) -> Folded:
-    """Write ``source`` to ``target`` in the form that the suffix names, whole or not at all.
+    """Write ``source`` to ``target``, atomically, in the form that the suffix names.
 
     - ``.safetensors``: the native form, folded.
-    - ``.keras``, ``.h5``: a Keras model of standard layers, under keras.applications' names, with batch norms as far
-      as ``source`` has them; its output is the head's, or ImageNet's probabilities in a layer called "Logits", or
-      the features. Names of a head's classes are in a ``.keras`` file's ``classes.json``.
-    - ``.tflite``: float32, for one image; interpreters resize it.
+    - ``.keras``, ``.h5``: a Keras model of standard layers with keras.applications' names, and with batch norms if
+      ``source`` has them. Its output is the head's; without a head, ImageNet's probabilities (in a layer called
+      "Logits"); without logits, the features. In a ``.keras`` file, ``classes.json`` names the head's classes.
+    - ``.tflite``: float32, for one image; interpreters can resize it to more.
     - ``.onnx``: any number of images, opset 17.
     - no suffix: a folder with a TF2 SavedModel, for ``tf.saved_model.load``, ``hub.load`` and ``hub.KerasLayer``.
-      Called, it gives the features; its signature "serving_default" gives all outputs.
+      Calling it gives the features; its signature "serving_default" gives all outputs.
 
     Returns:
-        what was written, folded.
+        The folded weights that were written.
 
     Raises:
         WeightsError: ``source`` is not complete.
-        ValueError: another suffix.
+        ValueError: the suffix is unknown, 8-bit weights were to be written to another form than ``.safetensors``, or
+            ``target`` is something that must not be replaced.
         ImportError: a package is missing; the message says which.
         OSError: ``target`` can't be written.
     """
     path = Path(target)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name ending in {', '.join(SUFFIXES[:-1])}, or a folder without a suffix")
+    check_replaceable(path)
     if source.quantised and path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path}: 8-bit weights are written to .safetensors only; precision float32 dequantises them")
     folded = source.quantised or fold(source)
@@ -48,26 +60,55 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
         native.write(path, folded)
         return folded
-    # A name with the right suffix, which Keras wants, in a folder of its own.
-    scratch = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    # Keras insists on the suffix, so the temporary file keeps its name, in a temporary folder.
+    scratch = place.parent / f".{place.name}.{os.urandom(4).hex()}.tmp"
     try:
         scratch.mkdir()
     except OSError as error:
-        error.filename = str(path)  # the name that the user knows
+        error.filename = str(path)  # the user does not know the temporary name
         raise
     try:
         made = scratch / path.name
         _writer(path.suffix.lower())(made, source, folded)
-        if path.is_dir() and not path.is_symlink():
-            path.rename(scratch / "replaced")
-        made.replace(path)
+        if made.is_dir():
+            (made / MARK).write_text(json.dumps({"fastmnv2": __version__, "sha256": folded.sha256}) + "\n")
+        check_replaceable(path)  # again, because writing takes seconds
+        if place.is_dir():
+            place.rename(scratch / "replaced")
+        made.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folded
 
 
+def check_replaceable(path: Path) -> None:
+    """Make sure that writing to ``path`` replaces nothing but a file, or a SavedModel that ``write`` made.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    if not path.exists():
+        return
+    if path.suffix:
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: expected a file to write, got {'a folder' if path.is_dir() else 'a special file'}"
+            )
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected a folder to write, for a name without a suffix, got a file")
+    found = {entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()}
+    ours = MARK in found and all(name in _OURS or _VARIABLES.fullmatch(name) for name in found)
+    if not ours and any(path.iterdir()):
+        raise ValueError(
+            f"{path}: a folder that holds other files than fastmnv2 wrote is not replaced; remove it, or write to "
+            "another place"
+        )
+
+
 def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:
-    """The function that writes the form. ImportError if it lacks a package."""
+    """The function that writes a form. Raises ImportError, with the extra to install, if a package is missing."""
     needs, module = {
         ".keras": ("train", "keras_file"),
         ".h5": ("train", "keras_file"),

@@ -1,4 +1,4 @@
-"""Keras files of standard layers, which Keras reads without this package."""
+"""Keras files made of standard layers, so that Keras reads them without this package."""
 
 import json
 import zipfile
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from fastmnv2 import keras as own
-from fastmnv2.core.network import LOGITS
 from fastmnv2.weights.forms.keras import CLASSES_MEMBER
 from fastmnv2.weights.tensors import Folded, Source
 
@@ -22,14 +21,15 @@ def write(path: Path, source: Source, folded: Folded) -> None:
 
 
 def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
-    """Layers behind the pooling and their variables."""
+    """The layers after the pooling, with their variables."""
     import keras
 
     if folded.head is None:
         if not folded.has_logits:
             return []
-        kernel, bias = folded.tensors[LOGITS.weights_name][0, 0], folded.tensors[LOGITS.biases_name]
-        first = 0 if folded.has_background else 1  # a class that Keras' files don't have
+        logits = folded.network.logits
+        kernel, bias = folded.tensors[logits.weights_name][0, 0], folded.tensors[logits.biases_name]
+        first = 0 if folded.has_background else 1  # Keras' files have no background class
         layer = keras.layers.Dense(
             len(bias) - first, activation="softmax", name="Logits" if not first else "predictions"
         )
@@ -43,8 +43,10 @@ def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
         elif step.kind == "affine":
             scale, shift = step.tensors["scale"], step.tensors["shift"]
             norm = keras.layers.BatchNormalization(epsilon=1e-3, name=name)
-            # 0.999 + 0.001 is 1 in float32 too.
+            # Variance plus epsilon is 0.999 + 0.001, which is exactly 1 in float32.
             found.append((norm, [scale, shift, np.zeros_like(scale), np.full_like(scale, 0.999)]))
+        elif step.kind == "unit":
+            found.append((keras.layers.UnitNormalization(name=name), []))
         else:
             found.append((keras.layers.Activation(step.kind, name=name), []))
     return found

@@ -1,4 +1,4 @@
-"""ONNX files, made node by node with onnx's own helpers."""
+"""ONNX files, built node by node with onnx's own helpers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
 from fastmnv2 import _version
-from fastmnv2.core import network
-from fastmnv2.core.network import LAYERS, LOGITS, Layer
+from fastmnv2.core.network import Layer
 from fastmnv2.weights.tensors import Folded, Source
 
-_OPSET, _IR = 17, 9  # of 2022, which every runtime since then reads
+_OPSET, _IR = 17, 9  # from 2022: every runtime since then reads them
 
 
 class _Graph:
@@ -31,9 +30,9 @@ class _Graph:
 
 def write(path: Path, _source: Source, folded: Folded) -> None:
     """Write ``folded``; see ``fastmnv2.export``."""
-    graph = _Graph()
+    graph, network = _Graph(), folded.network
     features = _network(graph, folded)
-    outputs = [("features", network.FEATURES)]
+    outputs = [("features", network.features)]
     if folded.head is not None:
         x = features
         for number, step in enumerate(folded.head.steps):
@@ -42,19 +41,19 @@ def write(path: Path, _source: Source, folded: Folded) -> None:
         graph.add("Identity", [x], "predictions")
         outputs.append(("predictions", folded.head.outputs))
     elif folded.has_logits:
-        kernel = graph.constant(LOGITS.weights_name, folded.tensors[LOGITS.weights_name][0, 0])
-        bias = graph.constant(LOGITS.biases_name, folded.tensors[LOGITS.biases_name])
+        layer = network.logits
+        kernel = graph.constant(layer.weights_name, folded.tensors[layer.weights_name][0, 0])
+        bias = graph.constant(layer.biases_name, folded.tensors[layer.biases_name])
         graph.add("Gemm", [features, kernel, bias], "logits")
-        outputs.append(("logits", network.CLASSES))
+        outputs.append(("logits", network.classes))
 
     def values(name: str, *shape: int | str) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
 
-    size = network.SIZE
     made = helper.make_graph(
         graph.nodes,
-        "mobilenet_v2_075_96",
-        [values("images", size, size, 3)],
+        network.name,
+        [values("images", *network.image_shape)],
         [values(*o) for o in outputs],
         graph.tensors,
     )
@@ -76,20 +75,19 @@ def _network(graph: _Graph, folded: Folded) -> str:
     x = graph.add("Mul", ["images", span], "scaled")
     x = graph.add("Add", [x, start], "shifted")
     x = shortcut = graph.add("Transpose", [x], "channels_first", perm=[0, 3, 1, 2])
-    for layer in LAYERS[:-1]:
-        if layer.scope.endswith("/expand"):
+    for layer in folded.network.layers[:-1]:
+        if layer.takes_block_input:
             shortcut = x
         kernel = graph.constant(layer.weights_name, _oihw(layer, folded.tensors[layer.weights_name]))
         bias = graph.constant(layer.biases_name, folded.tensors[layer.biases_name])
-        # SAME: at stride 2 nothing is padded before.
-        before, after = (int(layer.kernel == 3 and layer.stride == 1), int(layer.kernel == 3))
+        (above, below), (left, right) = layer.padding
         x = graph.add(
             "Conv",
             [x, kernel, bias],
             layer.scope,
             kernel_shape=[layer.kernel] * 2,
             strides=[layer.stride] * 2,
-            pads=[before, before, after, after],
+            pads=[above, left, below, right],
             group=layer.in_channels if layer.kind == "depthwise" else 1,
         )
         if layer.relu6:
@@ -112,6 +110,11 @@ def _head_step(graph: _Graph, kind: str, x: str, tensors: list[str], name: str) 
     if kind == "affine":
         scaled = graph.add("Mul", [x, tensors[0]], f"{name}/scaled")
         return graph.add("Add", [scaled, tensors[1]], name)
+    if kind == "unit":  # divided by the length, or by what stands for the length of zeros
+        squares = graph.add("ReduceSumSquare", [x], f"{name}/squares", axes=[-1], keepdims=1)
+        least = graph.constant(f"{name}/least", np.float32(1e-12))
+        length = graph.add("Sqrt", [graph.add("Max", [squares, least], f"{name}/kept")], f"{name}/length")
+        return graph.add("Div", [x, length], name)
     if kind == "relu6":
         return graph.add("Clip", [x, "zero", "six"], name)
     operator = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}[kind]

@@ -1,4 +1,4 @@
-"""TFLite files and TF2 SavedModels, from TensorFlow's own converter and saver."""
+"""TFLite files and TF2 SavedModels, written by TensorFlow's own converter and saver."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from fastmnv2.core.head import TENSORS
-from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, SIZE, Layer
+from fastmnv2.core.network import BATCH_NORM, Layer
+from fastmnv2.export import tflite_metadata
+from fastmnv2.weights.forms.hub import RANGE_VARIABLE
 from fastmnv2.weights.tensors import Folded, Source
 
 _SPEC = {"dtype": tf.float32, "name": "images"}
@@ -18,21 +20,22 @@ def write_tflite(path: Path, _source: Source, folded: Folded) -> None:
     tensors = folded.tensors | (folded.head.tensors if folded.head else {})
     run = _outputs(folded, tensors.__getitem__, _folded_norm)
     module = tf.Module()
-    module.run = tf.function(run, input_signature=[tf.TensorSpec([1, SIZE, SIZE, 3], **_SPEC)])
-    # With a module that holds the function, the file has a signature with the outputs' names.
+    module.run = tf.function(run, input_signature=[tf.TensorSpec([1, *folded.network.image_shape], **_SPEC)])
+    # Passing the module that holds the function gives the file a signature with the outputs' names.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
-    path.write_bytes(converter.convert())
+    path.write_bytes(tflite_metadata.added(converter.convert(), folded.head.classes if folded.head else None))
 
 
 def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
-    """Write a folder; its variables have TF-Slim's names, with batch norms where ``source`` has them."""
-    trained = f"{LAYERS[0].scope}/BatchNorm/{BATCH_NORM[0]}" in source.tensors
+    """Write a folder. Its variables have TF-Slim's names, and include batch norms if ``source`` has them."""
+    trained = f"{folded.network.layers[0].scope}/BatchNorm/{BATCH_NORM[0]}" in source.tensors
     tensors = dict(source.tensors if trained else folded.tensors) | (folded.head.tensors if folded.head else {})
     module = tf.Module()
     names = {name: tf.Variable(values, trainable="moving_" not in name, name=name) for name, values in tensors.items()}
-    module.all_variables = list(names.values())
-    run = _outputs(folded, names.__getitem__, _norm if trained else _folded_norm)
-    batch = [tf.TensorSpec([None, SIZE, SIZE, 3], **_SPEC)]
+    said = tf.Variable(folded.range, trainable=False, dtype=tf.float32, name=RANGE_VARIABLE)
+    module.all_variables = [*names.values(), said]
+    run = _outputs(folded, names.__getitem__, _norm_of(folded.network.epsilon) if trained else _folded_norm)
+    batch = [tf.TensorSpec([None, *folded.network.image_shape], **_SPEC)]
     module.__call__ = tf.function(lambda images: run(images)["features"], input_signature=batch)
     signature = tf.function(run, input_signature=batch)
     tf.saved_model.save(module, str(path), signatures=signature.get_concrete_function())
@@ -41,9 +44,12 @@ def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
 _Get = Callable[[str], Any]
 
 
-def _norm(x: Any, layer: Layer, get: _Get) -> Any:
-    gamma, beta, mean, variance = (get(f"{layer.scope}/BatchNorm/{name}") for name in BATCH_NORM)
-    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, EPSILON)
+def _norm_of(epsilon: float) -> Callable[[Any, Layer, _Get], Any]:
+    def norm(x: Any, layer: Layer, get: _Get) -> Any:
+        gamma, beta, mean, variance = (get(f"{layer.scope}/BatchNorm/{name}") for name in BATCH_NORM)
+        return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+    return norm
 
 
 def _folded_norm(x: Any, layer: Layer, get: _Get) -> Any:
@@ -51,13 +57,13 @@ def _folded_norm(x: Any, layer: Layer, get: _Get) -> Any:
 
 
 def _outputs(folded: Folded, get: _Get, norm: Callable[[Any, Layer, _Get], Any]) -> Callable[[Any], dict[str, Any]]:
-    """A function of images that gives all outputs by name."""
+    """Return a function from images to all outputs by name."""
     black, white = folded.range
 
     def run(images: Any) -> dict[str, Any]:
         x = shortcut = images * (white - black) + black
-        for layer in LAYERS[:-1]:
-            if layer.scope.endswith("/expand"):
+        for layer in folded.network.layers[:-1]:
+            if layer.takes_block_input:
                 shortcut = x
             if layer.kind == "depthwise":
                 x = tf.nn.depthwise_conv2d(x, get(layer.weights_name), [1, layer.stride, layer.stride, 1], "SAME")
@@ -70,15 +76,19 @@ def _outputs(folded: Folded, get: _Get, norm: Callable[[Any, Layer, _Get], Any])
         if folded.head is not None:
             found["predictions"] = _predictions(folded, found["features"], get)
         elif folded.has_logits:
-            kernel = tf.reshape(get(LOGITS.weights_name), LOGITS.weights_shape[2:])
-            found["logits"] = tf.matmul(found["features"], kernel) + get(LOGITS.biases_name)
+            logits = folded.network.logits
+            kernel = tf.reshape(get(logits.weights_name), logits.weights_shape[2:])
+            found["logits"] = tf.matmul(found["features"], kernel) + get(logits.biases_name)
         return found
 
     return run
 
 
 def _predictions(folded: Folded, x: Any, get: _Get) -> Any:
-    functions = {"relu": tf.nn.relu, "relu6": tf.nn.relu6, "sigmoid": tf.sigmoid, "softmax": tf.nn.softmax}
+    functions = {
+        "relu": tf.nn.relu, "relu6": tf.nn.relu6, "sigmoid": tf.sigmoid, "softmax": tf.nn.softmax,
+        "unit": lambda y: tf.math.l2_normalize(y, axis=-1),
+    }  # fmt: skip
     for number, step in enumerate(folded.head.steps if folded.head else ()):
         if step.kind in functions:
             x = functions[step.kind](x)

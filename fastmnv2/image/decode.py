@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.image import jpeg, pillow, resizing
+from fastmnv2.image import jpeg, pillow
 from fastmnv2.image.jpeg import Buffer
 from fastmnv2.image.limits import MAX_BYTES
 from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
@@ -69,7 +69,12 @@ def read(
         ValueError: it is no such picture, is truncated or broken, or has too many pixels.
         ImportError: Pillow, or what the URL needs, is not installed.
     """
-    picture = open_picture(file, Options(exif=exif, max_pixels=max_pixels, background=background))
+    return read_with(file, Options(exif=exif, max_pixels=max_pixels, background=background))
+
+
+def read_with(file: "File", options: Options) -> NDArray[np.uint8]:
+    """The same with all options for decoding; it is neither cropped nor resized."""
+    picture = open_picture(file, options)
     height, width = picture.height, picture.width
     if picture.whole:
         return np.ascontiguousarray(picture.part(0, height, 0, width))
@@ -111,10 +116,9 @@ def load_image(
     Raises:
         OSError, ValueError, TypeError, ImportError: as ``read`` and ``resize``.
     """
-    resizing.check(size, method, crop)
-    options = Options(method, "exact", exif, max_pixels, crop, background)
+    options = Options(method, "exact", exif, max_pixels, size, crop, background)
     result = np.empty((*size, 3), np.float32)
-    open_picture(file, options, size).resize(result, options)
+    open_picture(file, options).resize(result, options)
     return result
 
 
@@ -145,8 +149,8 @@ def name_of(item: Any) -> str:
     return f"<{type(item).__name__}>"
 
 
-def open_picture(item: "File", options: Options, size: tuple[int, int] = SIZE, buffer: Buffer | None = None) -> Picture:
-    """Decodes ``item``, which is going to be resized to ``size``.
+def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -> Picture:
+    """Decodes ``item``.
 
     ``buffer`` gives memory of so many bytes, which holds the picture until the next call.
     """
@@ -155,21 +159,21 @@ def open_picture(item: "File", options: Options, size: tuple[int, int] = SIZE, b
         with _turns.turn(item):
             return pillow.of_pillow(item, name, options)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return _of_bytes(bytes(item), name, options, size, buffer)
+        return _of_bytes(bytes(item), name, options, buffer)
     if hasattr(item, "read"):
-        return _of_bytes(read_whole(item, name), name, options, size, buffer)
+        return _of_bytes(read_whole(item, name), name, options, buffer)
     if isinstance(item, str) and item.startswith("data:"):
-        return _of_bytes(_in_url(item, name), name, options, size, buffer)
+        return _of_bytes(_in_url(item, name), name, options, buffer)
     if isinstance(item, str) and "://" in item:
-        return _of_bytes(_fetch(item), name, options, size, buffer)
+        return _of_bytes(_fetch(item), name, options, buffer)
     if not isinstance(item, (str, os.PathLike)):
         raise TypeError(f"{_EXPECTED}, got {type(item).__name__}")
     with _opened(item) as stream:
         if stream.read(2) == jpeg.START:
             data = read_whole(stream, name, os.fstat(stream.fileno()).st_size)
-            return _of_bytes(data, name, options, size, buffer)
+            return _of_bytes(data, name, options, buffer)
         with io.BufferedReader(stream) as buffered:
-            return pillow.decode(buffered, name, options, size)
+            return pillow.decode(buffered, name, options)
 
 
 def _opened(path: str | os.PathLike[str] | os.PathLike[bytes]) -> Any:
@@ -215,13 +219,13 @@ def _in_url(url: str, name: str) -> bytes:
         raise ValueError(f"{name}: expected base64 in a data: URL: {error}") from error
 
 
-def _of_bytes(data: bytes, name: str, options: Options, size: tuple[int, int], buffer: Buffer | None) -> Picture:
+def _of_bytes(data: bytes, name: str, options: Options, buffer: Buffer | None) -> Picture:
     if data[:2] == jpeg.START:
-        array = jpeg.turbo(data, name, options, size, buffer)
+        array = jpeg.turbo(data, name, options, buffer)
         if array is not None:
             return pillow.of_array(array, orientation=_orientation(data) if options.exif else 1)
     try:
-        return pillow.decode(io.BytesIO(data), name, options, size)
+        return pillow.decode(io.BytesIO(data), name, options)
     except ValueError as error:
         if len(data) < _PATH_BYTES and b"\0" not in data and os.path.exists(data):
             says = "expected the bytes of a picture, got those of a path; hand over os.fsdecode(path)"

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import network
+from fastmnv2.core import network as networks
 from fastmnv2.core.errors import ImageError
 from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
@@ -23,6 +23,10 @@ Results = Generator[Result, None, None]
 
 class Network(Protocol):
     """What is wanted of a ``Model``."""
+
+    @property
+    def network(self) -> networks.Network:
+        """See ``Model.network``."""
 
     def embed(self, images: Any, *, threads: int | None = ..., normalize: bool = ...) -> NDArray[np.float32]:
         """See ``Model.embed``."""
@@ -39,11 +43,12 @@ def options(
     decode: Decode,
     exif: bool,
     max_pixels: int | None,
+    size: tuple[int, int],
     crop: Crop | None = None,
     background: Colour | None = None,
 ) -> Options:
-    """How pictures are read, checked; ``max_pixels`` is ``MAX_PIXELS`` unless given."""
-    return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels, crop, background)
+    """How pictures are read and what they become, checked; ``max_pixels`` is ``MAX_PIXELS`` unless given."""
+    return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels, size, crop, background)
 
 
 def embed_images(
@@ -60,14 +65,15 @@ def embed_images(
 ) -> NDArray[np.float32]:
     """See ``fastmnv2.embed_images``."""
     count = len(items) if isinstance(items, Sized) else None
+    features = model.network.features
     if out is not None:
-        _check_out(out, count)
+        _check_out(out, count, features)
     skipped: list[ImageError] = []
     results = vectors(
         model, items, options, batch_size=batch_size, threads=threads, normalize=normalize,
         on_error=(lambda error: _note(skipped, error)) if on_error == "skip" else on_error,
     )  # fmt: skip
-    known = out if out is not None else None if count is None else np.empty((count, network.FEATURES), np.float32)
+    known = out if out is not None else None if count is None else np.empty((count, features), np.float32)
     rows: list[NDArray[np.float32]] = []
     done = 0
     bar = progress_bar("", count, unit="pictures") if progress else contextlib.nullcontext(lambda done: None)
@@ -86,7 +92,7 @@ def embed_images(
         more = f"; and {skipped[-1].index} more" if len(skipped) > _NAMED else ""
         warnings.warn(f"skipped items that can't be read: {named}{more}", stacklevel=3)
     if known is None:
-        return np.stack(rows) if rows else np.empty((0, network.FEATURES), np.float32)
+        return np.stack(rows) if rows else np.empty((0, features), np.float32)
     return known[:done]
 
 
@@ -169,13 +175,13 @@ def _note(skipped: list[ImageError], error: ImageError) -> None:
         skipped[-1].index += 1
 
 
-def _check_out(out: Any, count: int | None) -> None:
+def _check_out(out: Any, count: int | None, features: int) -> None:
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out: expected a numpy array, got {type(out).__name__}")
     if out.dtype != np.float32:
         raise TypeError(f"out: expected dtype float32, got {out.dtype}")
-    if out.ndim != 2 or out.shape[1] != network.FEATURES or (count is not None and len(out) != count):
+    if out.ndim != 2 or out.shape[1] != features or (count is not None and len(out) != count):
         rows = "n" if count is None else count
-        raise ValueError(f"out: expected shape [{rows}, {network.FEATURES}], got {list(out.shape)}")
+        raise ValueError(f"out: expected shape [{rows}, {features}], got {list(out.shape)}")
     if not out.flags.writeable:
         raise ValueError("out: expected a writable array, got a read-only one")

@@ -54,13 +54,14 @@ def end_of_head(data: bytes) -> int:
     return at
 
 
-def shrinking(height: int, width: int, options: Options, size: tuple[int, int]) -> int:
+def shrinking(height: int, width: int, options: Options) -> int:
     """By how much the decoder may shrink: both edges of what is resized stay at least twice the target's."""
-    most = min(height // (2 * size[0]), width // (2 * size[1])) if options.decode == "scaled" else 1
+    rows, columns = options.size
+    most = min(height // (2 * rows), width // (2 * columns)) if options.decode == "scaled" else 1
     return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(most, 1))
 
 
-def turbo(data: bytes, name: str, options: Options, size: tuple[int, int], buffer: Buffer | None) -> Any:
+def turbo(data: bytes, name: str, options: Options, buffer: Buffer | None) -> Any:
     """uint8 [H,W,3] of a picture that Pillow would decode to the same bits, else None: Pillow says what is wrong."""
     simplejpeg = _simplejpeg()
     if not simplejpeg:
@@ -70,7 +71,7 @@ def turbo(data: bytes, name: str, options: Options, size: tuple[int, int], buffe
         if colours not in ("YCbCr", "Gray", "RGB") or sampling not in _STRICT:
             return None
         check_scans(data, name, height, width, options)
-        shrink = shrinking(height, width, options, size)
+        shrink = shrinking(height, width, options)
         height, width = -(-height // shrink), -(-width // shrink)
         smaller = {"min_height": height, "min_width": width} if shrink > 1 else {}
         room = buffer(height * width * 3) if buffer else None

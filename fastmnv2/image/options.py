@@ -21,18 +21,19 @@ _NAMED = {"white": "#ffffff", "black": "#000000"}
 class Options:
     """How pictures are decoded and resized; see ``fastmnv2.embed_images``.
 
-    Every field is a value that JSON gives back as it was: a background colour is kept as "#rrggbb".
+    A background colour is kept as "#rrggbb", of which there is one for each colour and which JSON gives back.
     """
 
     method: Method = "tf2"
     decode: Decode = "exact"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
+    size: tuple[int, int] = resizing.SIZE  # height and width that they become
     crop: Crop | None = None
     background: Colour | None = None
 
     def __post_init__(self) -> None:
-        resizing.check_method(self.method, self.crop)
+        resizing.check(self.size, self.method, self.crop)
         if self.decode not in ("exact", "scaled"):
             raise ValueError(f"decode: expected 'exact' or 'scaled', got {self.decode!r}")
         object.__setattr__(self, "background", _colour(self.background))

@@ -14,16 +14,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.atomic import writing
+from fastmnv2.core.atomic import check_writable, writing
 from fastmnv2.core.errors import CONTROLS
-from fastmnv2.core.network import FEATURES
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
 _FORMULA = ("=", "+", "-", "@")  # what makes spreadsheets compute a cell
 
 
 class Writer(abc.ABC):
-    """Takes batches: as many paths as rows of float32 ``[n,1280]``."""
+    """Takes batches: as many paths as rows of float32 ``[n,features]``."""
 
     @abc.abstractmethod
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
@@ -38,15 +37,15 @@ class Writer(abc.ABC):
 
 
 @contextlib.contextmanager
-def open_output(target: Path) -> Iterator[Writer]:
-    """A writer for the format that ``target``'s suffix names.
+def open_output(target: Path, features: int) -> Iterator[Writer]:
+    """A writer of vectors of a length for the format that ``target``'s suffix names.
 
-    - ``.npy``: float32 ``[n,1280]``, and after it in the same file the paths ``[n]``: ``numpy.load`` gives the
+    - ``.npy``: float32 ``[n,features]``, and after it in the same file the paths ``[n]``: ``numpy.load`` gives the
       first array of a file by its name, and one after the other of an open file.
-    - ``.npz``: arrays ``features`` float32 ``[n,1280]`` and ``paths`` ``[n]``.
-    - ``.csv``: columns path, f0 … f1279; the shortest decimals that give the float32 back. Control characters
+    - ``.npz``: arrays ``features`` float32 ``[n,features]`` and ``paths`` ``[n]``.
+    - ``.csv``: columns path, f0, f1 and on; the shortest decimals that give the float32 back. Control characters
       in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
-    - ``.parquet``: columns path (string) and features (float32 lists of 1280). Needs pyarrow.
+    - ``.parquet``: columns path (string) and features (float32 lists of their length). Needs pyarrow.
 
     Everything goes to a temporary file beside ``target``, which takes its place, whole, when the block ends without
     an exception; else it is removed and ``target`` is as it was.
@@ -56,6 +55,14 @@ def open_output(target: Path) -> Iterator[Writer]:
         OSError: ``target``'s folder does not exist or can't be written to.
         ImportError: pyarrow is needed and not installed.
     """
+    check_target(target)
+    with writing(target) as file, contextlib.closing(WRITERS[target.suffix.lower()](file, features)) as writer:
+        yield writer
+        writer.finish()
+
+
+def check_target(target: Path) -> None:
+    """Raise what ``open_output`` raises, without writing anything."""
     suffix = target.suffix.lower()
     if suffix not in WRITERS:
         raise ValueError(f"{target}: expected a name ending in {', '.join(WRITERS)}, got {suffix or 'none of them'!r}")
@@ -63,9 +70,9 @@ def open_output(target: Path) -> Iterator[Writer]:
         raise ValueError(f"{target}: expected a file to write, got a folder")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    with writing(target) as file, contextlib.closing(WRITERS[suffix](file)) as writer:
-        yield writer
-        writer.finish()
+    check_writable(target)
+    if suffix == ".parquet":
+        _pyarrow()
 
 
 def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
@@ -80,12 +87,12 @@ def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
 class Npy(Writer):
     """Rows of a .npy file; its header, of fixed length, is written again when their number is known."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._rows, self.paths = file, 0, list[str]()
+    def __init__(self, file: IO[bytes], features: int) -> None:
+        self._file, self._features, self._rows, self.paths = file, features, 0, list[str]()
         file.write(self._header())
 
     def _header(self) -> bytes:
-        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {FEATURES}), }}"
+        text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._features}), }}"
         return b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + text.ljust(117).encode() + b"\n"
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
@@ -109,13 +116,13 @@ class Npy(Writer):
 class Npz(Writer):
     """The rows wait in an unnamed temporary file, because a zip entry can't be written to twice."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], features: int) -> None:
         import tempfile
 
         folder = Path(file.name).parent
         self._file = file
         self._rows = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 -- lives as long as the writer
-        self._npy = Npy(self._rows)
+        self._npy = Npy(self._rows, features)
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """See ``Writer``."""
@@ -144,12 +151,12 @@ def _cell(path: str) -> str:
 class Csv(Writer):
     """Comma-separated, quoted where needed, one header line."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], features: int) -> None:
         import io
 
         self._text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="", write_through=True)
         self._csv = csv.writer(self._text)
-        self._csv.writerow(["path", *(f"f{i}" for i in range(FEATURES))])
+        self._csv.writerow(["path", *(f"f{i}" for i in range(features))])
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
         """See ``Writer``."""
@@ -161,18 +168,23 @@ class Csv(Writer):
         self._text.detach()
 
 
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
+        raise ImportError(says, name="pyarrow") from error
+    return pyarrow
+
+
 class Parquet(Writer):
     """A row group for about every thousand images."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
-            raise ImportError(says, name="pyarrow") from error
-        self._arrow: Any = pyarrow
-        schema = [("path", pyarrow.string()), ("features", pyarrow.list_(pyarrow.float32(), FEATURES))]
+    def __init__(self, file: IO[bytes], features: int) -> None:
+        self._arrow = pyarrow = _pyarrow()
+        self._features = features
+        schema = [("path", pyarrow.string()), ("features", pyarrow.list_(pyarrow.float32(), features))]
         self._schema = pyarrow.schema(schema)
         self._writer = pyarrow.parquet.ParquetWriter(file, self._schema)
         self._waiting: list[Any] = []
@@ -183,7 +195,7 @@ class Parquet(Writer):
         text = [path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths]
         # A copy: the caller may reuse its array while the rows wait.
         values = self._arrow.array(features.reshape(-1).copy())
-        lists = self._arrow.FixedSizeListArray.from_arrays(values, FEATURES)
+        lists = self._arrow.FixedSizeListArray.from_arrays(values, self._features)
         columns = [self._arrow.array(text, self._arrow.string()), lists]
         self._waiting.append(self._arrow.record_batch(columns, schema=self._schema))
         self._rows += len(paths)

@@ -55,7 +55,7 @@ def of_rgba(array: NDArray[np.uint8], background: tuple[int, int, int]) -> Pictu
     return Picture(len(array), array.shape[1], part, whole=False)
 
 
-def decode(stream: BinaryIO, name: str, options: Options, size: tuple[int, int]) -> Picture:
+def decode(stream: BinaryIO, name: str, options: Options) -> Picture:
     """The picture in a file.
 
     Raises:
@@ -70,32 +70,35 @@ def decode(stream: BinaryIO, name: str, options: Options, size: tuple[int, int])
         raise ValueError(f"{name}: expected a picture, got an empty file")
     stream.seek(0)
     try:
-        return _decoded(stream, name, options, size)
+        return _decoded(stream, name, options)
     except (MemoryError, TooLarge):
         raise
     except PIL.Image.DecompressionBombError as error:
         raise ValueError(f"{name}: more pixels than Pillow takes for safe: {error}") from error
     except Exception as error:
-        again = _without_metadata(stream, name, options, size)
+        again = _without_metadata(stream, name, options)
         if again:
             return again
         if isinstance(error, PIL.UnidentifiedImageError):
             expected = "expected a JPEG, PNG, BMP, WebP, GIF, TIFF, AVIF, PPM, ICO or HEIC picture"
-            raise ValueError(f"{name}: {expected}, got something else{_hint(stream)}") from error
+            lacking = _lacking(stream)
+            raise ValueError(f"{name}: {expected}, got something else{f' ({lacking})' if lacking else ''}") from (
+                ImportError(str(lacking)) if lacking else error  # by which it is known that another machine may read it
+            )
         raise _explained(error, name) from error
 
 
-def _decoded(stream: BinaryIO, name: str, options: Options, size: tuple[int, int]) -> Picture:
+def _decoded(stream: BinaryIO, name: str, options: Options) -> Picture:
     with _identified(stream) as opened:
-        return of_pillow(opened, name, options, size)
+        return of_pillow(opened, name, options, ours=True)
 
 
-def _without_metadata(stream: BinaryIO, name: str, options: Options, size: tuple[int, int]) -> Picture | None:
+def _without_metadata(stream: BinaryIO, name: str, options: Options) -> Picture | None:
     """The picture if it can be read without its metadata."""
     try:
         stream.seek(0)
         smaller = metadata.without(stream.read(limits.MAX_BYTES + 1))
-        return _decoded(io.BytesIO(smaller), name, options, size) if smaller else None
+        return _decoded(io.BytesIO(smaller), name, options) if smaller else None
     except Exception:  # the first error tells more
         return None
 
@@ -135,24 +138,33 @@ def _learn_heic() -> None:
     pillow_heif.register_heif_opener()
 
 
-def _hint(stream: BinaryIO) -> str:
+def _lacking(stream: BinaryIO) -> str | None:
+    """The reader that this installation lacks for a picture, if it is of a kind that Pillow may read elsewhere."""
     stream.seek(0)
-    return " (HEIC needs pillow-heif, which is not installed)" if _is_heic(stream) else ""
+    if _is_heic(stream):
+        return "HEIC needs pillow-heif, which is not installed"
+    head = stream.read(12)
+    kind = "AVIF" if head[4:12] == b"ftypavif" else "WEBP" if head[:4] + head[8:] == b"RIFFWEBP" else ""
+    import PIL.Image
+
+    return (
+        f"{kind} needs a newer Pillow, or one that was built with it" if kind and kind not in PIL.Image.OPEN else None
+    )
 
 
 # ---- a picture that Pillow has opened ----
 
 
-def of_pillow(opened: Any, name: str, options: Options, size: tuple[int, int] | None = None) -> Picture:
-    """Pillow's picture, decoded; of a JPEG that we have opened, no more than ``size`` needs."""
+def of_pillow(opened: Any, name: str, options: Options, *, ours: bool = False) -> Picture:
+    """Pillow's picture, decoded; of a JPEG that is ``ours``, no more than its size needs."""
     fresh = getattr(opened, "_im", None) is None  # else somebody has had it decoded, and paid for it
     kind = opened.format if fresh else None
     limits.check(name, opened.height, opened.width, options, kind, _strip(opened) if kind == "TIFF" else 0)
     try:
         if kind in ("JPEG", "MPO"):
             _check_jpeg(opened, name, options)
-            if size is not None:
-                shrink = jpeg.shrinking(opened.height, opened.width, options, size)
+            if ours:
+                shrink = jpeg.shrinking(opened.height, opened.width, options)
                 opened.draft(opened.mode, (opened.width // shrink, opened.height // shrink))
         turned = _loaded(opened)
         orientation = orientation_of(opened) if options.exif else _UNDONE.get(turned, turned)

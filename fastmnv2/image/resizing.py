@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import network
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.image import _resize
 
 Method = Literal["tf2", "tf1", "area"]
 Crop = Literal["center"]
 
 METHODS = ("tf2", "tf1", "area")
-SIZE = (network.SIZE, network.SIZE)
+SIZE = DEFAULT.size
+"""What pictures become where nobody says otherwise: "imagenet"'s height and width."""
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
 

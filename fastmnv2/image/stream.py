@@ -23,7 +23,8 @@ from fastmnv2.image.options import Options
 
 Images = NDArray[np.float32]
 Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
-"""What is wanted of a batch, float32 [n,h,w,3] in [0,1], on so many threads: one value for each image."""
+"""What is wanted of a batch, float32 [n,height,width,3] in [0,1], on so many threads: one value for each image."""
+
 
 _LATEST = 0.25  # seconds that a decoded picture waits for others: large ones would keep progress from being seen
 
@@ -62,11 +63,10 @@ def stream(
     compute: Compute,
     options: Options,
     *,
-    size: tuple[int, int] = resizing.SIZE,
     threads: int = 1,
     batch_size: int = 64,
 ) -> Generator[Result, None, None]:
-    """What ``compute`` makes of each item, resized to ``size``, in order.
+    """What ``compute`` makes of each item, in order.
 
     At most about ``batch_size`` items (or two a thread, if that is more) are held at a time, and a thread's batches
     are a part of that; a picture being decoded is held by each thread. Items are taken from the iterable, and open
@@ -78,18 +78,18 @@ def stream(
     copied, before that. The items of a list, a tuple or an array are all there from the start, and are not.
     """
     if isinstance(items, Sized) and len(items) == 1:  # no threads for one: they would cost more than resizing
-        yield from _one(next(iter(items)), compute, options, size, threads)
+        yield from _one(next(iter(items)), compute, options, threads)
         return
-    workers = _Workers(compute, options, size, threads, batch_size)
+    workers = _Workers(compute, options, threads, batch_size)
     try:
         yield from workers.run(iter(items), lasting=type(items) in (list, tuple, np.ndarray))
     finally:
         workers.stop()
 
 
-def _one(item: Any, compute: Compute, options: Options, size: tuple[int, int], threads: int) -> Iterator[Result]:
+def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterator[Result]:
     job = _Job(0, item)
-    image = np.empty((1, *size, 3), np.float32)
+    image = np.empty((1, *options.size, 3), np.float32)
     try:
         _load(_readable(item), options, image[0])
     except Exception as error:
@@ -106,10 +106,8 @@ class _Workers:
     them, perhaps after this module was imported.
     """
 
-    def __init__(
-        self, compute: Compute, options: Options, size: tuple[int, int], threads: int, batch_size: int
-    ) -> None:
-        self._compute, self._options, self._size = compute, options, size
+    def __init__(self, compute: Compute, options: Options, threads: int, batch_size: int) -> None:
+        self._compute, self._options = compute, options
         self._most = max(batch_size, 2 * threads)
         self._batch = max(1, self._most // (2 * threads))
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -157,7 +155,7 @@ class _Workers:
         if isinstance(job.data, (bytearray, memoryview)):
             job.data = bytes(job.data)
         elif _is_picture(job.data) or _is_array(job.data):
-            job.image = np.empty((*self._size, 3), np.float32)
+            job.image = np.empty((*self._options.size, 3), np.float32)
             _load(job.data, self._options, job.image)
             job.data = None
 
@@ -192,7 +190,7 @@ class _Workers:
                 self._changed.notify_all()
 
     def _go_on(self) -> None:
-        images = np.empty((self._batch, *self._size, 3), np.float32)
+        images = np.empty((self._batch, *self._options.size, 3), np.float32)
         waiting: list[_Job] = []
         since = 0.0
         room = _Room()
@@ -260,10 +258,9 @@ def _is_array(item: Any) -> bool:
 
 
 def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
-    """One item, resized into ``out`` [h,w,3]."""
+    """One item, resized into ``out`` [height,width,3]."""
     if isinstance(item, (str, bytes, bytearray, memoryview)) or _is_picture(item) or hasattr(item, "__fspath__"):
-        size = (out.shape[0], out.shape[1])
-        decode.open_picture(item, options, size, room).resize(out, options)
+        decode.open_picture(item, options, room).resize(out, options)
         return
     array = _as_array(item, options)
     if array.shape[2] == 4 and options.rgb:

@@ -1,4 +1,4 @@
-"""How good predictions are."""
+"""Quality measures of predictions."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class ClassMeasures(NamedTuple):
-    """Of one class: how many pictures it has, and what share of the predicted are right and of the right predicted."""
+    """Picture count, precision and recall of one class."""
 
     pictures: int
     precision: float
@@ -15,7 +15,7 @@ class ClassMeasures(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Predictions of about the same probability: their mean, the share that is right, how many there are."""
+    """Predictions of similar probability: mean probability, share that is right, number of predictions."""
 
     said: float
     right: float
@@ -23,7 +23,7 @@ class Bin(NamedTuple):
 
 
 class Measures:
-    """Of probabilities ``[n,classes]`` against the classes' members, bool ``[n,classes]``."""
+    """Measures of probabilities ``[n,classes]`` against the true members of the classes, bool ``[n,classes]``."""
 
     def __init__(self, probabilities: NDArray[np.float64], members: NDArray[np.bool_], exclusive: bool) -> None:
         self.probabilities, self.members, self.exclusive = probabilities, members, exclusive
@@ -36,18 +36,18 @@ class Measures:
 
     @property
     def accuracy(self) -> float:
-        """Share of pictures whose label, or all of whose labels, are right."""
+        """Share of pictures whose labels are all right."""
         return float(self.right.mean())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the accuracy on other such pictures is with 95 %: Wilson's score interval (1927)."""
+        """The 95 % interval of the accuracy on similar pictures: Wilson's score interval (1927)."""
         n, p, z = len(self.right), self.accuracy, 1.959964
         centre, spread = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
         return float((centre - spread) / (1 + z * z / n)), float((centre + spread) / (1 + z * z / n))
 
     def classes(self) -> list[ClassMeasures]:
-        """Of each class; where nothing was predicted, precision is NaN."""
+        """Measures of each class. If a class was never predicted, its precision is NaN."""
         hits = (self.predicted & self.members).sum(axis=0)
         said, there = self.predicted.sum(axis=0), self.members.sum(axis=0)
         with np.errstate(invalid="ignore"):
@@ -56,13 +56,13 @@ class Measures:
             ]
 
     def confusion(self) -> NDArray[np.intp]:
-        """``[is,predicted]``: how many pictures; for exclusive classes."""
+        """Number of pictures, ``[true class, predicted class]``; for exclusive classes."""
         found = np.zeros((self.members.shape[1],) * 2, np.intp)
         np.add.at(found, (self.members.argmax(axis=1), self.predicted.argmax(axis=1)), 1)
         return found
 
     def confused(self, most: int = 5) -> list[tuple[int, int, int]]:
-        """(is, predicted, how many) of the classes that are taken for others, most first."""
+        """The most frequent confusions: (true class, predicted class, number of pictures)."""
         counts = self.confusion()
         np.fill_diagonal(counts, 0)
         order = np.argsort(-counts, axis=None, kind="stable")[:most]
@@ -72,7 +72,7 @@ class Measures:
         return [pair for pair in pairs if pair[2]]
 
     def reliability(self, bins: int = 10) -> list[Bin]:
-        """Of the predictions made, by the probability that they were given; empty bins are left out."""
+        """The predictions in bins of their probability, without empty bins."""
         if self.exclusive:
             said, right = self.probabilities.max(axis=1), self.right
         else:
@@ -82,7 +82,7 @@ class Measures:
         return [Bin(float(said[rows].mean()), float(right[rows].mean()), len(rows)) for rows in found if len(rows)]
 
     def worst(self, most: int = 24) -> list[int]:
-        """Rows of wrong predictions, those that give the least to what is right first."""
+        """Rows of wrong predictions, starting with the lowest probability of the truth."""
         truth = np.where(self.members, self.probabilities, 1 - self.probabilities).min(axis=1)
         rows = np.flatnonzero(~self.right)
         return [int(row) for row in rows[np.argsort(truth[rows], kind="stable")][:most]]

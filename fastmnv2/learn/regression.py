@@ -1,4 +1,4 @@
-"""Logistic regression on features, its strength chosen by cross-validation."""
+"""Logistic regression on features, with its strength chosen by cross-validation."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -19,23 +19,23 @@ _Array = NDArray[np.float32]
 _Wide = NDArray[np.float64]
 
 STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Values of scikit-learn's C that are tried, on standardised features: the smaller, the more regularised."""
+"""Values of scikit-learn's C to try, on standardised features. A smaller C regularises more."""
 
 
 class Linear(NamedTuple):
-    """A linear layer on plain features: kernel ``[1280,classes]`` and bias ``[classes]``."""
+    """A linear layer on plain features: kernel ``[features,classes]`` and bias ``[classes]``."""
 
     kernel: _Array
     bias: _Array
 
 
 class Choice(NamedTuple):
-    """What cross-validation found.
+    """The result of the cross-validation.
 
     Attributes:
         strength: the best of ``STRENGTHS``.
-        losses: mean log-loss a picture at each that was tried.
-        probabilities: float64 ``[n,classes]`` of each picture, from the fold that was not trained on it.
+        losses: mean log-loss per picture at each strength that was tried.
+        probabilities: float64 ``[n,classes]`` of each picture, from the layer that was not trained on it.
     """
 
     strength: float
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 def folds(members: NDArray[np.bool_], groups: list[Any], count: int, seed: int) -> list[NDArray[np.intp]]:
-    """Rows of each fold: classes spread evenly where they are exclusive, equal files always in the same one."""
+    """Rows of each fold. Exclusive classes are spread evenly; equal files are always in the same fold."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     ids = np.array([numbers[group] for group in groups])
     if (members.sum(axis=1) == 1).all():
@@ -56,9 +56,9 @@ def folds(members: NDArray[np.bool_], groups: list[Any], count: int, seed: int) 
 
 
 def choose(features: _Array, members: NDArray[np.bool_], parts: list[NDArray[np.intp]], *, balanced: bool) -> Choice:
-    """The strength with the least log-loss on pictures that were not trained on.
+    """Find the strength with the lowest log-loss on held-out pictures.
 
-    ``features`` are ``[n,variants,1280]``: all variants are trained on, the first alone is judged.
+    ``features`` are ``[n,variants,features]``: training uses all variants, the loss only the first.
     """
     losses: dict[float, float] = {}
     best: _Wide = np.empty(0)
@@ -73,7 +73,7 @@ def choose(features: _Array, members: NDArray[np.bool_], parts: list[NDArray[np.
         if losses[strength] == min(losses.values()):
             best = found
         elif len(losses) >= 3 and all(losses[s] > min(losses.values()) for s in list(losses)[-2:]):
-            break  # it gets worse from here
+            break  # larger strengths only get worse
     return Choice(min(losses, key=lambda strength: losses[strength]), losses, best)
 
 
@@ -89,7 +89,7 @@ def _log_loss(found: _Wide, members: NDArray[np.bool_]) -> float:
 
 
 def probabilities(layer: Linear, features: _Array, *, exclusive: bool) -> _Wide:
-    """What the layer makes of features ``[n,1280]``: softmax over exclusive classes, else each class's sigmoid."""
+    """Apply the layer to features ``[n,features]``: softmax for exclusive classes, else a sigmoid per class."""
     from fastmnv2.core import head
 
     logits = features.astype(np.float64) @ layer.kernel.astype(np.float64) + layer.bias
@@ -97,14 +97,14 @@ def probabilities(layer: Linear, features: _Array, *, exclusive: bool) -> _Wide:
 
 
 def fit(features: _Array, members: NDArray[np.bool_], strength: float, *, balanced: bool) -> Linear:
-    """Logistic regression on standardised features, as a layer on plain ones."""
+    """Logistic regression on standardised features, returned as a layer on plain features."""
     variants = features.shape[1]
     x = features.reshape(-1, features.shape[2])
     mean, deviation = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
-    deviation[deviation < 1e-6] = np.inf  # always the same: of no use
+    deviation[deviation < 1e-6] = np.inf  # constant features carry no information
     x = ((x - mean) / deviation).astype(np.float32)
     wanted = members.repeat(variants, axis=0)
-    # A second thread costs more than it brings: the products are small.
+    # One thread: the products are too small for a second one to pay off.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if _exclusive(members):
@@ -122,14 +122,14 @@ def _regression(strength: float, balanced: bool) -> Any:
 
 def _softmax_layer(x: _Array, wanted: NDArray[np.bool_], strength: float, balanced: bool) -> tuple[_Wide, _Wide]:
     count = wanted.shape[1]
-    weights, bias = np.zeros((x.shape[1], count)), np.full(count, -30.0)  # classes that are not in this fold
+    weights, bias = np.zeros((x.shape[1], count)), np.full(count, -30.0)  # classes that are missing in this fold
     labels = wanted.argmax(axis=1)
     present = np.unique(labels)
     if len(present) == 1:
         bias[present] = 0
         return weights, bias
     found = _regression(strength, balanced).fit(x, labels)
-    if len(present) == 2:  # one column, of the second: softmax of (-z/2, z/2) is sigmoid of z
+    if len(present) == 2:  # scikit-learn has only the second class's column z; softmax(-z/2, z/2) is sigmoid(z)
         weights[:, present] = np.stack([-found.coef_[0], found.coef_[0]], 1) / 2
         bias[present] = np.array([-found.intercept_[0], found.intercept_[0]]) / 2
     else:

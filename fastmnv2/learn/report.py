@@ -1,4 +1,4 @@
-"""The HTML report: one file, without scripts, that any browser shows."""
+"""The HTML report: one file without scripts, for any browser."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from fastmnv2.learn.measures import Bin
 if TYPE_CHECKING:
     from fastmnv2.learn.study import Outcome
 
-_MATRIX_LIMIT = 40  # classes that a table still shows
+_MATRIX_LIMIT = 40  # most classes in the full matrix
 _THUMBNAIL = 128
 
 _STYLE = """
@@ -31,26 +31,26 @@ figure img { max-width: 8rem; max-height: 8rem; } figcaption { font-size: .8rem;
 
 
 def write(path: Path, outcome: "Outcome") -> None:
-    """Write the report on ``outcome``, whole or not at all."""
+    """Write the report on ``outcome``, atomically."""
     text = page(outcome).encode("utf-8", "replace")
     with writing(path) as file:
         file.write(text)
 
 
 def page(outcome: "Outcome") -> str:
-    """The whole page."""
+    """The page as HTML."""
     low, high = outcome.measures.interval
     what = "pictures are put into the right class" if outcome.data.exclusive else "pictures get all labels right"
     parts = [
         f"<h1>{len(outcome.data.paths)} pictures, {len(outcome.data.classes)} classes</h1>",
         f'<p><strong id="accuracy">{outcome.measures.accuracy:.1%}</strong> of {what} by a head that was not trained '
-        f"on them; on others like them, expect {low:.1%} to {high:.1%}.</p>",
+        f"on them. Expect {low:.1%} to {high:.1%} on similar pictures.</p>",
         "".join(f'<p class="note">{_text(note)}</p>' for note in outcome.notes),
         "<h2>Classes</h2>",
         _classes(outcome),
     ]
     if outcome.data.exclusive:
-        parts += ["<h2>What is taken for what</h2>", _matrix(outcome)]
+        parts += ["<h2>Confusion matrix</h2>", _matrix(outcome)]
     parts += ["<h2>Probabilities</h2>", _reliability(outcome.measures.reliability())]
     parts += ["<h2>Strength of the regression</h2>", _strengths(outcome)]
     parts += ["<h2>Worst mistakes</h2>", _mistakes(outcome), f'<p class="note">fastmnv2 {__version__}</p>']
@@ -91,7 +91,7 @@ def _matrix(outcome: "Outcome") -> str:
             [f"<td>{_text(names[i])}</td><td>{_text(names[j])}</td><td>{count}</td>"]
             for i, j, count in outcome.measures.confused(50)
         ]
-        return _table(["is", "taken for", "pictures"], rows)
+        return _table(["true", "predicted", "pictures"], rows)
     rows = []
     for i, name in enumerate(names):
         share = counts[i] / max(1, counts[i].sum())
@@ -101,7 +101,7 @@ def _matrix(outcome: "Outcome") -> str:
             for j, count in enumerate(counts[i])
         ]
         rows.append([f"<td>{_text(name)}</td>", *cells])
-    note = '<p class="note">A row is what pictures are, a column what they are taken for.</p>'
+    note = '<p class="note">Rows are the true classes, columns the predicted ones.</p>'
     return note + _table(["", *map(_text, names)], rows, "matrix")
 
 
@@ -116,7 +116,7 @@ def _reliability(bins: list[Bin]) -> str:
         for b in bins
     )
     return (
-        '<p class="note">How often predictions of a probability are right; the dashed line is as often as they say.</p>'
+        '<p class="note">How often predictions of each probability are right. On the dashed line, both are equal.</p>'
         '<svg id="reliability" width="320" height="320" viewBox="0 0 320 320" role="img" aria-label="reliability">'
         '<rect x="30" y="20" width="260" height="260" fill="none" stroke="#8888"/>'
         f'<path d="M{at(0, 0)} L{at(1, 1)}" stroke="#888" stroke-dasharray="4"/>'
@@ -133,8 +133,8 @@ def _strengths(outcome: "Outcome") -> str:
         for strength, loss in outcome.losses.items()
     ]
     return _table(["C", "log-loss"], rows) + (
-        '<p class="note">The smaller C, the more regularised. It was chosen on the same folds that the accuracy is '
-        "measured on, which flatters the latter a little.</p>"
+        '<p class="note">A smaller C regularises more. It was chosen on the same folds that measure the accuracy, '
+        "which makes the accuracy slightly optimistic.</p>"
     )
 
 
@@ -149,7 +149,7 @@ def _mistakes(outcome: "Outcome") -> str:
         )
         figures.append(
             f'<figure class="mistake"><img src="{_thumbnail(path)}" alt=""><figcaption>{_text(Path(path).name)}<br>'
-            f"is {is_of}<br>taken for {said or 'none'}</figcaption></figure>"
+            f"true: {is_of}<br>predicted: {said or 'none'}</figcaption></figure>"
         )
     return "".join(figures) or "<p>None.</p>"
 

@@ -12,8 +12,8 @@ from fastmnv2.weights.tensors import Source
 __all__ = ["Source", "read"]
 
 FORMS = (
-    "a TF1 hub module (folder or .tar.gz), a TF-Slim checkpoint, Keras weights (.h5, .weights.h5, .keras), "
-    "a TFLite file, or a native .safetensors"
+    "a hub module or SavedModel (folder or .tar.gz), a TF-Slim checkpoint, release (.tgz) or frozen graph (.pb), "
+    "Keras weights (.h5, .weights.h5, .keras), a TFLite file, or a native .safetensors"
 )
 
 
@@ -119,4 +119,10 @@ def _read(path: Path) -> Source:
         from fastmnv2.weights.forms import tflite
 
         return tflite.read(path)
+    if path.name == "saved_model.pb":
+        return hub.read(path.parent)
+    if head[:1] == b"\x0a":  # what every GraphDef begins with: its first node
+        from fastmnv2.weights.forms import frozen
+
+        return frozen.read(path)
     raise WeightsError(f"{path}: expected {FORMS}; it starts with {head[:8]!r}")

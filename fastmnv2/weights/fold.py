@@ -4,27 +4,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import BATCH_NORM, EPSILON, LAYERS, LOGITS, Layer, Shapes
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, Layer, Network, Shapes
 from fastmnv2.weights.tensors import Folded, Source, Tensors
 
 
 def fold(source: Source) -> Folded:
     """Check ``source`` against the network and fold its batch norms, in float64, rounding once.
 
-    ``scale = gamma / sqrt(moving_variance + 0.001)``, ``kernel' = kernel * scale`` for each output channel,
+    ``scale = gamma / sqrt(moving_variance + epsilon)``, ``kernel' = kernel * scale`` for each output channel,
     ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that came
     with biases are taken as they are, without a copy where they are float32 and contiguous.
 
     Raises:
-        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; or something
-            stands before the network or behind it that can't be run.
+        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; nothing says
+            the size of images; or something stands before the network or behind it that can't be run.
     """
-    if source.input_error or source.head_error:
-        raise WeightsError(f"{source.origin}: {source.input_error or source.head_error}")
+    if source.input_error:
+        raise WeightsError(f"{source.origin}: {source.input_error}")
+    if source.head_error:
+        how = "" if "head=False" in source.head_error else "; head=False leaves out what stands behind the pooling"
+        raise WeightsError(f"{source.origin}: {source.head_error}{how}")
     _check_complete(source)
     tensors: Tensors = {}
-    for layer in LAYERS:
-        if layer == LOGITS and layer.weights_name not in source.tensors:
+    for layer in source.network.layers:
+        if layer.is_logits and layer.weights_name not in source.tensors:
             continue
         kernel, bias = _fold_layer(source, layer)
         tensors[layer.weights_name] = kernel
@@ -33,7 +36,7 @@ def fold(source: Source) -> Folded:
 
 
 def _is_folded(source: Source, layer: Layer) -> bool:
-    return layer == LOGITS or f"{layer.scope}/BatchNorm/{BATCH_NORM[0]}" not in source.tensors
+    return layer.is_logits or f"{layer.scope}/BatchNorm/{BATCH_NORM[0]}" not in source.tensors
 
 
 def _expected(source: Source, layer: Layer) -> Shapes:
@@ -42,27 +45,39 @@ def _expected(source: Source, layer: Layer) -> Shapes:
     return layer.folded() if folded else layer.trained()
 
 
+def _table(source: Source, network: Network) -> Shapes:
+    """Names and shapes of the tensors that there must be."""
+    expected: Shapes = {}
+    for layer in network.layers:
+        if not layer.is_logits or layer.weights_name in source.tensors:
+            expected |= _expected(source, layer)
+    return expected
+
+
 def _check_complete(source: Source) -> None:
     present = source.tensors
-    layers = LAYERS if LOGITS.weights_name in present else LAYERS[:-1]
-    expected: Shapes = {}
-    for layer in layers:
-        expected |= _expected(source, layer)
-    missing = [name for name in expected if name not in present]
+    named = _table(source, DEFAULT)
+    missing = [name for name in named if name not in present]
     if missing:
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
         raise WeightsError(
-            f"{source.origin}: {len(missing)} of {len(expected)} tensors are missing: {', '.join(missing[:4])}{more}"
+            f"{source.origin}: {len(missing)} of {len(named)} tensors are missing: {', '.join(missing[:4])}{more}"
         )
+    expected = _table(source, source.network)
     wrong = [name for name, shape in expected.items() if present[name].shape != shape]
     if wrong:
         name = wrong[0]
         hint = ""
         if len(wrong) > len(expected) // 4:
-            hint = "; this looks like another depth multiplier than 0.75"
+            hint = f"; no multiplier gives such channels, {source.network.multiplier:g} the most of them"
         raise WeightsError(
             f"{source.origin}: {name}: expected shape {list(expected[name])}, got {list(present[name].shape)} "
             f"({len(wrong)} of {len(expected)} tensors differ{hint})"
+        )
+    if source.head is not None and source.head.inputs != source.network.features:
+        raise WeightsError(
+            f"{source.origin}: {source.head.steps[0].name}: expected {source.network.features} inputs, the network's "
+            f"features, got {source.head.inputs}"
         )
     for name in expected:
         _check_finite(source.origin, name, present[name])
@@ -92,7 +107,7 @@ def _fold_layer(source: Source, layer: Layer) -> tuple[NDArray[np.float32], NDAr
             f"{source.origin}: {layer.scope}/BatchNorm/moving_variance: expected no negative values, "
             f"got {np.min(variance)}"
         )
-    scale = gamma / np.sqrt(variance + EPSILON)
+    scale = gamma / np.sqrt(variance + source.network.epsilon)
     # A depthwise kernel has its channels on the third axis, the others on the fourth.
     wide = scale[:, np.newaxis] if layer.kind == "depthwise" else scale
     with np.errstate(over="ignore"):

@@ -12,7 +12,8 @@ from fastmnv2.weights.tensors import Folded
 def pack(folded: Folded) -> tuple[Folded, str]:
     """What to pickle: weights whose tensors are left out, and their digest, or whole weights and ""."""
     if folded.file and os.path.isfile(folded.file):
-        return dataclasses.replace(folded, tensors={}), folded.digest
+        network = folded.network
+        return dataclasses.replace(folded, tensors={}, multiplier=network.multiplier, size=network.size), folded.digest
     return folded, ""
 
 

@@ -1,19 +1,19 @@
 """What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
 import dataclasses
-import math
 import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastmnv2.core.errors import WeightsError, WeightsUnavailable
+from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
-from fastmnv2.weights import PRECISIONS, Source, cache, read, refusing
+from fastmnv2.core.network import checked_size
+from fastmnv2.weights import PRECISIONS, Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
-from fastmnv2.weights.tensors import Folded
+from fastmnv2.weights.tensors import RANGE_LIMIT, Folded, is_range
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
@@ -27,6 +27,8 @@ def resolve(weights: Any, **how: Any) -> Folded:
     """
     found = adapted(weights, **how)
     if isinstance(found, Folded):
+        if found.input_error or found.head_error:
+            raise WeightsError(f"{found.origin}: {found.input_error or found.head_error}")
         return found
     try:
         return fold(found)
@@ -40,23 +42,36 @@ def adapted(
     weights: Any,
     *,
     download: bool = True,
-    precision: str = "float32",
+    precision: str | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
+    size: Any = None,
 ) -> Source:
     """The same before folding, with batch norms where the form has them."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    if precision not in (None, *PRECISIONS):
+        raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))} or None, got {precision!r}")
+    precision = precision or own_precision(weights)
     if precision == "int8" and input_range is not None:
-        raise ValueError("input_range: 8-bit files say themselves what their integers stand for; expected None")
+        raise ValueError(
+            "input_range: 8-bit files say themselves what their integers stand for; expected None, or "
+            "precision='float32', which dequantises them"
+        )
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
+    if size is not None:
+        size, notes = checked_size(size), found.notes
+        if found.size not in (None, size):
+            notes += (f"the file's own size of images, {' x '.join(map(str, found.size or ()))}, is set aside",)
+        found = dataclasses.replace(found, size=size, notes=notes, file="")
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes
         if found.input_range not in (None, (black, white)):
             notes += (f"the file's own input range, {list(found.input_range or ())}, is set aside",)
         found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes, file="")
+    elif doubt := first_layer.doubt(found):
+        warnings.warn(f"{printable(found.origin)}: {doubt}", stacklevel=2)
+        found = dataclasses.replace(found, notes=(*found.notes, doubt), file="")
     if not head:
         found = dataclasses.replace(found, head=None, head_error="", file="")
     elif classes is not None and not found.head_error:
@@ -69,11 +84,22 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
         black, white = (float(edge) for edge in input_range)
     except (TypeError, ValueError):
         black = white = 0.0
-    if not (math.isfinite(black) and math.isfinite(white)) or black == white:
+    if not is_range(black, white):
         raise ValueError(
-            f"input_range: expected two numbers, what black and white become, such as (-1, 1); got {input_range!r}"
+            "input_range: expected two numbers that float32 tells apart, what black and white become, such as (-1, 1), "
+            f"no larger than {RANGE_LIMIT:g}; got {input_range!r}"
         )
     return black, white
+
+
+def own_precision(weights: Any) -> str:
+    """What a model of ``weights`` computes in unless it is told: a native file's own, which it says, else float32."""
+    name = os.environ.get("FASTMNV2_WEIGHTS") if weights is None or weights == IMAGENET else weights
+    if not isinstance(name, (str, os.PathLike)) or name in (None, UNTRAINED) or not os.path.isfile(name):
+        return "float32"
+    from fastmnv2.weights.forms import native
+
+    return native.precision_of(Path(name))
 
 
 def resolve_source(weights: Any, *, download: bool = True) -> Source:

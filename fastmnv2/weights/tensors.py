@@ -1,8 +1,6 @@
 """Sets of named arrays and where they came from: as read from a file, and folded, as the network runs."""
 
 import functools
-import math
-import warnings
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -10,14 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
-from fastmnv2.core.errors import printable
+from fastmnv2.core.errors import WeightsError, printable
 from fastmnv2.core.head import Head, softmax
-from fastmnv2.core.network import LAYERS, LOGITS, SIZE
+from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
 
 Tensors = dict[str, NDArray[np.float32]]
 
 INPUT_RANGE = (-1.0, 1.0)
 """What black and white become before the network, in the module and in keras.applications."""
+
+RANGE_LIMIT = 1e30
+"""What black and white may become at most: the first convolution's sums still fit into float32."""
 
 _NOTES_LIMIT = 20
 
@@ -25,25 +26,35 @@ NO_BACKGROUND = -1e30
 """The logit that stands for a class which a file does not have: its probability is 0."""
 
 
-def range_of(scale: float, shift: float) -> tuple[float, float] | None:
+def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple[float, float] | None:
     """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.
 
-    A file says what it does, not what to: pixels in [0,255], or in [0,1]. What becomes of pixels is of the order of
-    1, and an offset is never many times a pixel's largest value. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+    Args:
+        scale: the factor.
+        shift: what is added.
+        pixels: whether ``x`` is in [0,255] or in [0,1]; None where the file says what it does, not what to. Nobody
+            shrinks what is in [0,1], nor adds many times its largest value: then ``x`` is in [0,255]. So 1/127.5 and
+            -1 are for [0,255], 2 and -1 for [0,1].
     """
-    pixels = 255 * abs(scale) <= 16 or abs(shift) > 8 * abs(scale)
-    # Rounded, so that 255 * (1 / 127.5) is 2.
-    black, white = (float(np.float32(value)) for value in (shift, scale * (255 if pixels else 1) + shift))
-    return (black, white) if math.isfinite(black) and math.isfinite(white) and black != white else None
+    if pixels is None:
+        pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
+    black, white = (_rounded(value) for value in (shift, scale * (255 if pixels else 1) + shift))
+    return (black, white) if is_range(black, white) else None
 
 
-def other_size(origin: str, height: int, width: int) -> list[str]:
-    """Warns of a file made for images of another size, whose weights can be used all the same; the note on it."""
-    if (height, width) == (SIZE, SIZE):
-        return []
-    says = f"made for images of {height} x {width}, used for {SIZE} x {SIZE}, where its features are others"
-    warnings.warn(f"{printable(origin)}: {says}", stacklevel=2)
-    return [says]
+def _rounded(value: float) -> float:
+    """As float32, and the whole number that it is but for a float32's error: 255 * (1 / 127.5) is 2."""
+    if abs(value) < 1e6 and abs(value - round(value)) <= 1e-6 * max(abs(value), 1):
+        return float(round(value))
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def is_range(black: float, white: float) -> bool:
+    """Whether a network can be run on images between these numbers: float32 tells them apart, and sums of them fit."""
+    if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
+        return False
+    return bool(np.float32(black) != np.float32(white))
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,8 @@ class Source:
     input_error: str = ""  # why what stands before the network can't be run, if it can't
     head: Head | None = None
     head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
+    size: tuple[int, int] | None = None  # height and width of images, if it is said
+    multiplier: float | None = None  # of channels, if it is said; else the tensors' shapes tell it
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]
@@ -71,10 +84,39 @@ class Source:
             kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
         object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
 
+    @functools.cached_property
+    def network(self) -> Network:
+        """The member of the family that these are weights of.
+
+        Raises:
+            WeightsError: nothing says the size of images, or there is no network for that size.
+        """
+        multiplier = self.multiplier or nearest_multiplier(_channels(self.tensors))
+        size = self.size or (DEFAULT.size if multiplier == DEFAULT.multiplier else None)
+        if size is None:
+            raise WeightsError(
+                f"{self.origin}: nothing here says what size of images these weights are for; size= does, "
+                "as in load(..., size=224)"
+            )
+        try:
+            return of(multiplier, *size)
+        except (ValueError, OverflowError) as error:
+            raise WeightsError(
+                f"{self.origin}: there is no network for images of {size[0]} x {size[1]}: {error}"
+            ) from None
+
     @property
     def quantised(self) -> Any:
         """Itself, if it is of integers: a ``weights.quantised.Quantised``, else None."""
         return None
+
+
+def _channels(tensors: Tensors) -> list[int | None]:
+    """What tells multipliers apart, as ``nearest_multiplier`` takes it."""
+    layers = DEFAULT.layers
+    telling = (layers[0], *layers[2:-2:3], DEFAULT.head)
+    kernels = [tensors.get(layer.weights_name) for layer in telling]
+    return [kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else None for kernel in kernels]
 
 
 @dataclass(frozen=True)
@@ -96,13 +138,14 @@ class Folded(Source):
         """What a model of it computes in."""
         return "float32"
 
-    def engine(self, isa: str) -> _engine.Network:
-        """The C core's model."""
-        tensors = self.tensors
-        return _engine.Engine(
+    def engine(self, isa: str) -> _engine.Engine:
+        """The C core's model. ValueError if the core has no kernels for such images."""
+        tensors, layers = self.tensors, self.network.layers
+        return _engine.Float32Engine(
             isa,
-            [tensors.get(layer.weights_name) for layer in LAYERS],
-            [tensors.get(layer.biases_name) for layer in LAYERS],
+            self.network.handle,
+            [tensors.get(layer.weights_name) for layer in layers],
+            [tensors.get(layer.biases_name) for layer in layers],
             *self.range,
         )
 
@@ -113,12 +156,12 @@ class Folded(Source):
     @property
     def has_logits(self) -> bool:
         """Whether the logits layer is there."""
-        return LOGITS.weights_name in self.tensors
+        return DEFAULT.logits.weights_name in self.tensors
 
     @property
     def has_background(self) -> bool:
         """Whether the logits' class 0 is one; Keras' files leave it out."""
-        return not self.has_logits or float(self.tensors[LOGITS.biases_name][0]) > NO_BACKGROUND
+        return not self.has_logits or float(self.tensors[DEFAULT.logits.biases_name][0]) > NO_BACKGROUND
 
     @property
     def range(self) -> tuple[float, float]:
@@ -141,13 +184,18 @@ class Folded(Source):
         """SHA-256 of all that the network computes with, in hexadecimal."""
         import hashlib  # here, for it takes OpenSSL 5 ms to load
 
-        digest = hashlib.sha256(repr((self.range, self.head and self.head.outline)).encode())
+        digest = hashlib.sha256(repr((self.network.name, self.range, self.head and self.head.outline)).encode())
         for name, array in [*self.tensors.items(), *(self.head.tensors.items() if self.head else ())]:
             digest.update(name.encode() + b"\0")
             digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def features_digest(self) -> str:
+        """SHA-256 of all that features are computed with: ``digest`` without the logits layer and the head."""
+        return replace(self.without_logits(), head=None).digest
+
     def without_logits(self) -> "Folded":
         """The same without the logits layer."""
-        logits = LOGITS.folded()
+        logits = DEFAULT.logits.folded()
         return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in logits})

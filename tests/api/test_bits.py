@@ -16,19 +16,25 @@ def alone(model, images):
 
 
 FASTEST = fastmnv2.available_isas()[-1]
+SOME = range(1, 10), (1, 2, 5)  # batch sizes and threads
+ALL = range(1, 71), range(1, 9)
+FEWER = (*range(1, 10), 16, 31, 70), range(1, 9)  # for kernels that take tens of milliseconds an image
 
 
-@pytest.mark.parametrize(
-    "isa", [FASTEST, *(pytest.param(isa, marks=pytest.mark.slow) for isa in fastmnv2.available_isas()[:-1])]
-)
-def test_every_batch_size_position_and_thread_count(untrained_native, images, alone, isa, monkeypatch):
+def sweeps():
+    yield pytest.param(FASTEST, *SOME, id=f"{FASTEST}-some")
+    for isa in fastmnv2.available_isas():
+        yield pytest.param(isa, *(FEWER if isa in ("scalar", "sse2") else ALL), marks=pytest.mark.slow, id=f"{isa}-all")
+
+
+@pytest.mark.parametrize(("isa", "sizes", "counts"), sweeps())
+def test_batch_sizes_positions_and_thread_counts(untrained_native, images, alone, isa, sizes, counts, monkeypatch):
     monkeypatch.setenv("FASTMNV2_ISA", isa)
     model = fastmnv2.load(untrained_native)
     in_bytes = (images * 255).astype(np.uint8)
     want_of_bytes = np.stack([model.embed(image, threads=1) for image in in_bytes])
-    slow = isa in ("scalar", "sse2")  # tens of milliseconds an image
-    for n in range(1, 71) if not slow else (*range(1, 10), 16, 31, 70):
-        for threads in range(1, 9):
+    for n in sizes:
+        for threads in counts:
             order = (np.arange(n) + n + threads) % len(images)  # each position gets another image each time
             assert (model.embed(images[order], threads=threads) == alone[order]).all(), (n, threads)
             assert (model.embed(in_bytes[order], threads=threads) == want_of_bytes[order]).all(), (n, threads)

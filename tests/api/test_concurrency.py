@@ -121,7 +121,7 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
     assert float(share) < 0.3  # without an answer it is 1; half a second of two cores is 0.05
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 @pytest.mark.parametrize("library", ["torch", "sklearn"])
 def test_beside_another_openmp_runtime(untrained_native, library, when):
     if not importlib.util.find_spec(library):

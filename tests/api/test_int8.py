@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2.core import network
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.model import ENDPOINT_NAMES, PROJECTION_NAMES
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.resolve import resolve
 
@@ -44,8 +44,8 @@ def path(request, made):
 @pytest.fixture(scope="module")
 def pictures():
     random = np.random.default_rng(7)
-    noise = random.integers(0, 256, (3, network.SIZE, network.SIZE, 3), np.uint8)
-    ramp = np.linspace(0, 255, network.SIZE).astype(np.uint8)
+    noise = random.integers(0, 256, (3, DEFAULT.height, DEFAULT.height, 3), np.uint8)
+    ramp = np.linspace(0, 255, DEFAULT.height).astype(np.uint8)
     smooth = np.stack([np.broadcast_to(ramp, noise.shape[1:3])] * 3, axis=-1)
     return np.concatenate([noise, smooth[np.newaxis], np.zeros_like(noise[:1]), np.full_like(noise[:1], 255)])
 
@@ -53,10 +53,10 @@ def pictures():
 def names_of_ops():
     """Our names of what LiteRT's operators give, in their order."""
     names = []
-    for block, project in enumerate(network.LAYERS[2:-1:3]):
-        expansion, depthwise, output = (network.ENDPOINTS[4 * block + part].name for part in range(3))
+    for block, project in enumerate(DEFAULT.layers[2:-1:3]):
+        expansion, depthwise, output = (DEFAULT.endpoints[4 * block + part].name for part in range(3))
         names += [expansion, depthwise, PROJECTION_NAMES[block], *([output] if project.residual else [])]
-    return [*names, network.ENDPOINTS[-2].name, network.ENDPOINTS[-1].name]
+    return [*names, DEFAULT.endpoints[-2].name, DEFAULT.endpoints[-1].name]
 
 
 def litert(path, pictures):
@@ -96,7 +96,7 @@ def test_every_op_has_the_bytes_of_litert(path, pictures):
         logits = model.logits(pictures)
         assert np.array_equal(np.rint(logits / scale) + zero, want["logits"].reshape(logits.shape))
     if "SOFTMAX" in want:
-        indices, probabilities = model.classify(pictures, top=network.CLASSES)
+        indices, probabilities = model.classify(pictures, top=DEFAULT.classes)
         assert np.array_equal(probabilities * 256, np.take_along_axis(want["SOFTMAX"], indices, axis=1))
 
 
@@ -197,7 +197,7 @@ def _spoil(tensors, name, value):
     return tensors | {name: array}
 
 
-SCOPE = network.LAYERS[4].scope
+SCOPE = DEFAULT.layers[4].scope
 HOSTILE = {
     "a scale of 0": (f"{SCOPE}/output_scale", 0.0),
     "a negative scale": (f"{SCOPE}/weights_scales", -0.1),
@@ -236,7 +236,7 @@ class TestQuantize:
         report = fastmnv2.quantize(untrained_native, tmp_path / "int8.safetensors", images)
         assert (report.calibrated, report.held_out) == (12, 3)
         assert report.cosines.min() > 0.97
-        assert list(report.errors)[-1] == network.ENDPOINTS[-1].name
+        assert list(report.errors)[-1] == DEFAULT.endpoints[-1].name
         assert all(error < 0.3 for error in report.errors.values())
         assert "cosine" in "\n".join(report.lines())
         model = fastmnv2.load(tmp_path / "int8.safetensors", precision="int8")

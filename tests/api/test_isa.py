@@ -98,6 +98,7 @@ def test_no_instruction_above_the_baseline_outside_the_kernels():
         assert not {name: line for (address, name), line in users.items() if address not in kernels}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="an older x86-64 is emulated")
 def test_an_old_processor_runs_kernels_without_avx(model, untrained_native, images, tmp_path):
     emulator = shutil.which("qemu-x86_64")

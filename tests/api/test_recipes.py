@@ -24,7 +24,7 @@ def given(tmp_path, untrained_native):
     return {"paths": [str(path) for path in sorted(tmp_path.glob("*.png"))], "weights": str(untrained_native)}
 
 
-def run(title, given, model):
+def run_recipe(title, given, model):
     scope = dict(given)
     exec(recipe(title), scope)
     return scope, model.embed_images(given["paths"])
@@ -32,7 +32,7 @@ def run(title, given, model):
 
 def test_dask(given, model):
     pytest.importorskip("dask")
-    scope, expected = run("Dask", given, model)
+    scope, expected = run_recipe("Dask", given, model)
     np.testing.assert_array_equal(scope["vectors"], expected)
 
 
@@ -46,7 +46,7 @@ def test_spark(given, model, monkeypatch):
     if not shutil.which("java"):
         pytest.skip("Spark needs Java")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    scope, expected = run("Spark", given, model)
+    scope, expected = run_recipe("Spark", given, model)
     found = {row.path: row.features for row in scope["rows"]}
     np.testing.assert_array_equal(np.float32([found[path] for path in given["paths"]]), expected)
 
@@ -56,7 +56,7 @@ def test_ray(given, model):
     ray = pytest.importorskip("ray")
     ray.init(num_cpus=2, logging_level="error", log_to_driver=False)
     try:
-        scope, expected = run("Ray", given, model)
+        scope, expected = run_recipe("Ray", given, model)
     finally:
         ray.shutdown()
     found = {row["path"]: row["features"] for row in scope["rows"]}

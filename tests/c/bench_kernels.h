@@ -5,7 +5,7 @@
 
 #include <time.h>
 
-/* One call as the network makes it, of any kernel, and how many multiply-adds (or floats) it handles. */
+/* One call of a kernel as the network makes it, and its number of multiply-adds (or floats). */
 typedef struct timed {
     const fm_kernels *kernels;
     const char *name;
@@ -38,7 +38,7 @@ static void time_scale_u8(const timed *t) { t->kernels->scale_u8(&t->scale_u8); 
 static void time_pool(const timed *t) { t->kernels->pool(&t->pool); }
 static void time_peak(const timed *t) { t->kernels->peak(&t->peak); }
 
-/* Numbers that take no longer than others: odd_value's denormals would. */
+/* Ordinary numbers: denormals, which odd_value gives, would take longer. */
 static float *ordinary(size_t floats) {
     float *array = fenced(floats * sizeof(float));
     for (size_t i = 0; i < floats; i++) array[i] = (float)rand() / (float)RAND_MAX * 0.25f - 0.125f;
@@ -51,7 +51,7 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Work a nanosecond in one burst of some 50 us. */
+/* Work per nanosecond in one burst of about 50 us. */
 static double burst(const timed *t, int calls) {
     const double start = now();
     for (int i = 0; i < calls; i++) t->run(t);
@@ -70,7 +70,7 @@ static timed timed_peak(const fm_kernels *kernels) {
                    .peak = {2000, 0.5f, 0.25f}};
 }
 
-/* The best of many bursts, each beside one of the peak's. */
+/* The best of many bursts, each next to one of the peak measurement. */
 static void report(const timed *t, int is_macs) {
     enum { BURSTS = 300 };
     const timed peak = timed_peak(t->kernels);
@@ -96,9 +96,9 @@ static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels)
     return packed;
 }
 
-/* As many pixels as the network hands over at once. */
+/* As many pixels as the network passes at once. */
 static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
-    const int pixels = layer->in_size * layer->in_size, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
+    const int pixels = layer->in_height * layer->in_width, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
     const int n = fm_padded_columns(layer);
     if (n % kernels->unit != 0) return;
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
@@ -116,7 +116,7 @@ static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *lay
 /* A slice of the channels, all rows of a small map or some of a large one. */
 static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
     enum { MOST_ROWS = 8 };
-    const int channels = layer->in_channels, width = layer->in_size, out = width / layer->stride;
+    const int channels = layer->in_channels, width = layer->in_width, out = width / layer->stride;
     const int slice = channels < 48 ? channels : 48, out_rows = out < MOST_ROWS ? out : MOST_ROWS;
     if (slice % kernels->unit != 0) return;
     const float *rows[2 * MOST_ROWS + 1], *map = ordinary((size_t)((2 * MOST_ROWS + 1) * width * slice));
@@ -134,14 +134,15 @@ static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *lay
 
 static void bench_layers(const fm_kernels *kernels, fm_kind kind,
                          void (*bench)(const fm_kernels *kernels, const fm_layer *layer)) {
+    const fm_network network = some_network();
     for (int i = 0; i < FM_LAYERS; i++) {
-        const fm_layer layer = fm_layer_info(i);
+        const fm_layer layer = fm_layer_info(&network, i);
         if (layer.kind == kind) bench(kernels, &layer);
     }
 }
 
 static void bench_stem_layer(const fm_kernels *kernels, const fm_layer *layer) {
-    const int width = layer->in_size, outputs = layer->out_channels;
+    const int width = layer->in_width, outputs = layer->out_channels;
     if (outputs % kernels->unit != 0) return;
     const float *image = ordinary((size_t)(9 * width)), *const rows[] = {image, image + 3 * width, image + 6 * width};
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_stem, .work = 27.0 * width / 2 * outputs};
@@ -155,7 +156,7 @@ static void bench_depthwise(const fm_kernels *kernels) { bench_layers(kernels, F
 static void bench_stem(const fm_kernels *kernels) { bench_layers(kernels, FM_CONV, bench_stem_layer); }
 
 static void bench_scale(const fm_kernels *kernels, const char *name, void (*run)(const timed *t)) {
-    const int count = 3 * fm_network_info()->size;
+    const int count = 3 * some_network().width;
     timed t = {.kernels = kernels, .name = name, .run = run, .work = count};
     t.scale_f32 = (fm_scale_args){ordinary((size_t)count), ordinary((size_t)count), count, 2.0f, -1.0f, 1.5f};
     t.scale_u8 = t.scale_f32;
@@ -166,7 +167,7 @@ static void bench_scale_u8(const fm_kernels *kernels) { bench_scale(kernels, "sc
 
 static void bench_pool(const fm_kernels *kernels) {
     enum { PIXELS = 9 };
-    const int features = fm_network_info()->features, count = PIXELS * features;
+    const int features = some_network().features, count = PIXELS * features;
     timed t = {.kernels = kernels, .name = "pool", .run = time_pool, .work = count};
     t.pool = (fm_pool_args){ordinary((size_t)count), ordinary((size_t)features), PIXELS, features};
     report(&t, 0);

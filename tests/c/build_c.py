@@ -1,9 +1,11 @@
 """Compiles the C core with one of the C test programs, each instruction set with its own flags.
 
-python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER;
-python tests/c/build_c.py --only-compile FOLDER COMPILER [FLAG …] only objects, without a test program.
+python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER. Objects are kept in build/c, for
+all programs and for the next time, and made anew when what they were made of has changed.
 """
 
+import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -14,9 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["-std=c11", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+OBJECTS = ROOT / "build" / "c"
+FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
 HOST = {"x86_64": "X86", "AMD64": "X86", "aarch64": "ARM64", "arm64": "ARM64"}.get(platform.machine(), "")
-ROW = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+, "(.*)"\)$', re.MULTILINE)
+ROW = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+,\s+"(.*)"\)$', re.MULTILINE)
 
 
 def isas(family=HOST):
@@ -40,10 +43,6 @@ def find_compiler(*names):
     return found
 
 
-# Objects that are there already, by the command that made them: test programs are many, the core is one.
-_objects = {}
-
-
 def core(tier=None):
     """The sources that every processor has; only what ``tier`` needs, if that is given."""
     if tier:
@@ -51,41 +50,106 @@ def core(tier=None):
     return sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc").glob("*/*.c")])
 
 
-def compile_core(folder, compiler, *extra, isas=ISAS, programs=(), tier=None):
-    """Every source of the core, and test programs, each with its own flags and ``extra``; the objects' paths."""
-    sources = [(path, []) for path in core(tier)]
-    sources += [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
-    sources += [(Path(__file__).with_name(program), []) for program in programs]
+@contextlib.contextmanager
+def locked(path):
+    """Two processes that test at once make one thing one after the other."""
+    import fcntl
 
-    shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static"))]  # the others are the linker's
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    def compile_one(source, own):
-        command = (compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc"), "-c", str(source))
-        if command not in _objects:
-            parts = source.relative_to(ROOT).with_suffix(".o").parts
-            target = folder / "_".join((f"{hash(command) & 0xFFFFFFFF:08x}", *parts))
-            subprocess.run([*command, "-o", str(target)], check=True)
-            _objects[command] = str(target)
-        return _objects[command]
+
+def fresh(target, listed):
+    """Whether an object is newer than all that the compiler listed as read for it."""
+    try:
+        files = listed.read_text().replace("\\\n", " ").partition(": ")[2].split()
+        return max(map(os.path.getmtime, files)) < os.path.getmtime(target)
+    except (OSError, ValueError):
+        return False
+
+
+def compile_one(command, source):
+    """The object that ``command`` makes of ``source``, which may be there already."""
+    compiler = os.path.realpath(command[0])
+    key = hashlib.sha256("\0".join([compiler, *command, str(source)]).encode()).hexdigest()[:16]
+    target = OBJECTS / f"{source.stem}-{key}.o"
+    listed = target.with_suffix(".d")
+    with locked(target.with_suffix(".lock")):
+        if not fresh(target, listed):
+            made = target.with_suffix(".made")
+            subprocess.run([*command, "-MMD", "-MF", str(listed), "-c", str(source), "-o", str(made)], check=True)
+            made.replace(target)
+    return str(target)
+
+
+def compile_core(compiler, *extra, isas=ISAS, tier=None):
+    """Every source of the core, each with its own flags and ``extra``; the objects' paths."""
+    sources = [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
+    sources += [(path, []) for path in core(tier)]
+    # What is for the linker, or for the program that is linked with it, leaves the core as it is.
+    shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static", "-D"))]
+
+    def one(source):
+        path, own = source
+        return compile_one([compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc")], path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, *zip(*sources, strict=True)))
+        return list(pool.map(one, sources))
 
 
-def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=None):
+def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=None, objects=()):
     """``program`` of this folder, linked with the whole core, or with what one tier needs; returns its path.
 
-    ``isas`` are the instruction-set files and each one's own flags, ``extra`` everyone's.
+    ``isas`` are the instruction-set files and each one's own flags, ``extra`` everyone's; ``objects`` a core that is
+    compiled already.
     """
     compiler = compiler or find_compiler("gcc", "clang", "cc")
-    objects = compile_core(folder, compiler, *extra, isas=isas, programs=[program], tier=tier)
+    objects = objects or compile_core(compiler, *extra, isas=isas, tier=tier)
+    flags = [flag for flag in extra if not flag.startswith(("-Wl,", "-static"))]
+    main = compile_one([compiler, *FLAGS, *flags, "-I", str(ROOT / "csrc")], Path(__file__).with_name(program))
     binary = folder / (name or Path(program).stem)
-    subprocess.run([compiler, *extra, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
+    subprocess.run([compiler, *extra, main, *objects, "-o", str(binary), "-lm", "-lpthread"], check=True)
     return binary
 
 
+SANITIZERS = {
+    "address,undefined": ["libasan.so", "libubsan.so", "libstdc++.so.6"],
+    "thread": ["libtsan.so"],
+}
+
+
+class Sanitized:
+    """The package and its C core, built once with gcc's sanitizers, for the programs and for the Python tests."""
+
+    def __init__(self, sanitizers):
+        import pytest
+
+        self.compiler = find_compiler("gcc")
+        for needed in ("Cython", "setuptools"):
+            pytest.importorskip(needed)
+        # gcc's OpenMP runtime would be reported: what is looked at is many Python threads over one model.
+        openmp = sanitizers != "thread"
+        self.flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(["-fopenmp"] if openmp else [])]
+        folder = ROOT / "build" / sanitizers.replace(",", "-")
+        self.package = folder / "package"
+        flags = " ".join([*self.flags[:2], "-g1"])
+        environment = os.environ | {"CC": self.compiler, "CFLAGS": flags, "LDFLAGS": flags}
+        environment |= {"FASTMNV2_OPENMP": str(int(openmp))}
+        build = ["build", "--build-lib", self.package, "--build-temp", folder / "objects"]
+        command = [sys.executable, "setup.py", "-q", *map(str, build)]
+        with locked(ROOT / "build" / "setup.lock"):  # Cython writes beside its sources
+            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        self.objects = sorted(map(str, (folder / "objects" / "csrc").rglob("*.o")))
+        asked = [[self.compiler, f"-print-file-name={name}"] for name in SANITIZERS[sanitizers]]
+        self.libraries = [subprocess.check_output(command, text=True).strip() for command in asked]
+
+    def build(self, folder, program, *extra):
+        """A test program, linked with the sanitized core."""
+        return build(folder, program, *self.flags, *extra, compiler=self.compiler, objects=self.objects)
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--only-compile":
-        compile_core(Path(sys.argv[2]), *sys.argv[3:])
-    else:
-        print(build(Path(sys.argv[2]), sys.argv[1], *sys.argv[3:]))
+    print(build(Path(sys.argv[2]), sys.argv[1], *sys.argv[3:]))

@@ -20,76 +20,14 @@
 
 #include "cpu.h"
 #include "fastmnv2.h"
+#include "made_models.h"
 
 /* Of the features of IMAGES images, float32 and uint8. Only a change of the promised bits changes it. */
 #define DIGEST 0x03c7ddafcda949b7u
 /* The same of an 8-bit network with weights of nine bits among them, and of all its endpoints. */
 #define INT8_DIGEST 0x04bad4797cc8f569u
 
-enum { IMAGES = 5, MOST_PIXELS = 96 * 96 * 3, MOST_FEATURES = 1280, MOST_CLASSES = 1001, MOST_LAYERS = 64 };
-
-/* Set in main, from what the core says of its network. */
-static size_t pixels, features_each;
-
-/* ---- input that is the same everywhere: integers times powers of two ---- */
-
-static uint32_t state = 1;
-
-static uint32_t next(void) { /* Marsaglia's xorshift32 */
-    state ^= state << 13;
-    state ^= state >> 17;
-    return state ^= state << 5;
-}
-
-static float between(float scale) { return ((float)(next() >> 9) / (float)(1 << 22) - 1.0f) * scale; }
-
-/* A power of two near sqrt(6 / inputs): activations neither die nor explode. */
-static float weight_scale(int inputs) {
-    float scale = 1.0f;
-    while (scale * scale * (float)inputs > 8.0f) scale /= 2.0f;
-    return scale;
-}
-
-static void *need(void *block) {
-    if (!block) abort();
-    return block;
-}
-
-static const float *kernels[MOST_LAYERS], *biases[MOST_LAYERS];
-
-static fm_weights make_weights(void) {
-    state = 1;
-    for (int i = 0; i < fm_network_info()->layers; i++) {
-        const fm_layer layer = fm_layer_info(i);
-        const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);
-        const size_t count = (size_t)inputs * (size_t)layer.out_channels;
-        float *kernel = need(malloc(count * sizeof(float)));
-        float *bias = need(malloc((size_t)layer.out_channels * sizeof(float)));
-        for (size_t k = 0; k < count; k++) kernel[k] = between(weight_scale(inputs));
-        for (int k = 0; k < layer.out_channels; k++) bias[k] = between(0.5f) + (layer.relu6 ? 0.5f : 0.0f);
-        kernels[i] = kernel;
-        biases[i] = bias;
-    }
-    return (fm_weights){.kernels = kernels, .biases = biases, .black = -1.0f, .white = 1.0f};
-}
-
-static void free_weights(void) {
-    for (int i = 0; i < fm_network_info()->layers; i++) {
-        free((void *)(uintptr_t)kernels[i]);
-        free((void *)(uintptr_t)biases[i]);
-    }
-}
-
-static float float_images[IMAGES * MOST_PIXELS];
-static uint8_t byte_images[IMAGES * MOST_PIXELS];
-
-static void make_images(void) {
-    state = 2;
-    for (int i = 0; i < IMAGES * (int)pixels; i++) {
-        byte_images[i] = (uint8_t)(next() >> 24);
-        float_images[i] = (between(0.5f) + 0.5f);
-    }
-}
+enum { MOST_FEATURES = 1280, MOST_CLASSES = 1001 };
 
 /* ---- checks ---- */
 
@@ -99,26 +37,6 @@ static void expect(int good, const char *what) {
     if (good) return;
     printf("FAIL %s\n", what);
     failures++;
-}
-
-static fm_model *make_model(const fm_isa *isa, const fm_weights *weights) {
-    fm_model *model = NULL;
-    if (fm_model_new(isa, weights, &model) != FM_OK) abort();
-    return model;
-}
-
-static void run(const fm_model *model, fm_dtype dtype, size_t first, size_t n, int threads, float *features) {
-    const void *images = dtype == FM_UINT8 ? (const void *)(byte_images + first * pixels)
-                                           : (const void *)(float_images + first * pixels);
-    const fm_request request = {.images = images, .dtype = dtype, .n = n, .features = features, .threads = threads};
-    int outside = 0;
-    if (fm_forward(model, &request, &outside) != FM_OK) abort();
-}
-
-static uint64_t fnv1a(uint64_t hash, const void *data, size_t bytes) {
-    const unsigned char *p = data;
-    for (size_t i = 0; i < bytes; i++) hash = (hash ^ p[i]) * 0x100000001b3u;
-    return hash;
 }
 
 static void check_digest(const fm_weights *weights) {
@@ -140,81 +58,19 @@ static void check_digest(const fm_weights *weights) {
     }
 }
 
-/* ---- the 8-bit tier ---- */
-
-enum { MOST_BLOCKS = 32, SUMS = 9 * 255 + 1, VALUES = 256 };
-
-static fm_int8_layer int8_layers[MOST_LAYERS];
-static fm_int8_sum int8_sums[MOST_BLOCKS];
-static uint8_t pool[SUMS];
-static float value[VALUES];
-
-/* Multipliers that use the outputs' range, so that little is lost on the way. */
-static fm_int8_layer make_int8_layer(int index) {
-    const fm_layer layer = fm_layer_info(index), before = fm_layer_info(index > 0 ? index - 1 : 0);
-    const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);
-    const size_t count = (size_t)inputs * (size_t)layer.out_channels, outputs = (size_t)layer.out_channels;
-    uint8_t *kernel = need(malloc(count));
-    int32_t *bias = need(malloc(outputs * sizeof *bias));
-    float *scale = need(malloc(outputs * sizeof *scale));
-    const int zero = 100 + (int)(next() % 60);
-    for (size_t k = 0; k < count; k++) {
-        const int odd = next() % 4001 == 0;
-        kernel[k] = (uint8_t)(odd ? (int)(next() >> 24) : zero - 60 + (int)((next() >> 24) % 120));
-    }
-    for (size_t k = 0; k < outputs; k++) {
-        bias[k] = (int)(next() % 20001) - 5000;
-        scale[k] = weight_scale(inputs) * (float)(1 + next() % 1000) * (1.0f / 32768.0f);
-    }
-    const int linear_before = index > 0 && !before.relu6;
-    return (fm_int8_layer){kernel,
-                           bias,
-                           scale,
-                           zero,
-                           index == 0      ? 128
-                           : linear_before ? 121
-                                           : 0,
-                           layer.relu6 ? 0 : 121,
-                           0,
-                           layer.relu6 && index % 4 == 1 ? 240 : 255};
-}
-
-static fm_model *make_int8_model(const fm_isa *isa) {
-    const fm_network *network = fm_network_info();
-    const fm_int8_weights weights = {int8_layers, int8_sums, pool, value, value};
-    fm_model *model = NULL;
-    state = 3;
-    if (network->blocks > MOST_BLOCKS) abort();
-    for (int i = 0; i < network->layers; i++) {
-        int8_layers[i] = make_int8_layer(i);
-        if (fm_layer_info(i).residual) int8_sums[i / 3] = (fm_int8_sum){1200000 + i, 900001, 20, 121, 121, 121, 0, 255};
-    }
-    for (int i = 0; i < SUMS; i++) pool[i] = (uint8_t)((i + 4) / 9);
-    for (int i = 0; i < VALUES; i++) value[i] = (float)i * 0.0234375f;
-    if (fm_int8_model_new(isa, &weights, &model) != FM_OK) abort();
-    for (int i = 0; i < network->layers; i++) {
-        free((void *)(uintptr_t)int8_layers[i].kernel);
-        free((void *)(uintptr_t)int8_layers[i].bias);
-        free((void *)(uintptr_t)int8_layers[i].scale);
-    }
-    return model;
-}
-
 static void check_int8_digest(void) {
-    enum { MOST_ENDPOINTS = 128, FEW = 2 };
-    const fm_network *network = fm_network_info();
+    enum { ENDPOINTS = FM_ENDPOINTS + FM_BLOCKS, FEW = 2 };
     static float features[IMAGES * MOST_FEATURES], again[IMAGES * MOST_FEATURES], logits[MOST_CLASSES];
-    if (network->endpoints + network->blocks > MOST_ENDPOINTS) abort();
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
         if (!fm_isa_supported(isa) || fm_isa_for("int8", isa) != isa) continue;
         fm_model *model = make_int8_model(isa);
         uint64_t hash = 0xcbf29ce484222325u;
-        void *endpoints[MOST_ENDPOINTS];
-        size_t bytes[MOST_ENDPOINTS];
-        for (int e = 0; e < network->endpoints + network->blocks; e++) {
-            const fm_endpoint shape = fm_endpoint_info(e);
-            bytes[e] = (size_t)(FEW * shape.size * shape.size * shape.channels);
+        void *endpoints[ENDPOINTS];
+        size_t bytes[ENDPOINTS];
+        for (int e = 0; e < ENDPOINTS; e++) {
+            const fm_endpoint shape = fm_endpoint_info(&network, e);
+            bytes[e] = (size_t)(FEW * shape.height * shape.width * shape.channels);
             endpoints[e] = need(malloc(bytes[e]));
         }
         int outside = 0;
@@ -225,14 +81,14 @@ static void check_int8_digest(void) {
                                  .endpoints = endpoints,
                                  .threads = 1};
         if (fm_forward(model, &some, &outside) != FM_OK) abort();
-        for (int e = 0; e < network->endpoints + network->blocks; e++) {
+        for (int e = 0; e < ENDPOINTS; e++) {
             hash = fnv1a(hash, endpoints[e], bytes[e]);
             free(endpoints[e]);
         }
         run(model, FM_FLOAT32, 0, IMAGES, 1, features);
         hash = fnv1a(hash, features, IMAGES * features_each * sizeof *features);
         if (fm_logits(model, features, 1, logits) != FM_OK) abort();
-        hash = fnv1a(hash, logits, (size_t)network->classes * sizeof *logits);
+        hash = fnv1a(hash, logits, (size_t)network.classes * sizeof *logits);
         for (int threads = 2; threads <= 7; threads++) {
             for (size_t n = 1; n <= IMAGES; n += 2) {
                 run(model, FM_FLOAT32, 0, n, threads, again);
@@ -366,7 +222,7 @@ static void check_memory(const fm_weights *weights) {
     for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
         allowed = tried;
         asked = 0;
-        status = fm_model_new(isa, weights, &other);
+        status = fm_model_new(isa, &network, weights, &other);
         expect(status == FM_OK || status == FM_NO_MEMORY, "status of fm_model_new");
     }
     expect(tried >= 3, "fm_model_new's two allocations can fail");
@@ -438,11 +294,12 @@ static void check_soak(const fm_weights *weights, long calls) {
     static float features[IMAGES * MOST_FEATURES];
     fm_model *model = NULL;
     long first_peak = 0, peak = 0;
+    int fastest = fm_isa_count() - 1;
+    while (!fm_isa_supported(fm_isa_at(fastest))) fastest--;
     for (long i = 0; i < calls; i++) {
         if (i % 100 == 0) { /* load and unload, too */
             fm_model_free(model);
-            model = make_model(fm_isa_at(fm_isa_supported(fm_isa_at(fm_isa_count() - 1)) ? fm_isa_count() - 1 : 0),
-                               weights);
+            model = make_model(fm_isa_at(fastest), weights);
         }
         run(model, FM_FLOAT32, 0, 1, 1 + (int)(i & 1), features);
         const long pages = i % 10 == 9 ? resident_pages() : 0;
@@ -465,10 +322,8 @@ static void check_overrun(const fm_weights *weights) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "digest";
-    const fm_network *network = fm_network_info();
-    pixels = (size_t)(network->size * network->size * network->colours);
-    features_each = (size_t)network->features;
-    if (pixels > MOST_PIXELS || features_each > MOST_FEATURES || network->layers > MOST_LAYERS) abort();
+    make_network(0.75, 96, 96);
+    if (features_each != MOST_FEATURES || network.classes != MOST_CLASSES) abort();
     const fm_weights weights = make_weights();
     make_images();
     if (strcmp(what, "digest") == 0) {
@@ -483,6 +338,7 @@ int main(int argc, char **argv) {
     else if (strcmp(what, "overrun") == 0) check_overrun(&weights);
     else expect(0, "expected digest, threads, nested, rested, memory, overrun or soak N");
     free_weights();
+    free_images();
     printf("%s: %d failures\n", what, failures);
     return failures != 0;
 }

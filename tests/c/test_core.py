@@ -1,107 +1,86 @@
 """Compiles and runs check_core.c: the core alone, under several compilers, sanitizers and failing allocations."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from build_c import FLAGS, ISAS, ROOT, build, core, find_compiler, isas
+from build_c import FLAGS, ISAS, OBJECTS, ROOT, SANITIZERS, Sanitized, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
+HELD_BACK = ["clock_gettime", "fm_spread", "fm_wait", "fm_wait_or_end", "fm_current_cpu"]  # check_teams.c has its own
+OPENMP = "-fopenmp"  # the quick programs' one flag, so that they share one core
 
 
-def run(program, *arguments, code=0):
+def run_checks(program, *arguments, code=0):
     done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.mark.parametrize(
-    ("names", "level"),
+    ("names", "flag"),
     [
-        (["gcc", "cc"], "-O1"),
-        (["gcc", "cc"], "-O3"),
-        (["clang"], "-O2"),
-        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.slow),
+        (["gcc", "cc"], OPENMP),
+        pytest.param(["gcc", "cc"], "-O1", marks=pytest.mark.slow),
+        pytest.param(["gcc", "cc"], "-O3", marks=pytest.mark.slow),
         pytest.param(["clang"], "-O1", marks=pytest.mark.slow),
+        pytest.param(["clang"], "-O2", marks=pytest.mark.slow),
         pytest.param(["clang"], "-O3", marks=pytest.mark.slow),
     ],
 )
-def test_the_same_bits_from_any_compiler(tmp_path, names, level):
-    program = build(tmp_path, "check_core.c", level, compiler=find_compiler(*names))
-    assert "scalar 0x" in run(program, "digest")
+def test_the_same_bits_from_any_compiler(tmp_path, names, flag):
+    program = build(tmp_path, "check_core.c", flag, compiler=find_compiler(*names))
+    assert "scalar 0x" in run_checks(program, "digest")
 
 
 def test_the_digest_sees_a_rounding_more(tmp_path):
     """Multiply-adds that round twice on the scalar table: a difference in the last place."""
     mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
-    program = build(tmp_path, "check_core.c", "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
-    assert "FAIL scalar" in run(program, "digest", code=1)
+    program = build(tmp_path, "check_core.c", OPENMP, "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
+    assert "FAIL scalar" in run_checks(program, "digest", code=1)
 
 
+@pytest.mark.slow
 def test_address_and_undefined_behaviour_sanitizers(tmp_path):
-    sanitize = ["-O1", "-fopenmp", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    program = build(tmp_path, "check_core.c", *sanitize, *WRAPPED)
+    program = Sanitized("address,undefined").build(tmp_path, "check_core.c", *WRAPPED)
     for what in ("digest", "threads", "nested", "memory", "dense"):
-        run(program, what)
+        run_checks(program, what)
     caught = subprocess.run([str(program), "overrun"], capture_output=True, text=True, check=False)
     assert "heap-buffer-overflow" in caught.stderr
 
 
-# Optimised: at -O1 gcc leaves upper halves of vector registers in use, which check_kernels.c sees.
-SANITIZERS = {
-    "address,undefined": ["libasan.so", "libubsan.so", "libstdc++.so.6"],
-    "thread": ["libtsan.so"],
-}
-
-
-@pytest.mark.parametrize("sanitizers", ["address,undefined", pytest.param("thread", marks=pytest.mark.slow)])
-def test_kernels_under_sanitizers(tmp_path, sanitizers):
-    flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    for program in ("check_kernels.c", "check_int8.c"):
-        assert " 0 failures" in run(build(tmp_path, program, *flags))
+@pytest.mark.slow
+@pytest.mark.parametrize("sanitizers", SANITIZERS)
+@pytest.mark.parametrize("program", ["check_kernels.c", "check_int8.c"])
+def test_kernels_under_sanitizers(tmp_path, sanitizers, program):
+    assert " 0 failures" in run_checks(Sanitized(sanitizers).build(tmp_path, program))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizers", SANITIZERS)
 def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
-    """The extension module built anew with sanitizers, and the tests of embed and of threads run with it."""
-    compiler = find_compiler("gcc")
-    pytest.importorskip("Cython")
-    flags = f"-fsanitize={sanitizers} -fno-sanitize-recover=all -g"
-    libraries = [
-        subprocess.run(
-            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in SANITIZERS[sanitizers]
-    ]
-    binaries = shutil.ignore_patterns(".git", "build", "*.so", "corpus")
-    tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=binaries)
-    package = shutil.copytree(tree / "fastmnv2", tmp_path / "installed" / "fastmnv2")
-    environment = os.environ | {"CC": compiler, "CFLAGS": flags, "LDFLAGS": flags}
-    # gcc's OpenMP runtime would be reported: what is looked at is many Python threads over one model.
-    environment |= {"FASTMNV2_OPENMP": "0" if sanitizers == "thread" else "1"}
-    setup = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", str(package.parent)]
-    built = subprocess.run(setup, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    environment = os.environ | {"PYTHONPATH": str(package.parent), "LD_PRELOAD": " ".join(libraries)}
+    """The tests of embed and of threads, with the extension module built with sanitizers."""
+    sanitized = Sanitized(sanitizers)
+    environment = os.environ | {"PYTHONPATH": str(sanitized.package), "LD_PRELOAD": " ".join(sanitized.libraries)}
     # The interpreter itself leaks, and is not instrumented.
     environment |= {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
     environment |= {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
-    tests = [str(tree / "tests" / name) for name in ("api/test_embed.py", "api/test_threads.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "not tensorflow", *tests]
+    tests = [str(ROOT / "tests" / name) for name in ("api/test_embed.py", "api/test_threads.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not tensorflow", *tests]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Sanitizer" not in done.stderr
 
 
+@pytest.mark.slow
 def test_thread_sanitizer(tmp_path):
     """Many threads over one model."""
-    run(build(tmp_path, "check_core.c", "-fsanitize=thread"), "threads")
+    run_checks(Sanitized("thread").build(tmp_path, "check_core.c"), "threads")
 
 
+@pytest.mark.slow
 def test_thread_sanitizer_inside_a_call(tmp_path, monkeypatch):
     """Teams of OpenMP's threads: LLVM's runtime tells the sanitizer, through its tool Archer, what it orders."""
     clang = find_compiler("clang")
@@ -110,9 +89,10 @@ def test_thread_sanitizer_inside_a_call(tmp_path, monkeypatch):
     monkeypatch.setenv("TSAN_OPTIONS", "ignore_noninstrumented_modules=1")
     program = build(tmp_path, "check_core.c", "-fopenmp", "-fsanitize=thread", compiler=clang)
     for what in ("threads", "nested"):
-        run(program, what)
+        run_checks(program, what)
 
 
+@pytest.mark.slow
 def test_static_analysis(tmp_path):
     """gcc's analyzer over the core: what it says is mended, or explained where it stands."""
     gcc = find_compiler("gcc")
@@ -126,30 +106,39 @@ def test_static_analysis(tmp_path):
 
 
 def test_failing_allocations_and_many_calls(tmp_path):
-    program = build(tmp_path, "check_core.c", "-fopenmp", *WRAPPED)
+    program = build(tmp_path, "check_core.c", OPENMP, *WRAPPED)
     for what in ("memory", "threads", "rested"):
-        run(program, what)
-    run(program, "soak", "3000")
+        run_checks(program, what)
+    run_checks(program, "soak", "3000")
 
 
+def test_a_thread_that_is_held_back(tmp_path):
+    """At every meeting of a call, on a clock of the test's own: the same bits, from one thread until it is back."""
+    wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
+    assert ": 0 failures" in run_checks(build(tmp_path, "check_teams.c", OPENMP, f"-Wl,{wraps}"))
+
+
+@pytest.mark.slow
 def test_the_same_bits_on_arm_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_core.c", "-static", compiler=compiler, isas=isas("ARM64"))
-    assert "neon 0x" in run(emulator, program, "digest")
+    assert "neon 0x" in run_checks(emulator, program, "digest")
 
 
 @pytest.mark.parametrize("levels", ["1", "2"])
 def test_inside_another_parallel_region(tmp_path, monkeypatch, levels):
     monkeypatch.setenv("OMP_MAX_ACTIVE_LEVELS", levels)
-    run(build(tmp_path, "check_core.c", "-O2", "-fopenmp"), "nested")
+    run_checks(build(tmp_path, "check_core.c", OPENMP), "nested")
 
 
+@pytest.mark.slow
 def test_the_same_bits_from_another_c_library(tmp_path):
     program = build(tmp_path, "check_core.c", compiler=find_compiler("musl-gcc"))
-    assert "scalar 0x" in run(program, "digest")
-    run(program, "threads")
+    assert "scalar 0x" in run_checks(program, "digest")
+    run_checks(program, "threads")
 
 
+@pytest.mark.slow
 def test_the_same_bits_on_windows(tmp_path, monkeypatch):
     """mingw-w64's compiler, C library and OpenMP, under Wine."""
     wine, compiler = find_compiler("wine64", "wine"), find_compiler("x86_64-w64-mingw32-gcc")
@@ -157,7 +146,7 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
     monkeypatch.setenv("WINEPREFIX", str(tmp_path / "wine"))
     monkeypatch.setenv("WINEDEBUG", "-all")
     for what in ("digest", "threads", "nested"):
-        run(wine, program, what)
+        run_checks(wine, program, what)
 
 
 @pytest.mark.slow
@@ -165,14 +154,15 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 def test_clang_for_other_systems(tmp_path, target):
     """Without a warning, and linked; run where that can be done. `pip install ziglang` has all their C libraries."""
     pytest.importorskip("ziglang")
-    compiler = tmp_path / "cc"
+    compiler = OBJECTS / f"zig-{target}"  # one place, so that its objects are found again
+    compiler.parent.mkdir(parents=True, exist_ok=True)
     compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} -fno-sanitize=all "$@"\n')
     compiler.chmod(0o755)
     x86 = target.startswith("x86_64")
     program = build(tmp_path, "check_core.c", compiler=str(compiler), isas=isas("X86" if x86 else "ARM64"))
     if "linux" in target:
         emulator = [] if x86 else [find_compiler("qemu-aarch64")]
-        assert "0x" in run(*emulator, program, "digest")
+        assert "0x" in run_checks(*emulator, program, "digest")
 
 
 @pytest.mark.slow

@@ -7,50 +7,52 @@ import pytest
 from build_c import HOST, ISAS, build, find_compiler, isas
 
 
-def _run(program, *arguments):
+def run_checks(program, *arguments):
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
 
 
 def test_every_kernel_equals_the_scalar_one(tmp_path):
-    program = build(tmp_path, "check_kernels.c")
-    checked = _run(program)
+    program = build(tmp_path, "check_kernels.c", "-fopenmp")
+    checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
     # What must be caught: a float too many, at the guard page and at the canary; a write to an input; and what
     # belongs to the caller changed.
-    assert _run(program, "--mutant", "end").returncode < 0
-    assert _run(program, "--mutant", "input").returncode < 0
+    assert run_checks(program, "--mutant", "end").returncode < 0
+    assert run_checks(program, "--mutant", "input").returncode < 0
     mutants = {"front": "was written", "control": "control word changed", "register": "a register", "upper": "upper"}
     for mutant, says in mutants.items():
-        found = _run(program, "--mutant", mutant)
+        found = run_checks(program, "--mutant", mutant)
         assert says in found.stdout
         assert found.returncode == 1 or "not told here" in found.stdout
 
 
 def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):
-    program = build(tmp_path, "check_int8.c")
-    checked = _run(program)
+    program = build(tmp_path, "check_int8.c", "-fopenmp")
+    checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, and with pairs of products that
-    # saturate at 16 bits as those of vpmaddubsw.
-    for mutant in ("half-up", "twice", "saturating"):
-        found = _run(program, "--mutant", mutant)
+    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, with pairs of products that
+    # saturate at 16 bits as those of vpmaddubsw, and with the rule against that one too lax.
+    for mutant in ("half-up", "twice", "saturating", "lax"):
+        found = run_checks(program, "--mutant", mutant)
         assert found.returncode == 1, f"{mutant}: {found.stdout}"
-    assert _run(program, "--mutant", "none").returncode == 0
+    assert run_checks(program, "--mutant", "none").returncode == 0
 
 
+@pytest.mark.slow
 def test_8_bit_neon_kernels_emulated(tmp_path):
     """On a processor with dot products of four bytes, and on one without."""
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_int8.c", "-static", compiler=compiler, isas=isas("ARM64"))
     for cpu in ("cortex-a53", "max"):
-        checked = _run(emulator, "-cpu", cpu, str(program))
+        checked = run_checks(emulator, "-cpu", cpu, str(program))
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert "ok   neon\n" in checked.stdout
         assert ("ok   neondot\n" in checked.stdout) == (cpu == "max")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(HOST != "X86", reason="AVX-512 is emulated on x86 only")
 def test_avx512_kernels_emulated(tmp_path):
     """The AVX-512 files with SIMDe's plain C in place of the instructions, for machines without them."""
@@ -63,7 +65,7 @@ def test_avx512_kernels_emulated(tmp_path):
     if probe.returncode != 0:
         pytest.skip("the SIMDe headers are not installed")
     files = {name: emulated if "avx512" in name and "int8" not in name else own for name, own in ISAS.items()}
-    checked = _run(build(tmp_path, "check_kernels.c", isas=files), "--all")
+    checked = run_checks(build(tmp_path, "check_kernels.c", isas=files), "--all")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   avx512\n" in checked.stdout
     assert "ok   avx512vl\n" in checked.stdout
@@ -73,6 +75,6 @@ def test_avx512_kernels_emulated(tmp_path):
 def test_neon_kernels_emulated(tmp_path):
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_kernels.c", "-static", compiler=compiler, isas=isas("ARM64"))
-    checked = _run(emulator, program)
+    checked = run_checks(emulator, program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   neon\n" in checked.stdout

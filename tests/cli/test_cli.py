@@ -183,7 +183,7 @@ class TestEmbed:
         output = tmp_path / f"f{suffix}"
         output.write_text("kept")
         result = run("embed", pictures, "--batch-size", 1, "-o", output, "--force", code=130)
-        assert result.stderr == "interrupted; nothing was written\n"
+        assert result.stderr == f"interrupted; {output} was not written\n"
         gc.collect()
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
         assert output.read_text() == "kept"
@@ -252,13 +252,13 @@ class TestClassify:
     def test_weights_without_logits(self, run, pictures, tmp_path, untrained_native):
         from dataclasses import replace
 
-        from fastmnv2.core import network
+        from fastmnv2.core.network import DEFAULT
         from fastmnv2.weights import read
         from fastmnv2.weights.fold import fold
         from fastmnv2.weights.forms import native
 
         folded = fold(read(untrained_native))
-        logits = (network.LOGITS.weights_name, network.LOGITS.biases_name)
+        logits = (DEFAULT.logits.weights_name, DEFAULT.logits.biases_name)
         tensors = {name: value for name, value in folded.tensors.items() if name not in logits}
         native.write(tmp_path / "headless.safetensors", replace(folded, tensors=tensors))
         result = run("classify", pictures, "--weights", tmp_path / "headless.safetensors", code=1)
@@ -405,6 +405,7 @@ def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, name
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bench_times_calls_and_layers(run):
     lines = run("bench", "-n", 1, "--threads", 1).stdout.splitlines()
     assert lines[1].split()[:2] == ["1", "1"]

@@ -213,6 +213,7 @@ def test_the_demos_table_fits_a_terminal(run, pictures, tmp_path):
         assert max(map(len, table.splitlines())) <= 80
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("command", ["embed", "classify"])
 def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):

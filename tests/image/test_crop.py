@@ -96,8 +96,8 @@ def test_files_are_turned_first(form, orientation, band, monkeypatch):
 def test_scaled_decoding_leaves_twice_the_target_in_the_window():
     data = encoded(noise(400, 1700, 3), "JPEG")
     assert decode.open_picture(data, Options(decode="scaled", crop="center")).height == 200
-    assert decode.open_picture(data, Options(decode="scaled"), (224, 224)).height == 400
-    assert decode.open_picture(data, Options(decode="scaled"), (100, 400)).height == 200
+    assert decode.open_picture(data, Options(decode="scaled", size=(224, 224))).height == 400
+    assert decode.open_picture(data, Options(decode="scaled", size=(100, 400))).height == 200
 
 
 def test_every_kind_of_item_the_same(model, tmp_path):

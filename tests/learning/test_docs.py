@@ -1,8 +1,9 @@
-"""The lines of README's chapter on learning and of docs/migration.md are run, and before and after agree."""
+"""Every line of Python and of fastmnv2's commands in README and docs/ is run, and every link has a target."""
 
 import importlib
 import re
 import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -15,6 +16,10 @@ from fastmnv2.weights.untrained import untrained
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Pages whose lines stand for themselves. tests/api/test_recipes.py runs those of docs/clusters.md.
+PAGES = {"README.md": 1, "docs/learning.md": 3, "docs/pictures.md": 1, "docs/weights.md": 2}
+NOT_MADE = "mobilenet_v2_1.0_224"  # Hugging Face's, which `place` does not hold
+ELSEWHERE = ("pip install", "RAY_ADDRESS=")  # .ci/run runs the first, tests/api/test_ray.py the second
 
 
 def page(name):
@@ -25,9 +30,10 @@ def page(name):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what the lines name: a module, pictures, files of other libraries."""
+    import int8_files
     import keras
     from keras_model import keras_model
-    from make_module import make_module
+    from make_module import make_checkpoint, make_module
     from PIL import Image
 
     from fastmnv2 import export
@@ -37,12 +43,19 @@ def place(tmp_path_factory):
     variables = {name: value for name, value in untrained(seed=6).tensors.items() if "Logits" not in name}
     make_module(folder / "module", variables)
     source = resolve_source(folder / "module")
-    export.write(folder / "saved_model", source)
-    export.write(folder / "mobilenet.tflite", source)
+    for name in ("saved_model", "mobilenet.tflite", "imagenet.safetensors"):
+        export.write(folder / name, source)
+    int8_files.write(folder / "quantised.tflite", 1, np.uint8)
+    make_checkpoint(folder / "mobilenet_v2_0.75_96.ckpt", variables)
     network = keras_model(variables)
     network.save_weights(folder / "mobilenet.weights.h5")
     network.save_weights(folder / "mine.weights.h5")
     keras.Model(network.input, keras.layers.Dense(3, "softmax")(network.output)).save(folder / "mine.keras")
+    layers = keras.layers
+    network = keras.applications.MobileNetV2((224, 224, 3), alpha=0.35, include_top=False, weights=None)
+    body = keras.Sequential([network, layers.GlobalAveragePooling2D()])
+    head = keras.Sequential([layers.Dense(100, "relu"), layers.Dense(3, "softmax", use_bias=False)])
+    keras.Sequential([keras.Input((224, 224, 3)), body, head]).save(folder / "keras_model.h5")  # Teachable Machine's
     rng = np.random.RandomState(0)
     for number in range(24):
         picture = rng.randint(0, 120, (96, 96, 3)).astype(np.uint8)
@@ -66,37 +79,72 @@ def names(place, monkeypatch):
     return {"fastmnv2": fastmnv2, "keras": keras, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
 
 
-def run(code, names):
+def run_lines(code, names):
     exec(compile(code, "<the page>", "exec"), names)
 
 
-def chapter():
-    text = page("README.md")
-    start = text.index("## Learning")
-    return text[start : text.index("\n## ", start + 1)]
-
-
-def test_the_readmes_chapter_on_learning(names):
+def command(line):
+    """Run one line of a shell block."""
     from click.testing import CliRunner
 
     from fastmnv2.cli import cli
 
-    blocks = BLOCK.findall(chapter())
-    assert len([1 for kind, _, _ in blocks if kind == "python"]) == 6
+    source, _, line = line.rpartition(" | ")
+    given = subprocess.run(source, shell=True, capture_output=True, check=True).stdout if source else None
+    program, *words = shlex.split(line, comments=True)
+    assert program == "fastmnv2", line
+    words += {"train": ["--no-cache"], "convert": ["--force"], "embed": ["--force"]}.get(words[0], [])
+    done = CliRunner().invoke(cli, words, input=given)
+    assert done.exit_code == 0, (line, done.output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAGES)
+def test_the_lines_of_a_page(name, names, monkeypatch):
+    monkeypatch.setenv("FASTMNV2_WEIGHTS", "mine.keras" if name == "README.md" else "module")
+    blocks = BLOCK.findall(page(name))
+    assert len([1 for kind, _, _ in blocks if kind == "python"]) == PAGES[name]
     for kind, _, code in blocks:
         if kind == "python":
-            run(code, names)
+            run_lines(code, names)
             continue
         for line in code.splitlines():
-            words = shlex.split(line, comments=True)[1:]
-            words += ["--weights", "module", "--no-cache"] if words[0] == "train" else []
-            words += ["--force"] if words[0] == "convert" else []
-            done = CliRunner().invoke(cli, words)
-            assert done.exit_code == 0, (line, done.output)
-        Path("report.html").unlink(missing_ok=True)
-    assert names["probabilities"].shape == (24, 1)
-    assert names["classifier"].score(names["paths"], names["labels"]) > 0.9
-    assert (names["features"] == fastmnv2.embed(names["images"], weights="module")).all()
+            if not line.startswith(ELSEWHERE):
+                command(line)
+    if name == "docs/learning.md":
+        assert Path("report.html").is_file()
+        assert names["probabilities"].shape == (24, 3)
+        assert names["classifier"].score(names["paths"], names["labels"]) > 0.9
+    if name == "docs/pictures.md":
+        assert list(names["features"].shape) == [24, 1280]
+        assert [Path(path).name for path in names["paths"]] == [f"{number:02d}.png" for number in range(24)]
+
+
+@pytest.mark.slow
+def test_every_file_of_the_readmes_table(names, monkeypatch):
+    """A line for each file that people hold; each gives a model that takes pictures."""
+    monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")
+    lines = re.findall(r"^\| .* \| `(model = .*)` \|$", page("README.md"), re.MULTILINE)
+    assert len(lines) == 11
+    for line in lines:
+        if NOT_MADE not in line:
+            run_lines(line, names)
+            features = names["model"].embed_images(names["paths"][:2])
+            assert np.isfinite(features).all(), line
+
+
+def test_every_link_has_a_target():
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = re.sub(r"^```.*?^```", "", page(path.relative_to(ROOT)), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            place, _, heading = target.partition("#")
+            assert (path.parent / place).exists(), (path.name, target)
+            headings = re.findall(r"^#+ (.*)", (path.parent / place).read_text(), re.MULTILINE) if heading else []
+            assert heading in ["", *(title.lower().replace(" ", "-") for title in headings)], (path.name, target)
+
+
+def test_the_readme_stays_short():
+    assert len(page("README.md").splitlines()) <= 120
 
 
 def sections():
@@ -126,7 +174,7 @@ def installed(needs):
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_after(title, names):
     code = BLOCK.findall(sections()[title])[1][2]
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(names["features"] - want) <= 5e-6 * np.linalg.norm(want)
@@ -134,11 +182,12 @@ def test_the_lines_after(title, names):
         assert len(names["vectors"]) == len(names["paths"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
 def test_the_lines_before_say_the_same(title, names):
     _, info, code = BLOCK.findall(sections()[title])[0]
     installed(re.search(r"needs=(\S+)", info)[1])
-    run(code, names)
+    run_lines(code, names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(np.asarray(names["features"]) - want) <= 1e-5 * np.linalg.norm(want)

@@ -80,7 +80,7 @@ def saved(model, path):
     return path
 
 
-def run(model, images):
+def keras_output(model, images):
     """What Keras makes of images, without the seconds that ``predict`` takes to compile."""
     return np.asarray(model(np.asarray(images, np.float32), training=False))
 
@@ -94,18 +94,18 @@ def near(ours, theirs, bar=1e-5):
     ("kind", "suffix"),
     [
         ("softmax", "keras"),
-        ("softmax", "h5"),
+        pytest.param("softmax", "h5", marks=pytest.mark.slow),
         ("two outputs of sigmoid", "memory"),
         ("one logit", "h5"),
-        ("deep", "keras"),
+        pytest.param("deep", "keras", marks=pytest.mark.slow),
         ("deep", "h5"),
-        ("relu first", "keras"),
+        pytest.param("relu first", "keras", marks=pytest.mark.slow),
         ("norm only", "memory"),
     ],
 )
 def test_a_head_is_run(network, pixels, tmp_path, kind, suffix):
     model = whole(network, heads()[kind])
-    theirs = run(model, pixels / np.float32(127.5) - 1)
+    theirs = keras_output(model, pixels / np.float32(127.5) - 1)
     ours = fastmnv2.load(model if suffix == "memory" else saved(model, tmp_path / f"m.{suffix}"))
     assert ours.has_head
     near(ours.predict(pixels), theirs)
@@ -114,6 +114,7 @@ def test_a_head_is_run(network, pixels, tmp_path, kind, suffix):
         assert (ours.predict(pixels[-n:]) == ours.predict(pixels)[-n:]).all()
 
 
+@pytest.mark.slow
 def test_heads_in_sequential_and_nested_models(network, pixels, tmp_path):
     """The commonest scripts: augmentation as a model of its own, preprocess_input, a base without pooling."""
     import keras
@@ -140,7 +141,7 @@ def test_heads_in_sequential_and_nested_models(network, pixels, tmp_path):
     )
     flat = randomised(keras.Model(network.input, layers.Dense(6)(network.output)))
     for number, (model, scale) in enumerate([(tutorial, False), (sequential, False), (flat, True)]):
-        theirs = run(model, pixels / np.float32(127.5) - 1 if scale else pixels.astype(np.float32))
+        theirs = keras_output(model, pixels / np.float32(127.5) - 1 if scale else pixels.astype(np.float32))
         for suffix in ("keras", "h5"):
             ours = fastmnv2.load(saved(model, tmp_path / f"{number}.{suffix}"))
             near(ours.predict(pixels), theirs)
@@ -202,7 +203,7 @@ def test_heads_of_keras_2(network, pixels, tmp_path):
         file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": config})
     ours = fastmnv2.load(path)
     assert ours.weights["input_range"] == (0.0, 1.0)
-    near(ours.predict(pixels), run(model, pixels / np.float32(255)))
+    near(ours.predict(pixels), keras_output(model, pixels / np.float32(255)))
 
 
 def refused():
@@ -221,7 +222,14 @@ def refused():
     }
 
 
-@pytest.mark.parametrize("name", ["tanh_layer", "normed", "unit", "leaky", "global_average_pooling2d|goes to more"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tanh_layer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("normed", "unit", "leaky")),
+        "global_average_pooling2d|goes to more",
+    ],
+)
 @pytest.mark.parametrize("suffix", ["h5"])
 def test_what_cant_be_run_is_an_error_that_names_the_layer(network, pixels, tmp_path, name, suffix):
     path = saved(whole(network, refused()[name]), tmp_path / f"m.{suffix}")
@@ -229,7 +237,7 @@ def test_what_cant_be_run_is_an_error_that_names_the_layer(network, pixels, tmp_
         fastmnv2.load(path)
     features = fastmnv2.load(path, head=False)
     assert not features.has_head
-    near(features.embed(pixels), run(network, pixels / np.float32(127.5) - 1))
+    near(features.embed(pixels), keras_output(network, pixels / np.float32(127.5) - 1))
     with pytest.raises(fastmnv2.WeightsError, match="logits"):
         features.predict(pixels)
 
@@ -288,7 +296,7 @@ def test_imagenets_own_classes_stay_logits(pixels, tmp_path, suffix):
     assert ours.has_logits
     assert not ours.has_head
     assert ours.logits(pixels).shape == (len(pixels), 1001)
-    near(ours.predict(pixels), run(model, pixels / np.float32(127.5) - 1), 1e-4)
+    near(ours.predict(pixels), keras_output(model, pixels / np.float32(127.5) - 1), 1e-4)
 
 
 def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
@@ -328,7 +336,7 @@ def test_a_rescaling_layer_is_honoured(network, pixels, tmp_path, scale, offset,
     from keras import layers
 
     model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
-    theirs = run(model, pixels.astype(np.float32))
+    theirs = keras_output(model, pixels.astype(np.float32))
     ours = fastmnv2.load(model if suffix == "memory" else saved(model, tmp_path / f"m.{suffix}"))
     near(ours.embed(pixels), theirs)
     near(ours.embed(pixels / np.float32(255)), theirs)
@@ -340,7 +348,7 @@ def test_a_rescaling_of_unit_images(network, pixels, tmp_path):
 
     for number, (scale, offset) in enumerate([(2.0, -1.0), (1.0, 0.0), (4.4, -2.1)]):
         model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
-        theirs = run(model, pixels / np.float32(255))
+        theirs = keras_output(model, pixels / np.float32(255))
         near(fastmnv2.load(saved(model, tmp_path / f"{number}.keras")).embed(pixels), theirs)
 
 
@@ -357,7 +365,7 @@ def test_layers_before_the_network_are_composed(network, pixels, tmp_path):
     ]
     model = whole(network, [], before)
     ours = fastmnv2.load(saved(model, tmp_path / "m.keras"))
-    near(ours.embed(pixels), run(model, pixels.astype(np.float32)))
+    near(ours.embed(pixels), keras_output(model, pixels.astype(np.float32)))
     assert ours.weights["input_range"] == (-1.0, 1.0)
 
 
@@ -379,7 +387,7 @@ def test_input_range_for_files_that_dont_say(network, pixels, tmp_path):
     network.save_weights(tmp_path / "m.weights.h5")
     for low, high in [(0, 1), (-1, 1), (-0.5, 2)]:
         ours = fastmnv2.load(tmp_path / "m.weights.h5", input_range=(low, high))
-        theirs = run(network, low + (high - low) * (pixels / np.float32(255)))
+        theirs = keras_output(network, low + (high - low) * (pixels / np.float32(255)))
         near(ours.embed(pixels), theirs)
     for wrong in [(1, 1), (0, np.inf), (0,), "ab", 3, (None, 1)]:
         with pytest.raises(ValueError, match="input_range"):
@@ -418,7 +426,7 @@ def test_tflite_files_say_their_range(network, pixels, tmp_path):
         path.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
         ours = fastmnv2.load(path, input_range=given)
         np.testing.assert_allclose(ours.weights["input_range"], said, rtol=1e-6)
-        near(ours.embed(pixels), run(model, pixels))
+        near(ours.embed(pixels), keras_output(model, pixels))
 
 
 def test_hostile_graphs(network, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from reference import forward
 
 import fastmnv2
-from fastmnv2.core.network import BATCH_NORM, LAYERS
+from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights import Source
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.resolve import resolve
@@ -37,7 +37,7 @@ def norms_of(model):
     from fastmnv2.keras import names_of
 
     found = {}
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         values = model.get_layer(names_of(layer)[1]).get_weights()
         found |= {f"{layer.scope}/BatchNorm/{name}": value for name, value in zip(BATCH_NORM, values, strict=True)}
     return found
@@ -121,7 +121,7 @@ def test_regularisation_losses_are_slims(module, variables):
     model = keras.build(module)
     want = [
         4e-5 * np.sum(variables[layer.weights_name].astype(np.float64) ** 2) / 2
-        for layer in LAYERS[:-1]
+        for layer in DEFAULT.layers[:-1]
         if layer.kind != "depthwise"
     ]
     assert len(model.losses) == len(want) == 35
@@ -135,7 +135,7 @@ def test_folded_weights_get_norms_that_change_nothing(variables, batch):
     folded = fold(Source("hub", "test", "", variables))
     model = keras.build(Source("native", "test", "", folded.tensors))
     back = resolve(model)
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         for name in (layer.weights_name, layer.biases_name):
             assert (back.tensors[name] == folded.tensors[name]).all(), name
     truth = forward(variables, batch)["default"]
@@ -233,6 +233,7 @@ def digits():
     return pictures[:400], found.target[order][:400], pictures[400:], found.target[order][400:]
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_digits(digits, request):
     """The head first, then the last blocks with their norms; deployed, both say the same of every picture."""
     import keras as real_keras

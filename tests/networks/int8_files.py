@@ -5,7 +5,7 @@ They are put together with LiteRT's own schema.
 
 import numpy as np
 
-from fastmnv2.core.network import LAYERS, LOGITS
+from fastmnv2.core.network import DEFAULT
 
 SAME, RELU6 = 0, 3
 
@@ -84,7 +84,7 @@ class Maker:
         kernel = self.tensor(stored, self.dtype, own, np.full(count, point), (weights + point).astype(self.dtype), axis)
         bias = np.rint(bias).astype(np.int32)
         biases = self.tensor(bias.shape, np.int32, own * source_scale, np.zeros(count), bias)
-        target = self.tensor((1, layer.out_size, layer.out_size, layer.out_channels), self.dtype, scale, zero)
+        target = self.tensor((1, layer.out_height, layer.out_width, layer.out_channels), self.dtype, scale, zero)
         depthwise = layer.kind == "depthwise"
         options = s.DepthwiseConv2DOptionsT() if depthwise else s.Conv2DOptionsT()
         options.padding, options.strideW, options.strideH = SAME, layer.stride, layer.stride
@@ -104,7 +104,7 @@ class Maker:
         return target, scale
 
     def pool(self, source, scale, zero):
-        s, side, channels = self.schema, LAYERS[-2].out_size, LAYERS[-2].out_channels
+        s, side, channels = self.schema, DEFAULT.head.out_height, DEFAULT.layers[-2].out_channels
         if self.dtype == np.int8:
             scale, zero = np.float32(scale * self.random.uniform(0.5, 1.1)), zero + 1
             target = self.tensor((1, 1, 1, channels), self.dtype, scale, zero)
@@ -121,29 +121,29 @@ class Maker:
     def graph(self):
         """Input and output tensor."""
         scale, zero = (np.float32(1 / 127), 128) if self.dtype == np.uint8 else (np.float32(1 / 127.5), -1)
-        side = LAYERS[0].in_size
+        side = DEFAULT.height
         image = current = self.tensor((1, side, side, 3), self.dtype, scale, zero)
         if self.float_ends:
             image = self.tensor((1, side, side, 3), np.float32)
             self.operator("QUANTIZE", (image,), current)
         block = current  # its input
-        for layer in LAYERS[:-1]:
+        for layer in DEFAULT.layers[:-1]:
             current, scale, zero = self.convolution(layer, current, scale)
             if layer.residual:
-                shape = (1, layer.out_size, layer.out_size, layer.out_channels)
+                shape = (1, layer.out_height, layer.out_width, layer.out_channels)
                 current, scale = self.add(current, block, shape)
             if layer.scope.endswith("project"):
                 block = current
         current, scale = self.pool(current, scale, zero)
         if self.logits:
-            current, scale, zero = self.convolution(LOGITS, current, scale)
-            flat = self.tensor((1, LOGITS.out_channels), self.dtype, scale, zero)
-            sizes = self.tensor((2,), np.int32, data=np.array([1, LOGITS.out_channels], np.int32))
+            current, scale, zero = self.convolution(DEFAULT.logits, current, scale)
+            flat = self.tensor((1, DEFAULT.logits.out_channels), self.dtype, scale, zero)
+            sizes = self.tensor((2,), np.int32, data=np.array([1, DEFAULT.logits.out_channels], np.int32))
             current = self.operator("RESHAPE", (current, sizes), flat, self.schema.ReshapeOptionsT())
             if self.dtype == np.uint8:
                 options = self.schema.SoftmaxOptionsT()
                 options.beta = 1.0
-                target = self.tensor((1, LOGITS.out_channels), self.dtype, np.float32(1 / 256), 0)
+                target = self.tensor((1, DEFAULT.logits.out_channels), self.dtype, np.float32(1 / 256), 0)
                 current = self.operator("SOFTMAX", (current,), target, options)
         elif self.tail:
             current = self.flattened(current)
@@ -154,7 +154,7 @@ class Maker:
 
     def flattened(self, source):
         """SHAPE, STRIDED_SLICE, PACK, RESHAPE: how today's converter writes a Flatten."""
-        s, channels = self.schema, LAYERS[-2].out_channels
+        s, channels = self.schema, DEFAULT.layers[-2].out_channels
         one = [self.tensor((1,), np.int32, data=np.array([value], np.int32)) for value in (0, 1, 1)]
         sizes = s.ShapeOptionsT()
         sizes.outType = s.TensorType.INT32

@@ -14,11 +14,11 @@ def slim_scope(layer):
     return f"MobilenetV2/{block.replace('block', 'expanded_conv')}/{part}"
 
 
-def keras_model(variables, top=False):
+def keras_model(variables, top=False, alpha=0.75, size=(96, 96)):
     import keras
 
     network = keras.applications.MobileNetV2(
-        alpha=0.75, input_shape=(96, 96, 3), include_top=top, pooling=None if top else "avg", weights=None
+        alpha=alpha, input_shape=(*size, 3), include_top=top, pooling=None if top else "avg", weights=None
     )
     for layer in network.layers:
         if layer.name == "predictions" or not layer.weights:

@@ -22,30 +22,31 @@ class Mutant:
 
 
 def forward(variables, images, dtype=np.float64, mutant=Mutant()):
-    """TF-Slim variables with batch norms and images [n,96,96,3] in [0,1] -> outputs by the module's names."""
+    """TF-Slim variables with batch norms, of any multiplier, and images [n,height,width,3] in [0,1] -> outputs by the
+    module's names.
+    """
     v = {name: np.asarray(value, dtype) for name, value in variables.items()}
     outputs = {}
 
-    def pad(x, stride, value=0.0):
-        sides = (1, 1) if stride == 1 else (1, 0) if mutant.symmetric_padding else (0, 1)
-        return np.pad(x, ((0, 0), sides, sides, (0, 0)), constant_values=value)
+    def sides(size, stride):
+        total = max((-(-size // stride) - 1) * stride + 3 - size, 0)
+        before = 1 if mutant.symmetric_padding else total // 2
+        return before, total - before
 
-    def patches(x, stride, size):
+    def patches(x, stride, value=0.0):
+        height, width = (-(-size // stride) for size in x.shape[1:3])
+        x = np.pad(x, ((0, 0), *(sides(size, stride) for size in x.shape[1:3]), (0, 0)), constant_values=value)
         for i in range(3):
             for j in range(3):
-                yield i, j, x[:, i : i + size * stride : stride, j : j + size * stride : stride]
+                yield i, j, x[:, i : i + height * stride : stride, j : j + width * stride : stride][:, :height, :width]
 
     def layer(x, scope, stride=1, relu=True, padding=0.0):
-        size = x.shape[1] // stride
         if f"{scope}/depthwise_weights" in v:
             w = v[f"{scope}/depthwise_weights"]
-            y = sum(p[:, :size, :size] * w[i, j, :, 0] for i, j, p in patches(pad(x, stride), stride, size))
+            y = sum(p * w[i, j, :, 0] for i, j, p in patches(x, stride))
         else:
             w = v[f"{scope}/weights"]
-            if w.shape[0] == 1:
-                y = x @ w[0, 0]
-            else:
-                y = sum(p[:, :size, :size] @ w[i, j] for i, j, p in patches(pad(x, stride, padding), stride, size))
+            y = x @ w[0, 0] if w.shape[0] == 1 else sum(p @ w[i, j] for i, j, p in patches(x, stride, padding))
         gamma, beta, mean, variance = (
             v[f"{scope}/BatchNorm/{name}"] for name in ("gamma", "beta", "moving_mean", "moving_variance")
         )
@@ -58,14 +59,14 @@ def forward(variables, images, dtype=np.float64, mutant=Mutant()):
     border = -1.0 if mutant.pad_before_scaling else 0.0
     x = layer(np.asarray(images, dtype) * 2 - 1, "MobilenetV2/Conv", 2, padding=border)
     outputs["layer_1"] = x
-    for number, (stride, channels) in enumerate(BLOCKS):
+    for number, (stride, _) in enumerate(BLOCKS):
         scope = f"MobilenetV2/expanded_conv{f'_{number}' if number else ''}"
         name, y = f"layer_{number + 2}", x
         if number:
             y = outputs[f"{name}/expansion_output"] = layer(y, f"{scope}/expand")
         y = outputs[f"{name}/depthwise_output"] = layer(y, f"{scope}/depthwise", stride)
         y = layer(y, f"{scope}/project", relu=False)
-        x = x + y if stride == 1 and x.shape[-1] == channels else y
+        x = x + y if stride == 1 and x.shape == y.shape else y
         outputs[name] = outputs[f"{name}/output"] = x
     x = outputs["layer_19"] = layer(x, "MobilenetV2/Conv_1")
     pooled = outputs["global_pool"] = x.mean((1, 2), keepdims=True)

@@ -11,7 +11,7 @@ import zipfile
 import numpy as np
 
 from fastmnv2.core import _engine
-from fastmnv2.core.network import BATCH_NORM, LAYERS
+from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights.forms import bundle
 
 # ---- tensor bundles ------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def many_dimensions(folder):
 def overlapping_tensors(folder):
     data = bytes(16 << 20)
     crc = masked_crc(data).to_bytes(4, "little")
-    names = [f"{layer.scope}/BatchNorm/{name}" for layer in LAYERS[:-1] for name in BATCH_NORM]
+    names = [f"{layer.scope}/BatchNorm/{name}" for layer in DEFAULT.layers[:-1] for name in BATCH_NORM]
     records = [record(name.encode(), entry([len(data) // 4], 0, len(data), crc)) for name in sorted(names)]
     (folder / "m.data-00000-of-00001").write_bytes(data)
     return write_index(folder / "m.index", [[HEADER, *records]])

@@ -10,7 +10,7 @@ import pytest
 from makers import archive, converted, legacy_h5
 
 import fastmnv2
-from fastmnv2.core.network import BATCH_NORM, LAYERS, LOGITS
+from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import hub
@@ -26,7 +26,7 @@ def variables():
 def folded(variables):
     """What every loader must arrive at: folded in float64 by the formula, rounded once."""
     tensors = {}
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         gamma, beta, mean, variance = (
             variables[f"{layer.scope}/BatchNorm/{name}"].astype(np.float64) for name in BATCH_NORM
         )
@@ -34,14 +34,14 @@ def folded(variables):
         wide = scale[:, None] if layer.kind == "depthwise" else scale
         tensors[layer.weights_name] = (variables[layer.weights_name] * wide).astype(np.float32)
         tensors[layer.biases_name] = (beta - mean * scale).astype(np.float32)
-    for name in (LOGITS.weights_name, LOGITS.biases_name):
+    for name in (DEFAULT.logits.weights_name, DEFAULT.logits.biases_name):
         tensors[name] = variables[name]
     return tensors
 
 
 def assert_same(path, want, logits=True):
     got = fold(read(path))
-    names = [name for name in want if logits or not name.startswith(LOGITS.scope)]
+    names = [name for name in want if logits or not name.startswith(DEFAULT.logits.scope)]
     assert list(got.tensors) == names
     for name in names:
         assert got.tensors[name].dtype == np.float32
@@ -200,7 +200,7 @@ def test_tflite_float32(network, folded, tmp_path):
     path = tmp_path / "f32.tflite"
     path.write_bytes(converted(network))
     got = fold(read(path))
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         # The converter folds in float32: three roundings of its own.
         want = folded[layer.weights_name]
         assert np.abs(got.tensors[layer.weights_name] - want).max() <= 4 * 2**-24 * np.abs(want).max(), layer.scope
@@ -259,7 +259,7 @@ def test_tflite_int8(network, images, tmp_path, kind):
     path.write_bytes(converted(network, **options))
     got = fold(read(path))
     constants = interpreter_constants(path)
-    for layer in LAYERS[:-1]:
+    for layer in DEFAULT.layers[:-1]:
         kernel = got.tensors[layer.weights_name].transpose(3, 0, 1, 2)
         assert any((kernel == other).all() for other in constants[kernel.shape]), layer.scope
         if kind != "dynamic range":
@@ -285,7 +285,7 @@ def test_tflite_of_google(real_tflite, real_labels, photos):
         assert labels[indices[0]] == label, name
     constants = interpreter_constants(real_tflite)
     tensors = fold(read(real_tflite)).tensors
-    for layer in LAYERS:
+    for layer in DEFAULT.layers:
         kernel = tensors[layer.weights_name].transpose(3, 0, 1, 2)
         assert any((kernel == other).all() for other in constants[kernel.shape]), layer.scope
 

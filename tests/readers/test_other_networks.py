@@ -1,4 +1,4 @@
-"""Networks that are nearly this one: another image size is loaded with a warning, all else is refused."""
+"""Networks that are nearly this one: another image size is run as it is, another number of colours is refused."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from makers import converted
 
 import fastmnv2
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import LAYERS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import tflite
@@ -51,22 +51,25 @@ def int8(network):
 
 
 @pytest.mark.parametrize("suffix", ["keras", "h5", "tflite"])
-def test_another_size_is_loaded_with_one_warning_that_names_both(network, tmp_path, images, suffix):
+def test_a_file_is_run_at_its_own_size(network, tmp_path, suffix):
     other = of_size(network, 160, 128)
-    path, plain = tmp_path / f"other.{suffix}", tmp_path / f"plain.{suffix}"
-    for model, place in ((other, path), (network, plain)):
-        place.write_bytes(converted(model)) if suffix == "tflite" else model.save(place)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = fastmnv2.load(path)
-    says = [str(warning.message) for warning in caught if "made for images" in str(warning.message)]
-    assert len(says) == 1
-    assert "160 x 128, used for 96 x 96" in says[0]
-    assert any("160 x 128" in note for note in model.weights["notes"])
+    path = tmp_path / f"other.{suffix}"
+    if suffix == "tflite":
+        path.write_bytes(converted(other))
+    else:
+        other.save(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        want = fastmnv2.load(plain)
-    np.testing.assert_allclose(model.embed(images), want.embed(images), rtol=1e-4, atol=1e-4)
+        model = fastmnv2.load(path)
+    assert model.network.name == "mobilenet_v2_075_160x128"
+    assert fastmnv2.get_expected_image_size(model) == (160, 128)
+    images = np.random.RandomState(0).rand(2, 160, 128, 3).astype(np.float32)
+    np.testing.assert_allclose(model.embed(images), other(images * 2 - 1), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"expected shape \[n, 160, 128, 3\].*got shape \[2, 96, 96, 3\]"):
+        model.embed(images[:, :96, :96])
+    resized = fastmnv2.load(path, size=96)
+    assert resized.embed(images[:, :96, :96]).shape == (2, 1280)
+    assert any("160 x 128, is set aside" in note for note in resized.weights["notes"])
 
 
 @pytest.mark.parametrize("suffix", ["keras", "tflite"])
@@ -103,7 +106,7 @@ def image_of(graph):
 
 
 @pytest.mark.parametrize("scale", [0, -0.01, 1e-40, np.nan, np.inf])
-@pytest.mark.parametrize("layer", [0, 1, len(LAYERS) - 2])
+@pytest.mark.parametrize("layer", [0, 1, len(DEFAULT.layers) - 2])
 @pytest.mark.parametrize("number", [1, 2])
 def test_scales_that_are_none_are_refused(int8, tmp_path, scale, layer, number):
     (tmp_path / "q.tflite").write_bytes(changed(int8, operand(layer, number), "scale", scale))

@@ -107,6 +107,7 @@ def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
     info = "fastmnv2-0.1.0.dist-info"
     good = {
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n",
+        f"{info}/METADATA": b"Name: fastmnv2\n\n# fastmnv2\n",
         f"{info}/licenses/LICENSE": b"",
         "fastmnv2/py.typed": b"",
         "fastmnv2/core/_engine.pyi": b"",
@@ -115,6 +116,7 @@ def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
     }
     wrong = {
         "tags": {f"{info}/WHEEL": b"Tag: py3-none-any\n"},
+        "description: links to": {f"{info}/METADATA": b"Name: fastmnv2\n\n![Speed](benches/results/comparison.png)\n"},
         "licenses/LICENSE is missing": {f"{info}/licenses/LICENSE": None},
         "py.typed is missing": {"fastmnv2/py.typed": None},
         "sources or rubbish": {"fastmnv2/core/_engine.c": b""},

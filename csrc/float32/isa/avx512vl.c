@@ -1,5 +1,5 @@
-/* AVX-512VL: 32 registers of 8 lanes, for the layers whose channels 16 does not divide (24, 72, 120), on processors
- * whose 512-bit operations take two turns (see cpu.h). */
+/* AVX-512VL: 32 registers of 8 lanes. Used for layers whose channels are not a multiple of 16 (24, 72, 120), on
+ * processors that execute a 512-bit operation as two 256-bit ones (see cpu.h). */
 #include "float32/isa/vec_ymm.h"
 
 #define VOCABULARY       "avx512vl"

@@ -1,4 +1,4 @@
-/* Plain C for any processor. Its multiply-add rounds once whatever the hardware, so this is the reference. */
+/* Plain C for any processor: the reference. Its multiply-add rounds once on any hardware. */
 #include "float32/isa/vec_scalar.h"
 
 #define VOCABULARY       "scalar"

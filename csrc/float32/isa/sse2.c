@@ -1,5 +1,5 @@
-/* SSE2: 16 registers of 4 lanes, for x86-64 processors without AVX2 and FMA. The two dozen instructions of each
- * multiply-add leave no room for a tile in registers, so its size hardly matters. 2.8 times as fast as scalar.c. */
+/* SSE2: 16 registers of 4 lanes, for x86-64 processors without AVX2 and FMA. Each multiply-add takes two dozen
+ * instructions and their registers, so the size of the tile hardly matters. 2.8 times as fast as scalar.c. */
 #include "float32/isa/vec_sse2.h"
 
 #define VOCABULARY       "sse2"

@@ -1,4 +1,4 @@
-/* The vector vocabulary on Advanced SIMD, which every 64-bit ARM processor has: 32 registers of 4 lanes. */
+/* The vector vocabulary on Advanced SIMD, on every 64-bit ARM processor: 32 registers of 4 lanes. */
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>
@@ -12,8 +12,8 @@ FM_INLINE vec vec_load(const float *p) { return vld1q_f32(p); }
 FM_INLINE void vec_store(float *p, vec a) { vst1q_f32(p, a); }
 FM_INLINE vec vec_set1(float a) { return vdupq_n_f32(a); }
 FM_INLINE vec vec_fma(vec a, vec b, vec c) { return vfmaq_f32(c, a, b); }
-/* a[lane] * b + c. A lane costs nothing, where broadcasting a float from memory takes a vector pipe besides the load
- * (Arm's optimisation guides: LD1R is a load and a vector operation from Cortex-A76 to Neoverse V2). */
+/* a[lane] * b + c. Taking a lane is free; broadcasting a float from memory takes a vector operation besides the load
+ * (LD1R in Arm's optimisation guides, from Cortex-A76 to Neoverse V2). */
 #define VEC_FMA_LANE(a, lane, b, c) vfmaq_laneq_f32(c, b, a, lane)
 FM_INLINE vec vec_add(vec a, vec b) { return vaddq_f32(a, b); }
 FM_INLINE vec vec_mul(vec a, vec b) { return vmulq_f32(a, b); }
@@ -33,13 +33,13 @@ FM_INLINE vec vec_load_u8(const uint8_t *p) {
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
 }
 
-/* The larger of |a| and b; b where a is NaN. */
+/* max(|a|, b); b if a is NaN. */
 FM_INLINE vec vec_max_abs(vec a, vec b) {
     const vec size = vabsq_f32(a);
     return vbslq_f32(vcgtq_f32(size, b), size, b);
 }
 
-/* Compared and selected, for this architecture's own maximum of -0 and 0 is 0: here -0 stays, and NaN. */
+/* Compares and selects, so that -0 and NaN stay as they are: the maximum instruction makes 0 of -0 and 0. */
 FM_INLINE vec vec_relu6(vec a) {
     const vec zero = vdupq_n_f32(0.0f), six = vdupq_n_f32(6.0f);
     const vec low = vbslq_f32(vcgtq_f32(zero, a), zero, a);

@@ -1,4 +1,4 @@
-/* The vector vocabulary with one lane. Its multiply-add defines the bits every other file must equal. */
+/* The vector vocabulary with one lane. Its multiply-add defines the bits that every other file must give. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -15,10 +15,10 @@ FM_INLINE vec vec_set1(float a) { return a; }
 #ifdef FP_FAST_FMAF
 FM_INLINE vec vec_fma(vec a, vec b, vec c) { return fmaf(a, b, c); }
 #else
-/* a * b + c rounded once. Not fmaf: mingw-w64's rounds twice, glibc's changes the rounding mode and is slow.
- * The product of two floats is exact as a double. The sum is rounded to odd: if it lost anything (Knuth's TwoSum)
- * and its last bit is even, it is moved towards what it lost. Rounding that to float is rounding the exact sum
- * (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+/* a * b + c, rounded once. fmaf is not used: mingw-w64's rounds twice, and glibc's changes the rounding mode and is
+ * slow. The product of two floats is exact in double. The sum is rounded to odd: if it is inexact (Knuth's TwoSum
+ * tells) and its last bit is 0, it moves by one bit towards the exact sum. Rounding the result to float then gives the
+ * same as rounding the exact sum (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
 FM_INLINE vec vec_fma(vec a, vec b, vec c) {
     const double product = (double)a * (double)b, addend = (double)c;
     double sum = product + addend;
@@ -42,7 +42,7 @@ FM_INLINE vec vec_load_u8(const uint8_t *p) { return (float)*p; }
 
 FM_INLINE vec vec_max_abs(vec a, vec b) { return fabsf(a) > b ? fabsf(a) : b; }
 
-/* Written as the x86 min/max instructions behave: NaN stays NaN, -0 stays -0. */
+/* Like the x86 min and max instructions: NaN stays NaN, and -0 stays -0. */
 FM_INLINE vec vec_relu6(vec a) {
     vec low = 0.0f > a ? 0.0f : a;
     return 6.0f < low ? 6.0f : low;

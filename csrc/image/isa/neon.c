@@ -1,4 +1,4 @@
-/* Advanced SIMD, which every 64-bit ARM processor has: 4 lanes. Multiplied and added, never vmla: it is fused here. */
+/* Advanced SIMD, on every 64-bit ARM processor: 4 lanes. Separate multiply and add, because compilers fuse vmla. */
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>

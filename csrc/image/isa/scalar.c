@@ -1,4 +1,4 @@
-/* Plain C for any processor: the reference that the other tables must equal. */
+/* Plain C for any processor: the reference, whose bits the other tables must equal. */
 #include <stdint.h>
 #include <string.h>
 

@@ -22,12 +22,12 @@ from fastmnv2.weights.files import exists, file_sha256, open_file, read_file
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
 # The most that a malformed file may cost. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
-# characters; the network's own variables have 11 MB, twice that where an export lists them twice.
+# characters; the widest network's own variables have 44 MB, twice that where an export lists them twice.
 _INDEX_LIMIT = 1 << 20
 _RECORDS_LIMIT = 20_000
 _NAME_LIMIT = 1000
 _DIMS_LIMIT = 8
-_TENSORS_LIMIT = 32 << 20
+_TENSORS_LIMIT = 96 << 20
 _STRING_LIMIT = 1 << 20
 _SHARDS_LIMIT = 1000
 _DT_FLOAT, _DT_STRING = 1, 7

@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from fastmnv2.core.network import LAYERS, shapes
+from fastmnv2.core.network import DEFAULT, shapes
 from fastmnv2.weights.files import exists, read_file
 from fastmnv2.weights.forms import bundle
 from fastmnv2.weights.tensors import Source
@@ -13,8 +13,8 @@ from fastmnv2.weights.tensors import Source
 EMA = "/ExponentialMovingAverage"
 _STATE_LIMIT = 1 << 20
 
-# Every variable that the network can use, without any prefix.
-VARIABLES = frozenset(shapes(LAYERS, folded=False) | shapes(LAYERS, folded=True))
+# Every variable that a network can use, without any prefix: the names are the same for all of them.
+VARIABLES = frozenset(shapes(DEFAULT.layers, folded=False) | shapes(DEFAULT.layers, folded=True))
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -41,7 +41,12 @@ def read(prefix: Path) -> Source:
 
     TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
     """
-    return read_bundle(bundle.Bundle(prefix), "checkpoint", str(prefix))
+    opened = bundle.Bundle(prefix)
+    from fastmnv2.weights.forms import hub
+
+    if hub.OBJECT_GRAPH in opened.entries:
+        return hub.read_objects(opened, "checkpoint", str(prefix))
+    return read_bundle(opened, "checkpoint", str(prefix))
 
 
 def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:

@@ -21,21 +21,25 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.head import LIMIT as HEAD_LIMIT
-from fastmnv2.core.network import BATCH_NORM, LOGITS
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, WIDEST, of
 from fastmnv2.weights.forms import keras_names
 
 if TYPE_CHECKING:
     import h5py
 
-# HDF5's links can lead to the same data again and again, and names can be long. The network has 262 variables, 11 MB.
+# HDF5's links can lead to the same data again and again, and names can be long. A network has 262
+# variables, the widest 44 MB of them.
 _OBJECT_LIMIT = 20_000
 _DEPTH_LIMIT = 16
 _NAME_LIMIT = 1000
 _VARIABLES_LIMIT = 1000
-_VALUES_LIMIT = 6 << 20  # the network has 2.7 million; exports that list variables twice, twice as many
+_VALUES_LIMIT = 24 << 20  # the widest network has 10.8 million; exports that list variables twice, twice as many
 _SECONDS = 2  # of processor time; a good file takes 0.1 s
-_MEMORY = 128 << 20  # beyond what the interpreter and h5py have taken; a good file takes 30 MB
+_MEMORY = 256 << 20  # beyond what the interpreter and h5py have taken; a file of 1.4 takes 60 MB
 _PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
+
+_LEGACY = {"kernel:0": "kernel", "depthwise_kernel:0": "depthwise_kernel"}
+_SUFFIX = re.compile(r"(Conv1|Conv_1|Conv_1_bn|(expanded_conv|block_\d+)_(expand|depthwise|project)(_BN)?)$")
 
 _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from fastmnv2.weights.forms import hdf5; hdf5.serve(int(sys.argv[1]))"
 
@@ -219,14 +223,16 @@ def collect(file: IO[bytes]) -> Content:
         config = root.attrs.get("model_config")
         if isinstance(config, bytes):
             config = config.decode()
-        paths = _variable_paths(dict(_datasets(root)))
+        named = _variable_paths(dict(_datasets(root)))
+        paths = {plain: named[path] for plain, path in keras_names.plain_paths(named).items()}
         used = [path for path in paths if keras_names.is_variable(path)]
         if len(used) > _VARIABLES_LIMIT:
             raise ValueError(f"{len(used)} variables with names of this network, expected at most 262")
+        expected = keras_names.expected_shapes({path: paths[path].shape or () for path in used})
         variables: dict[str, NDArray[np.float32]] = {}
         total = 0
         for path in used:
-            variables[path] = _values(paths[path], path)
+            variables[path] = _values(paths[path], path, expected.get(path))
             total += variables[path].size
             if total > _VALUES_LIMIT:
                 raise ValueError(f"{path}: the network's variables have more than {_VALUES_LIMIT} values")
@@ -241,8 +247,7 @@ def _others(datasets: "dict[str, h5py.Dataset]") -> dict[str, NDArray[np.float32
     for path, dataset in sorted(datasets.items()):
         fits = dataset.ndim in (1, 2) and 0 < (dataset.size or 0) <= left and len(found) < _VARIABLES_LIMIT
         fits = fits and math.prod(dataset.chunks or ()) <= left and not (dataset.external or dataset.is_virtual)
-        fits = fits and (dataset.dtype.kind == "f" or dataset.dtype.name == "bfloat16")
-        found[path] = np.ascontiguousarray(dataset[()], np.float32) if fits else None
+        found[path] = _floats(dataset) if fits and _is_float(dataset) else None
         left -= dataset.size if fits else 0
     return found
 
@@ -271,40 +276,74 @@ def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
 
 
 def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
-    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside."""
+    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside.
+
+    Where it is not named, the network's layers are known by their order, and others keep their path.
+    """
+    groups: dict[str, set[str]] = {}  # the layers that lie side by side, by where
+    for path in datasets:
+        layer = _numbered(path) or path.rpartition("/")[0]
+        folder, _, name = layer.rpartition("/")
+        groups.setdefault(folder if _numbered(path) else "", set()).add(name)
+    ordered = {folder: keras_names.by_order(names) for folder, names in groups.items()}
     named = {}
     for path, dataset in datasets.items():
-        parent, _, number = path.rpartition("/")
-        if parent.rpartition("/")[2] != "vars" or not number.isdigit():
-            named[path] = dataset
+        group = _numbered(path)
+        if not group:
+            parent, _, variable = path.rpartition("/")
+            plain = ordered[""].get(parent.rpartition("/")[2])
+            named[f"{plain}/{_LEGACY.get(variable, variable)}" if plain else path] = dataset
             continue
-        layer = dataset.parent.attrs.get("name") or keras_names.layer_by_order(
-            parent.split("/")[-2] if "/" in parent else ""
+        number, (folder, _, name) = int(path.rpartition("/")[2]), group.rpartition("/")
+        told = dataset.parent.attrs.get("name")
+        layer = (
+            ordered[folder].get(name, group) if not told else told.decode() if isinstance(told, bytes) else str(told)
         )
-        layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
-        batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
+        batch_norm = layer.endswith(("_BN", "_bn", "bn_Conv1"))
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
-        if not (keras_names.slim_scope(layer) or layer in keras_names.BY_TOP):
+        if not _is_networks(layer):
             variables = ()  # those of other layers depend on their class
-        index = int(number)
-        named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
+        named[f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"] = dataset
     return named
 
 
-def _values(dataset: "h5py.Dataset", path: str) -> NDArray[np.float32]:
+def _numbered(path: str) -> str:
+    """The layer's group in ``<group>/vars/<number>``, "" of any other path."""
+    group, _, number = path.rpartition("/")
+    return group.removesuffix("/vars") if group.endswith("/vars") and number.isdigit() and len(number) < 4 else ""
+
+
+def _is_networks(layer: str) -> bool:
+    """Whether it is one of the network's layers by its name, which may have a prefix."""
+    return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
+
+
+def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None) -> NDArray[np.float32]:
     """Read a dataset, once its shape shows that it is as small as it should be."""
-    expected = keras_names.expected_shape(path)
     if expected is not None and dataset.shape != expected:
         raise ValueError(
             f"{path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
-            "is this another depth multiplier than 0.75?"
+            "no multiplier gives such channels"
         )
     # A chunk is read whole, and may be larger than its dataset.
-    largest = LOGITS.in_channels * LOGITS.out_channels
+    largest = math.prod(of(WIDEST, *DEFAULT.size).logits.weights_shape)
     if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
         raise ValueError(f"{path}: shape {dataset.shape} is too large for this network")
-    if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
+    if not _is_float(dataset):
         raise ValueError(f"{path}: expected floats, got {dataset.dtype}")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{path}: its data are in another file, which is not read")
-    return np.ascontiguousarray(dataset[()], np.float32)
+    return _floats(dataset)
+
+
+def _is_float(dataset: "h5py.Dataset") -> bool:
+    """Whether it holds floats; bfloat16, which HDF5 does not know, comes as two opaque bytes."""
+    dtype: np.dtype[Any] = dataset.dtype
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.str == "|V2"
+
+
+def _floats(dataset: "h5py.Dataset") -> NDArray[np.float32]:
+    values = dataset[()]
+    if dataset.dtype.str == "|V2":
+        values = (np.asarray(values).view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(values, np.float32)

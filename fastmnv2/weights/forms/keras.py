@@ -1,4 +1,4 @@
-"""Keras weights of ``keras.applications.MobileNetV2(alpha=0.75)``, alone or inside a fine-tuned model.
+"""Keras weights of ``keras.applications.MobileNetV2``, alone or inside a fine-tuned model.
 
 Three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``layers/conv2d_7/vars/0``, the
 layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latter in it.
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError, printable
 from fastmnv2.core.head import Head, named
-from fastmnv2.core.network import EPSILON, LOGITS
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
-from fastmnv2.weights.tensors import Source, other_size
+from fastmnv2.weights.tensors import Source
 
-# The most that a malformed file may cost. The network's variables have 11 MB, its configuration 100 KB.
-_ARCHIVE_LIMIT = 96 << 20
+# The most that a malformed file may cost. The widest network's variables have 44 MB, three times that
+# with an optimiser's; its configuration 100 KB.
+_ARCHIVE_LIMIT = 160 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
 _NAME_LIMIT = 200
@@ -94,6 +95,7 @@ def read_model(model: Any) -> Source:
         pending += getattr(layer, "layers", ())
         for weight in () if hasattr(layer, "layers") else layer.weights:
             variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(weight, np.float32)
+    variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}
     text = model.to_json()
@@ -119,27 +121,31 @@ def _check_directory(file: IO[bytes], path: Path) -> None:
 def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Source:
     """What a model's configuration (None where there is none) and its variables come to."""
     tensors, notes = keras_names.from_variables(content.variables.items(), origin)
-    graph, others = None, dict(content.others)
-    if LOGITS.weights_name not in tensors:
+    graph, size, others = None, None, dict(content.others)
+    if DEFAULT.logits.weights_name not in tensors:
         others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
         _check_norms(config, origin)
-        notes += _check_size(config, origin)
-        graph = keras_graph.around(config)
+        size = _image_size(config)
+        graph = keras_graph.around(config, size)
+        size = graph.size if graph else size
     if graph is None:
         layers = sorted({path.rpartition("/")[0] for path in others})
         if layers:
             shown = ", ".join(layers[:5]) + (", …" if len(layers) > 5 else "")
             notes.append(f"{len(layers)} other layers are ignored, for the file has no graph: {shown}")
-        return Source("keras", origin, sha256, tensors, tuple(notes))
+        return Source("keras", origin, sha256, tensors, tuple(notes), size=size)
     head: Head | None = None
     head_error = graph.head_error
     if not head_error:
         try:
-            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others))
+            last = tensors.get(DEFAULT.head.weights_name)
+            features = DEFAULT.features if last is None else last.shape[-1]
+            places = {name: path for path, name in reversed(keras_names.saved_paths(config).items())}
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer, "")), features)
         except ValueError as error:
             head_error = str(error)
-    if head is not None and LOGITS.weights_name in tensors:
+    if head is not None and DEFAULT.logits.weights_name in tensors:
         head_error = f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
         head = None
     return Source(
@@ -152,16 +158,24 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         input_error=graph.input_error,
         head=head,
         head_error=head_error,
+        size=size,
     )
 
 
-def _variables_of(layer: str, others: dict[str, NDArray[np.float32] | None]) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by their last names, those that are there once."""
+def _variables_of(
+    layer: str, others: dict[str, NDArray[np.float32] | None], place: str
+) -> dict[str, NDArray[np.float32]]:
+    """A layer's variables by their last names, those that are there once; ``place`` is where it lies without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
-        if parent.rpartition("/")[2] == layer:
+        if layer in (parent, parent.rpartition("/")[2]) and not parent.startswith("layers/"):
             found.setdefault(name, []).append(values)
+    if not found:
+        for path, values in others.items():
+            parent, _, name = path.rpartition("/")
+            if place and parent in (place, f"_layer_checkpoint_dependencies/{place.removeprefix('layers/')}"):
+                found.setdefault(name, []).append(values)
     return {name: each[0] for name, each in found.items() if len(each) == 1 and each[0] is not None}
 
 
@@ -174,8 +188,25 @@ def _parsed(text: str | bytes, origin: str) -> Any:
         raise WeightsError(f"{origin}: the model's configuration is not JSON: {error}") from error
 
 
-def _check_size(config: Any, origin: str) -> list[str]:
-    """Notes on the size of image that the model with the first convolution was made for."""
+def _layer_names(config: Any) -> set[str]:
+    """All that are called so in a configuration, which its layers are among."""
+    found: set[str] = set()
+    pending = [config]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            name = node.get("name")
+            if isinstance(name, str) and len(name) <= _NAME_LIMIT:
+                found.add(name)
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+    return found
+
+
+def _image_size(config: Any) -> tuple[int, int] | None:
+    """Height and width that the model with the first convolution was made for; None if it leaves them open."""
+    prefix = keras_names.prefix_of(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -185,18 +216,19 @@ def _check_size(config: Any, origin: str) -> list[str]:
             continue
         pending += node
         layers = [item for item in node if isinstance(item, dict) and isinstance(item.get("config"), dict)]
-        if not any(layer["config"].get("name") == "Conv1" for layer in layers):
+        if not any(str(layer["config"].get("name")) == f"{prefix}Conv1" for layer in layers):
             continue
         for layer in layers:
             shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
             if layer.get("class_name") == "InputLayer" and isinstance(shape, list) and len(shape) == 4:
                 edges = [edge for edge in shape[1:3] if isinstance(edge, int)]
-                return other_size(origin, *edges) if len(edges) == 2 else []
-    return []
+                return (edges[0], edges[1]) if len(edges) == 2 else None
+    return None
 
 
 def _check_norms(config: Any, origin: str) -> None:
     """The network's batch norms must have the epsilon that is folded in."""
+    prefix = keras_names.prefix_of(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -212,7 +244,7 @@ def _check_norms(config: Any, origin: str) -> None:
         epsilon = own.get("epsilon")
         if (
             node.get("class_name") == "BatchNormalization"
-            and keras_names.slim_scope(name)
-            and not (isinstance(epsilon, (int, float)) and abs(epsilon - EPSILON) <= 1e-9)
+            and keras_names.slim_scope(name.removeprefix(prefix))
+            and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
         ):
-            raise WeightsError(f"{origin}: {name}: expected epsilon {EPSILON}, got {epsilon!r}")
+            raise WeightsError(f"{origin}: {name}: expected epsilon {DEFAULT.epsilon}, got {epsilon!r}")

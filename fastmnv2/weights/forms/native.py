@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmnv2.core import head
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import LAYERS, shapes
-from fastmnv2.weights.files import read_file
+from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
+from fastmnv2.weights.files import open_file, read_file
 from fastmnv2.weights.int8.quantised import (
-    BLOCKS,
     IMAGE,
     POOL,
     SOFTMAX,
@@ -33,17 +33,36 @@ from fastmnv2.weights.int8.quantised import (
 from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
-_WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
-_HEADER_LIMIT = 256 << 10  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
+_WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse,
+_WITH_NETWORK = "3"  # and of those of another network than 0.75/96, which may have a head, too
+_HEADER_LIMIT = 1 << 20  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
 _ALIGN = 64
 
-_SHAPES = shapes(LAYERS, folded=True)
-_FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _SHAPES.values()) + 4 * head.LIMIT
+_WIDEST_SHAPES = shapes(of(WIDEST, *DEFAULT.size).layers, folded=True)
+_FILE_LIMIT = 8 + _HEADER_LIMIT + sum(4 * math.prod(shape) for shape in _WIDEST_SHAPES.values()) + 4 * head.LIMIT
 _TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all."""
+    """Write ``folded`` to ``path``, whole or not at all.
+
+    Raises:
+        WeightsError: what it says of itself, such as names of classes, is too long for the format.
+    """
+    text, arrays = _header(folded)
+    with writing(Path(path)) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays:
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def check(folded: Folded) -> None:
+    """WeightsError if ``write`` would refuse it."""
+    _header(folded)
+
+
+def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
+    """The header, and the arrays in their order."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -59,6 +78,10 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
     if around:
         header["__metadata__"] |= {"format_version": _WITH_AROUND, "around": json.dumps(around)}
         tensors |= folded.head.tensors if folded.head else {}
+    network = folded.network
+    if network != DEFAULT:
+        said = {"multiplier": network.multiplier, "height": network.height, "width": network.width}
+        header["__metadata__"] |= {"format_version": _WITH_NETWORK, "network": json.dumps(said)}
     offset = 0
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     types = {np.dtype(kind): name for name, kind in _TYPES.items()}
@@ -74,10 +97,26 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with writing(Path(path)) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in list(header)[1:]:
-            file.write(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes())
+    if len(text) > _HEADER_LIMIT:
+        names = len(json.dumps(folded.head.classes)) if folded.head else 0
+        raise WeightsError(
+            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, {names} of them for names of "
+            "classes: shorter names fit"
+        )
+    return text, [arrays[name] for name in list(header)[1:]]
+
+
+def precision_of(path: Path) -> str:
+    """What a native file's numbers are for: "int8" of 8-bit ones; "float32" of others, and of files of other forms."""
+    try:
+        with open_file(path) as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if len(start) == 8 and 2 <= length <= _HEADER_LIMIT else b""
+        found = json.loads(text).get("__metadata__", {}).get("precision") if text[:1] == b"{" else None
+    except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong, reading it will tell
+        return "float32"
+    return "int8" if found == "int8" else "float32"
 
 
 def _public(origin: str) -> str:
@@ -102,11 +141,12 @@ def read(path: Path) -> Source:
         )
     header = _parse(path, data[8 : 8 + length])
     metadata = _metadata(path, header.pop("__metadata__", None))
+    network = _network(path, metadata)
     start = 8 + length
     tensors = {}
     end = 0
     quantised = "precision" in metadata
-    allowed = _quantised_shapes() if quantised else _float_shapes()
+    allowed = _quantised_shapes(network) if quantised else _float_shapes(network)
     entries = _entries(path, header, allowed, with_head="around" in metadata)
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
@@ -122,7 +162,7 @@ def read(path: Path) -> Source:
     if "around" in metadata:
         from fastmnv2.weights.forms import surroundings
 
-        input_range, found_head = surroundings.read(path, metadata["around"], tensors)
+        input_range, found_head = surroundings.read(path, metadata["around"], tensors, network.features)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
@@ -132,6 +172,8 @@ def read(path: Path) -> Source:
         os.path.abspath(path),
         input_range=input_range,
         head=found_head,
+        size=network.size,
+        multiplier=network.multiplier,
     )
 
 
@@ -158,12 +200,14 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     if not isinstance(found, dict) or found.get("format") != "fastmnv2":
         raise WeightsError(f"{path}: a safetensors file, but not one of fastmnv2's (no such __metadata__)")
     version = found.get("format_version")
-    if version not in (FORMAT_VERSION, _WITH_AROUND):
+    if version not in (FORMAT_VERSION, _WITH_AROUND, _WITH_NETWORK):
         raise WeightsError(
-            f"{path}: expected format version {FORMAT_VERSION} or {_WITH_AROUND}, got {version!r}; "
-            "convert the original again"
+            f"{path}: expected format version {FORMAT_VERSION}, {_WITH_AROUND} or {_WITH_NETWORK}, got {version!r}; "
+            "convert the original again, or use a newer fastmnv2"
         )
     keys += ("around",) if version == _WITH_AROUND else ()
+    keys += ("network",) if version == _WITH_NETWORK else ()
+    keys += ("around",) if version == _WITH_NETWORK and "around" in found else ()
     if not all(isinstance(found.get(key), str) for key in keys):
         raise WeightsError(f"{path}: __metadata__ must have the strings {', '.join(keys)}")
     if found.get("precision", "int8") != "int8":
@@ -179,23 +223,41 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
     return found
 
 
+def _network(path: Path, metadata: dict[str, str]) -> Network:
+    """The network that the metadata tell of; files without are of the default one."""
+    if metadata["format_version"] != _WITH_NETWORK:
+        return DEFAULT
+    try:
+        said = json.loads(metadata["network"])
+        multiplier, height, width = (said[name] for name in ("multiplier", "height", "width"))
+        if type(multiplier) is not float or type(height) is not int or type(width) is not int:
+            raise ValueError("expected numbers")
+        return of(multiplier, height, width)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: __metadata__: network: expected multiplier, height and width of a network, got "
+            f"{metadata['network'][:200]!r}: {error}"
+        ) from error
+
+
 _Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
 
 
-def _float_shapes() -> _Allowed:
-    return {name: (("F32",), (shape,)) for name, shape in _SHAPES.items()}
+def _float_shapes(network: Network) -> _Allowed:
+    return {name: (("F32",), (shape,)) for name, shape in shapes(network.layers, folded=True).items()}
 
 
-def _quantised_shapes() -> _Allowed:
+def _quantised_shapes(network: Network) -> _Allowed:
     """Types and shapes of the tensors of an 8-bit network; which go together, Quantised checks."""
     allowed: _Allowed = {}
-    for layer in LAYERS:
+    for layer in network.layers:
         kernel, bias, scales, zero = weights_names(layer)
         allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
         allowed[bias] = (("I32",), ((layer.out_channels,),))
         allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
         allowed[zero] = (("I32",), ((1,),))
-    for scope in (IMAGE, POOL, SOFTMAX, *(layer.scope for layer in LAYERS), *map(sum_scope, range(BLOCKS))):
+    scopes = [layer.scope for layer in network.layers]
+    for scope in (IMAGE, POOL, SOFTMAX, *scopes, *map(sum_scope, range(network.blocks))):
         scale, numbers = quantity_names(scope)
         allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
     return allowed

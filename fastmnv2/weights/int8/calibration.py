@@ -6,22 +6,21 @@ of each channel is then taken back from the biases, layer by layer.
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import arguments, network
-from fastmnv2.core.model import PROJECTION_NAMES, Model
-from fastmnv2.core.network import ENDPOINTS, LAYERS, LOGITS
+from fastmnv2.core import arguments
+from fastmnv2.core.model import Model
+from fastmnv2.core.network import Layer, Network
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.int8.quantised import (
-    BLOCKS,
-    HEAD,
     IMAGE,
     POOL,
     Quantised,
+    image_quantity,
     quantity_names,
     sum_scope,
     weights_names,
@@ -87,7 +86,8 @@ def quantize(
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """See ``fastmnv2.quantize``; ``folded`` are its weights."""
-    array, _ = arguments.as_images(images)
+    image_quantity(*folded.range)  # before the work of minutes
+    array, _ = arguments.as_images(images, folded.network)
     if len(array) < _FEWEST:
         raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
     if array.dtype != np.uint8 and not np.isfinite(array).all():
@@ -106,33 +106,32 @@ def _parts(images: NDArray[Any]) -> Iterable[NDArray[Any]]:
 
 def _float_maps(model: Model, images: NDArray[Any]) -> _Maps:
     """Every endpoint, and the projections before residuals are added."""
-    maps = model.endpoints(images)
-    block_input = maps[ENDPOINTS[0].name]
-    for block in range(BLOCKS):
-        output = maps[ENDPOINTS[4 * block + 2].name]
-        residual = LAYERS[3 * block + 2].residual
-        maps[PROJECTION_NAMES[block]] = output - block_input if residual else output
+    network, maps = model.network, model.endpoints(images)
+    block_input = maps[network.endpoints[0].name]
+    for block, projection in enumerate(network.projections):
+        output = maps[network.endpoints[4 * block + 2].name]
+        maps[projection.name] = output - block_input if network.has_residual(block) else output
         block_input = output
     if model.has_logits:
-        maps[LOGITS.scope] = model.logits(images)
+        maps[network.logits.scope] = model.logits(images)
     return maps
 
 
-def _scopes() -> dict[str, str]:
+def _scopes(network: Network) -> dict[str, str]:
     """Where each map's Quantity is kept, by the map's name, in the order of the network; without the logits."""
     found = {}
-    for block in range(BLOCKS):
-        expansion, depthwise, output = (ENDPOINTS[4 * block + part].name for part in range(3))
-        found[expansion], found[depthwise] = LAYERS[3 * block].scope, LAYERS[3 * block + 1].scope
-        found[PROJECTION_NAMES[block]] = LAYERS[3 * block + 2].scope
-        if LAYERS[3 * block + 2].residual:
+    for block, projection in enumerate(network.projections):
+        expansion, depthwise, output = (network.endpoints[4 * block + part].name for part in range(3))
+        layers = network.layers[3 * block : 3 * block + 3]
+        found[expansion], found[depthwise], found[projection.name] = (layer.scope for layer in layers)
+        if network.has_residual(block):
             found[output] = sum_scope(block)
-    return found | {ENDPOINTS[-2].name: HEAD.scope, ENDPOINTS[-1].name: POOL}
+    return found | {network.endpoints[-2].name: network.head.scope, network.endpoints[-1].name: POOL}
 
 
 def untrained(folded: Folded) -> Quantised:
     """An int8 network of weights that mean nothing, for timings, by the ranges that they give on noise."""
-    noise = np.random.RandomState(0).randint(0, 256, (8, network.SIZE, network.SIZE, 3)).astype(np.uint8)
+    noise = np.random.RandomState(0).randint(0, 256, (8, *folded.network.image_shape)).astype(np.uint8)
     return _Calibration(folded, Model(folded), noise).uncorrected()
 
 
@@ -140,8 +139,9 @@ class _Calibration:
     """Ranges and means of the float network's maps, and the integers that are made of them."""
 
     def __init__(self, folded: Folded, model: Model, images: NDArray[Any]) -> None:
-        self._folded, self._images = folded, images
-        self._names = _scopes() | ({LOGITS.scope: LOGITS.scope} if folded.has_logits else {})
+        self._folded, self._shape, self._images = folded, folded.network, images
+        logits = self._shape.logits.scope
+        self._names = _scopes(self._shape) | ({logits: logits} if folded.has_logits else {})
         self._low = dict.fromkeys(self._names, 0.0)  # a range holds 0
         self._high = dict.fromkeys(self._names, 0.0)
         self._means: dict[str, NDArray[np.float64]] = {name: np.zeros(1) for name in self._names}
@@ -155,15 +155,14 @@ class _Calibration:
 
     def uncorrected(self) -> Quantised:
         """The integers that rounding gives."""
-        self._quantity(IMAGE, np.float32(1 / 127.5), -1)
+        scale, zero = image_quantity(*self._folded.range)
+        self._quantity(IMAGE, scale, zero)
         for name, scope in self._names.items():
             self._activation(name, scope)
-        layers = LAYERS if self._folded.has_logits else LAYERS[:-1]
-        scale = np.float32(1 / 127.5)
-        for layer in layers:
+        for index, layer in enumerate(self._shape.layers[: None if self._folded.has_logits else -1]):
             self._weights(layer, scale)
-            before = sum_scope(LAYERS.index(layer) // 3) if layer.residual else layer.scope
-            scale = self._tensors[quantity_names(POOL if layer is HEAD else before)[0]][0]
+            before = sum_scope(index // 3) if layer.residual else layer.scope
+            scale = self._tensors[quantity_names(POOL if layer is self._shape.head else before)[0]][0]
         return self._network()
 
     def run(self, progress: Callable[[int, int], None]) -> Quantised:
@@ -172,7 +171,7 @@ class _Calibration:
         network_layers = [name for name in self._names if name not in self._sums()]
         for done, name in enumerate(network_layers):
             progress(done, len(network_layers))
-            if name != ENDPOINTS[-1].name:
+            if name != self._shape.endpoints[-1].name:
                 self._correct(name, self._names[name])
         progress(len(network_layers), len(network_layers))
         return self._network()
@@ -181,9 +180,10 @@ class _Calibration:
         return {name for name, scope in self._names.items() if scope.endswith("/sum")}
 
     def _network(self) -> Quantised:
-        told = Quantised.of(self._folded, {})
         notes = (*self._folded.notes, f"quantised after training, on {len(self._images)} pictures")
-        return Quantised(told.form, told.origin, told.sha256, dict(self._tensors), notes)
+        told = {field.name: getattr(self._folded, field.name) for field in fields(self._folded)}
+        size = self._shape.size
+        return Quantised(**told | {"tensors": dict(self._tensors), "notes": notes, "file": "", "size": size})
 
     def _quantity(self, scope: str, scale: np.float32, zero: int) -> None:
         names = quantity_names(scope)
@@ -195,7 +195,7 @@ class _Calibration:
         scale = np.float32(max((high - low) / 255, 1e-6))
         self._quantity(scope, scale, int(np.clip(np.rint(-128 - low / float(scale)), -128, 127)))
 
-    def _weights(self, layer: network.Layer, source: np.float32) -> None:
+    def _weights(self, layer: Layer, source: np.float32) -> None:
         """Symmetric, a scale a channel; one at least that keeps the bias within 2^24 steps."""
         kernel, bias = (
             self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
@@ -215,7 +215,7 @@ class _Calibration:
         """Take the mean error of each channel back from the layer's bias."""
         quantised = self._network()
         model = Model(quantised)
-        if name == LOGITS.scope:
+        if name == self._shape.logits.scope:
             total = _sums(model.logits(self._images))
             count = len(self._images)
         else:
@@ -223,8 +223,8 @@ class _Calibration:
             for part in _parts(self._images):
                 maps = model.endpoints(part, [name])[name]
                 total, count = total + _sums(maps), count + maps[..., 0].size
-        layer = next(layer for layer in LAYERS if layer.scope == scope)
-        index, names = LAYERS.index(layer), weights_names(layer)
+        index, layer = next((i, layer) for i, layer in enumerate(self._shape.layers) if layer.scope == scope)
+        names = weights_names(layer)
         step = float(quantised.input_of(index).scale) * self._tensors[names[2]].astype(np.float64)
         error = (total - self._means[name]) / count
         self._tensors[names[1]] = np.rint(self._tensors[names[1]] - error / step).astype(np.int32)
@@ -236,7 +236,7 @@ def _sums(maps: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _report(original: Model, quantised: Model, images: NDArray[Any], calibrated: int) -> Report:
-    names = list(_scopes())
+    names = list(_scopes(original.network))
     wrong, size = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for part in _parts(images):
         want, got = _float_maps(original, part), quantised.endpoints(part, names)

@@ -15,11 +15,8 @@ from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import ENDPOINTS, LAYERS, LOGITS, PROJECTIONS, Layer
-from fastmnv2.weights.tensors import Folded
-
-HEAD = LAYERS[-2]
-BLOCKS = len(LAYERS) // 3
+from fastmnv2.core.network import DEFAULT, Layer
+from fastmnv2.weights.tensors import INPUT_RANGE, Folded
 
 _MOST_MULTIPLIER = 256.0  # of a convolution or average; XNNPACK refuses larger ones too
 _SUM_RATIOS = (2.0**-10, 2.0**8)  # of a residual addition's scales, likewise
@@ -42,7 +39,7 @@ def quantity_names(scope: str) -> tuple[str, str]:
 
 def sum_scope(block: int) -> str:
     """Where a block's residual addition keeps its Quantity."""
-    return f"{LAYERS[3 * block + 2].scope.rpartition('/')[0]}/sum"
+    return f"{DEFAULT.layers[3 * block + 2].scope.rpartition('/')[0]}/sum"
 
 
 def weights_names(layer: Layer) -> tuple[str, str, str, str]:
@@ -51,6 +48,24 @@ def weights_names(layer: Layer) -> tuple[str, str, str, str]:
 
 
 IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predictions"
+
+_USUAL_RANGES = (INPUT_RANGE, (0.0, 1.0), (0.0, 255.0))
+
+
+def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
+    """Scale and zero point of an int8 image whose pixels stand for numbers from ``black`` to ``white``.
+
+    Raises:
+        ValueError: 0, which convolutions pad with, is none of them.
+    """
+    if not black <= 0 <= white:
+        raise ValueError(
+            f"input_range: 8-bit networks need numbers from below 0 or 0 to above it, such as (-1, 1) or (0, 1); "
+            f"got {black:g} to {white:g}"
+        )
+    scale = np.float32((white - black) / 255)
+    # Half a step of 255 has no integer: (-1, 1) has its zero point at -1, as converters do.
+    return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,19 @@ class Quantised(Folded):
         super().__post_init__()
         if self.tensors:  # a pickle of a file's weights comes without
             _Check(self).all()
+            object.__setattr__(self, "input_range", self._images_range())
+
+    def _images_range(self) -> tuple[float, float] | None:
+        """What black and white become, as it is said, or as the image's integers have it: None for the usual."""
+        near = [edges for edges in (self.range, *_USUAL_RANGES) if self.fits(edges)]
+        return None if not near or near[0] == INPUT_RANGE else near[0]
+
+    def fits(self, edges: tuple[float, float]) -> bool:
+        """Whether the image's integers are those of pixels over this range: within a step, and half a percent."""
+        image = self.quantity(IMAGE)
+        steps = (edges[1] - edges[0]) / float(image.scale)
+        zero = -edges[0] / float(image.scale) + self.lowest
+        return abs(steps / 255 - 1) <= 0.005 and abs(zero - image.zero_point) <= 1.2
 
     @property
     def precision(self) -> str:
@@ -79,7 +107,7 @@ class Quantised(Folded):
     @property
     def dtype(self) -> np.dtype[Any]:
         """uint8 or int8."""
-        return np.dtype(np.int8 if self.tensors[LAYERS[0].weights_name].dtype == np.int8 else np.uint8)
+        return np.dtype(np.int8 if self.tensors[DEFAULT.layers[0].weights_name].dtype == np.int8 else np.uint8)
 
     @property
     def lowest(self) -> int:
@@ -99,7 +127,8 @@ class Quantised(Folded):
 
     def without_logits(self) -> "Quantised":
         """The same without the logits layer."""
-        left_out = {*weights_names(LOGITS), *quantity_names(LOGITS.scope), *quantity_names(SOFTMAX)}
+        logits = self.network.logits
+        left_out = {*weights_names(logits), *quantity_names(logits.scope), *quantity_names(SOFTMAX)}
         return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in left_out})
 
     def quantity(self, scope: str) -> Quantity:
@@ -123,14 +152,18 @@ class Quantised(Folded):
         """How the input of layer ``index`` is quantised."""
         if index == 0:
             return self.quantity(IMAGE)
-        if LAYERS[index] == LOGITS:
+        if self.network.layers[index].is_logits:
             return self.quantity(POOL)
-        before = LAYERS[index - 1]
+        before = self.network.layers[index - 1]
         return self.quantity(sum_scope((index - 1) // 3) if before.residual else before.scope)
+
+    def block_input(self, block: int) -> Quantity:
+        """How a block's input is quantised; the first block has no expansion."""
+        return self.input_of(max(3 * block, 1))
 
     def multipliers(self, index: int) -> NDArray[np.float32]:
         """What the sums of layer ``index`` are multiplied by, float32 [out]."""
-        layer = LAYERS[index]
+        layer = self.network.layers[index]
         scales = self.tensors[weights_names(layer)[2]].astype(np.float32)
         with np.errstate(all="ignore"):
             found = (self.input_of(index).scale * scales) / self.quantity(layer.scope).scale
@@ -150,19 +183,22 @@ class Quantised(Folded):
             return self.quantity(POOL)
         if self.has(name):
             return self.quantity(name)
-        names = [endpoint.name for endpoint in (*ENDPOINTS, *PROJECTIONS)]
-        block, part = divmod(names.index(name), 4)
-        if name in names[len(ENDPOINTS) :]:
-            return self.quantity(LAYERS[3 * (names.index(name) - len(ENDPOINTS)) + 2].scope)
-        layer = LAYERS[3 * block + min(part, 2)]
+        network = self.network
+        projections = [endpoint.name for endpoint in network.projections]
+        if name in projections:
+            return self.quantity(network.layers[3 * projections.index(name) + 2].scope)
+        block, part = divmod([endpoint.name for endpoint in network.endpoints].index(name), 4)
+        layer = network.layers[3 * block + min(part, 2)]
         return self.quantity(sum_scope(block) if layer.residual else layer.scope)
 
     def engine(self, isa: str) -> _engine.Int8Engine:
-        """The C core's model."""
-        layers = [self._layer(index) for index in range(len(LAYERS) if self.has_logits else len(LAYERS) - 1)]
-        sums = [self._sum(block) if LAYERS[3 * block + 2].residual else None for block in range(BLOCKS)]
-        logit = self._table(self.quantity(LOGITS.scope)) if self.has_logits else None
-        return _engine.Int8Engine(isa, layers, sums, self.averages(), self._table(self.quantity(POOL)), logit)
+        """The C core's model. ValueError if the core has no kernels for such images."""
+        network = self.network
+        layers = [self._layer(index) for index in range(len(network.layers) - (not self.has_logits))]
+        sums = [self._sum(block) if network.has_residual(block) else None for block in range(network.blocks)]
+        logit = self._table(self.quantity(network.logits.scope)) if self.has_logits else None
+        feature = self._table(self.quantity(POOL))
+        return _engine.Int8Engine(isa, network.handle, layers, sums, self.averages(), feature, logit)
 
     def _table(self, quantity: Quantity) -> NDArray[np.float32]:
         """What each byte stands for, as the core has them: float32 [256]."""
@@ -175,7 +211,7 @@ class Quantised(Folded):
         return found if self.lowest == 0 else found ^ np.uint8(128)
 
     def _layer(self, index: int) -> tuple[Any, ...]:
-        layer = LAYERS[index]
+        layer = self.network.layers[index]
         kernel, bias, _, zero = (self.tensors[name] for name in weights_names(layer))
         output, moved = self.quantity(layer.scope), -self.lowest
         return (
@@ -193,7 +229,7 @@ class Quantised(Folded):
 
     def _sum(self, block: int) -> tuple[int, ...]:
         """Both multipliers of the addition, of 20 bits and more, and how far their sum is shifted."""
-        a, b = self.quantity(LAYERS[3 * block + 2].scope), self.input_of(3 * block)
+        a, b = self.quantity(self.network.layers[3 * block + 2].scope), self.block_input(block)
         output, moved = self.quantity(sum_scope(block)), -self.lowest
         ratios = (np.float32(a.scale / output.scale), np.float32(b.scale / output.scale))
         shift = 20 - (math.frexp(max(ratios))[1] - 1)
@@ -203,7 +239,8 @@ class Quantised(Folded):
 
     def averages(self) -> NDArray[np.uint8]:
         """The average by the sum of a channel's bytes over the last map, as the core has them."""
-        pixels, before, after = HEAD.out_size**2, self.quantity(HEAD.scope), self.quantity(POOL)
+        head = self.network.head
+        pixels, before, after = head.out_height * head.out_width, self.quantity(head.scope), self.quantity(POOL)
         sums = np.arange(255 * pixels + 1)
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
             return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
@@ -220,20 +257,21 @@ class Quantised(Folded):
         """
         if not self.has(SOFTMAX):
             return super().probabilities(logits)
-        scale = self.quantity(LOGITS.scope).scale
-        if np.isnan(logits).any():
-            logits = np.where(np.isnan(logits), np.float32(0), logits)
+        scale = self.quantity(self.network.logits.scope).scale
+        unknown = np.isnan(logits)
+        logits = np.where(unknown, np.float32(0), logits)
         steps = np.rint((logits.max(axis=-1, keepdims=True) - logits) / scale).astype(np.int64)
         table = np.exp((-(scale * np.arange(256, dtype=np.float32))).astype(np.float64)).astype(np.float32)
         powers = table[steps.clip(0, 255)]
         totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # one after the other
         shares = powers * (np.float32(1) / (totals * np.float32(1 / 256)))
-        return np.asarray(np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256)
+        found = np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256
+        return np.where(unknown, np.nan, found)
 
     def dequantised(self) -> Folded:
         """The same network in float32: ``(q - zero_point) * scale`` in float64, rounded once."""
         tensors = {}
-        for index, layer in enumerate(LAYERS if self.has_logits else LAYERS[:-1]):
+        for index, layer in enumerate(self.network.layers[: None if self.has_logits else -1]):
             kernel, bias, scales, zero = (self.tensors[name] for name in weights_names(layer))
             wide = scales.astype(np.float64)
             own = wide.reshape(-1, 1) if layer.kind == "depthwise" and wide.size > 1 else wide
@@ -246,28 +284,27 @@ class Quantised(Folded):
 class _Check:
     """Everything that a hostile file could say, as one WeightsError."""
 
-    def __init__(self, network: Quantised) -> None:
-        self._network, self._tensors = network, network.tensors
+    def __init__(self, weights: Quantised) -> None:
+        self._own, self._network, self._tensors = weights, weights.network, weights.tensors
 
     def all(self) -> None:
-        network = self._network
-        layers = LAYERS if network.has_logits else LAYERS[:-1]
+        own, network = self._own, self._network
+        layers = network.layers if own.has_logits else network.layers[:-1]
         for layer in layers:
             self._weights(layer)
-        sums = [sum_scope(block) for block in range(BLOCKS) if LAYERS[3 * block + 2].residual]
-        softmax = [SOFTMAX] if network.has_logits and network.has(SOFTMAX) else []
-        for scope in (IMAGE, POOL, *(layer.scope for layer in layers), *sums, *softmax):
+        added = [block for block in range(network.blocks) if network.has_residual(block)]
+        softmax = [SOFTMAX] if own.has_logits and own.has(SOFTMAX) else []
+        for scope in (IMAGE, POOL, *(layer.scope for layer in layers), *map(sum_scope, added), *softmax):
             self._quantity(scope)
         self._image()
         for index in range(len(layers)):
             self._multipliers(index)
         self._averages()
-        for block in range(BLOCKS):
-            if LAYERS[3 * block + 2].residual:
-                self._sum(block)
+        for block in added:
+            self._sum(block)
 
     def _error(self, text: str) -> WeightsError:
-        return WeightsError(f"{self._network.origin}: {text}")
+        return WeightsError(f"{self._own.origin}: {text}")
 
     def _need(self, name: str, dtypes: tuple[Any, ...], shapes: tuple[tuple[int, ...], ...]) -> NDArray[Any]:
         found = self._tensors.get(name)
@@ -286,7 +323,7 @@ class _Check:
 
     def _weights(self, layer: Layer) -> None:
         kernel, bias, scales, zero = weights_names(layer)
-        dtype = self._network.dtype
+        dtype = self._own.dtype
         self._need(kernel, (dtype,), (layer.weights_shape,))
         self._need(bias, (np.int32,), ((layer.out_channels,),))
         counts = ((1,), (layer.out_channels,)) if dtype == np.int8 else ((1,),)
@@ -299,24 +336,23 @@ class _Check:
         scale, numbers = quantity_names(scope)
         self._scales(scale, self._need(scale, (np.float32,), ((1,),)))
         point, low, high = self._need(numbers, (np.int32,), ((3,),)).tolist()
-        least, most = self._network.lowest, self._network.lowest + 255
+        least, most = self._own.lowest, self._own.lowest + 255
         if not (least <= point <= most and least <= low <= high <= most):
             raise self._error(
                 f"{numbers}: expected a zero point and a range within [{least}, {most}], got {point}, {low} to {high}"
             )
 
     def _image(self) -> None:
-        image = self._network.quantity(IMAGE)
-        zero = image.zero_point - self._network.lowest
-        if zero not in (127, 128) or abs(float(image.scale) * 127.5 - 1) > 0.005:
+        image = self._own.quantity(IMAGE)
+        if not any(self._own.fits(edges) for edges in (self._own.range, *_USUAL_RANGES)):
             raise self._error(
-                "the image: expected pixels over [-1, 1], which is a scale from 1/128 to 1/127 and a zero point in the "
-                f"middle; got {image.scale} and {image.zero_point}"
+                "the image: expected pixels over [-1, 1], [0, 1] or [0, 255], which is a scale of about 1/127.5, 1/255 "
+                f"or 1 and the zero point that goes with it; got {image.scale} and {image.zero_point}"
             )
 
     def _multipliers(self, index: int) -> None:
-        layer, network = LAYERS[index], self._network
-        multipliers = network.multipliers(index)
+        layer, own = self._network.layers[index], self._own
+        multipliers = own.multipliers(index)
         if not (np.isfinite(multipliers) & (multipliers < _MOST_MULTIPLIER)).all():
             raise self._error(
                 f"{layer.scope}: expected scales whose input * weights / output is below {_MOST_MULTIPLIER:.0f}, "
@@ -329,7 +365,7 @@ class _Check:
         if suspects.size == 0:
             return
         columns = kernel.reshape(-1, layer.out_channels)[:, suspects].astype(np.int64) - int(zero[0])
-        point = network.input_of(index).zero_point - network.lowest
+        point = own.input_of(index).zero_point - own.lowest
         positive, negative = columns.clip(min=0).sum(axis=0), columns.clip(max=0).sum(axis=0)
         most = bias[suspects] + positive * (255 - point) - negative * point
         least = bias[suspects] - positive * point + negative * (255 - point)
@@ -337,21 +373,21 @@ class _Check:
             raise self._error(f"{layer.scope}: some input would make a sum that int32 can't hold")
 
     def _averages(self) -> None:
-        network = self._network
-        before, after = network.quantity(HEAD.scope), network.quantity(POOL)
-        if network.lowest == 0 and (before.scale, before.zero_point) != (after.scale, after.zero_point):
+        own, head = self._own, self._network.head
+        before, after = own.quantity(head.scope), own.quantity(POOL)
+        if own.lowest == 0 and (before.scale, before.zero_point) != (after.scale, after.zero_point):
             raise self._error(
                 f"{POOL}: expected AVERAGE_POOL_2D to keep scale {before.scale} and zero point {before.zero_point}, "
                 f"got {after.scale} and {after.zero_point}"
             )
         with np.errstate(all="ignore"):
             ratio = np.float32(before.scale / after.scale)
-        if not ratio / HEAD.out_size**2 < _MOST_MULTIPLIER:
+        if not ratio / (head.out_height * head.out_width) < _MOST_MULTIPLIER:
             raise self._error(f"{POOL}: expected a ratio of scales below {_MOST_MULTIPLIER:.0f}, got {ratio}")
 
     def _sum(self, block: int) -> None:
-        network, output = self._network, self._network.quantity(sum_scope(block))
-        for part in (network.quantity(LAYERS[3 * block + 2].scope), network.input_of(3 * block)):
+        own, output = self._own, self._own.quantity(sum_scope(block))
+        for part in (own.quantity(self._network.layers[3 * block + 2].scope), own.block_input(block)):
             with np.errstate(all="ignore"):
                 ratio = np.float32(part.scale / output.scale)
             if not _SUM_RATIOS[0] <= ratio < _SUM_RATIOS[1]:

@@ -1,0 +1,152 @@
+/* Other members of the family than the one that check_core.c looks at: the same bits on every instruction set, alone
+ * and in a batch, on one thread and on many, in both precisions. And the rule itself.
+ *
+ *   check_family digest    the features' and logits' digest of each member on every instruction set of this machine
+ *   check_family rule      which networks there are; paddings and sizes of maps */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fastmnv2.h"
+#include "made_models.h"
+
+static const struct {
+    double multiplier;
+    int height, width;
+    uint64_t float32, int8;
+} members[] = {
+    {0.25, 64, 64, 0xae651bb39933f0a1u, 0x054ce32fe2e2b7f4u},  /* block 0 has a residual */
+    {0.35, 96, 96, 0x5059ff78fc80afc4u, 0x70539fb671353ce4u},  /* maps of 8 channels */
+    {0.6, 64, 128, 0xc2b6df01071e29a4u, 0xf9f920951b6fc4c8u},  /* not square */
+    {1.0, 128, 128, 0x7c15d64b6ea37ac8u, 0xbada664a87c9bfd6u}, /* float32: no block is grouped */
+    {1.4, 160, 96, 0x3e39466183624b28u, 0x9b1c6f44547f3b63u},  /* more features */
+    {2.0, 64, 64, 0x15105ab44804263au, 0x037636ee9dd7aaf7u},   /* the widest */
+};
+
+enum { MEMBERS = sizeof members / sizeof members[0] };
+
+static int failures;
+
+static void expect(int good, const char *what) {
+    if (good) return;
+    printf("FAIL %.2f %dx%d: %s\n", network.multiplier, network.height, network.width, what);
+    failures++;
+}
+
+/* The digest of all images' features and one's logits, as computed in one batch on one thread. */
+static uint64_t digest(const fm_model *model, float *features) {
+    float logits[1001];
+    run(model, FM_UINT8, 0, IMAGES, 1, features);
+    if (network.classes != 1001 || fm_logits(model, features, 1, logits) != FM_OK) abort();
+    const uint64_t hash = fnv1a(0xcbf29ce484222325u, features, IMAGES * features_each * sizeof *features);
+    return fnv1a(hash, logits, sizeof logits);
+}
+
+/* `features` again, in other batches and on more threads. */
+static void check_ways(const fm_model *model, const float *features, float *again) {
+    for (size_t i = 0; i < IMAGES; i++) {
+        run(model, FM_UINT8, i, 1, 1, again);
+        expect(memcmp(again, features + i * features_each, features_each * sizeof *again) == 0, "alone");
+    }
+    for (int threads = 2; threads <= 5; threads++) {
+        const size_t n = threads % 2 ? IMAGES : 1;
+        run(model, FM_UINT8, 0, n, threads, again);
+        expect(memcmp(again, features, n * features_each * sizeof *again) == 0, "on many threads");
+    }
+}
+
+static void check_member(uint64_t float32, uint64_t int8, const fm_weights *weights) {
+    float *features = need(malloc(IMAGES * features_each * sizeof *features));
+    float *again = need(malloc(IMAGES * features_each * sizeof *again));
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *isa = fm_isa_at(i);
+        for (int eight_bits = 0; eight_bits < 2 && fm_isa_supported(isa); eight_bits++) {
+            const char *tier = eight_bits ? "int8" : "float32";
+            if (fm_isa_for(tier, isa) != isa) continue;
+            fm_model *model = eight_bits ? make_int8_model(isa) : make_model(isa, weights);
+            const uint64_t hash = digest(model, features);
+            printf("%s %s 0x%016llx\n", fm_isa_name(isa), tier, (unsigned long long)hash);
+            expect(hash == (eight_bits ? int8 : float32), fm_isa_name(isa));
+            check_ways(model, features, again);
+            fm_model_free(model);
+        }
+    }
+    free(features);
+    free(again);
+}
+
+static void check_digests(void) {
+    for (int i = 0; i < MEMBERS; i++) {
+        make_network(members[i].multiplier, members[i].height, members[i].width);
+        printf("%.2f %dx%d\n", network.multiplier, network.height, network.width);
+        const fm_weights weights = make_weights();
+        make_images();
+        check_member(members[i].float32, members[i].int8, &weights);
+        free_weights();
+        free_images();
+    }
+}
+
+/* Google's and Keras' networks: stem, stages, features. */
+static void check_channels(double multiplier, const int *wanted) {
+    static const int last_of_stage[] = {0, 2, 5, 9, 12, 15, 16};
+    make_network(multiplier, 224, 224);
+    expect(network.blocks[0].in == wanted[0] && network.blocks[0].expand == wanted[0], "outputs of the stem");
+    for (int i = 0; i < 7; i++) expect(network.blocks[last_of_stage[i]].out == wanted[i + 1], "outputs of a stage");
+    for (int i = 1; i < 17; i++) expect(network.blocks[i].expand == 6 * network.blocks[i].in, "expansion");
+    expect(network.features == wanted[8], "features");
+    expect(network.blocks[0].residual == (wanted[0] == wanted[1]), "the first block's residual");
+}
+
+/* Outputs and padding of every convolution with a 3x3 kernel, against what SAME means. */
+static void check_same(const fm_layer *layer) {
+    const int inputs[] = {layer->in_height, layer->in_width}, outputs[] = {layer->out_height, layer->out_width};
+    const int before[] = {layer->pad_top, layer->pad_left};
+    for (int i = 0; i < 2; i++) {
+        const int odd = inputs[i] % 2;
+        expect(outputs[i] == (layer->stride == 1 ? inputs[i] : (inputs[i] + odd) / 2), "outputs of a map");
+        expect(before[i] == (layer->stride == 1 || odd), "padding");
+    }
+}
+
+static void check_rule(void) {
+    static const struct {
+        double multiplier;
+        int channels[9];
+    } known[] = {
+        {0.25, {8, 8, 8, 8, 16, 24, 40, 80, 1280}},       {0.35, {16, 8, 8, 16, 24, 32, 56, 112, 1280}},
+        {0.5, {16, 8, 16, 16, 32, 48, 80, 160, 1280}},    {0.75, {24, 16, 24, 24, 48, 72, 120, 240, 1280}},
+        {1.0, {32, 16, 24, 32, 64, 96, 160, 320, 1280}},  {1.3, {40, 24, 32, 40, 80, 128, 208, 416, 1664}},
+        {1.4, {48, 24, 32, 48, 88, 136, 224, 448, 1792}}, {2.0, {64, 32, 48, 64, 128, 192, 320, 640, 2560}},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        check_channels(known[i].multiplier, known[i].channels);
+    }
+    for (int size = 32; size <= 512; size++) {
+        make_network(1.0, size, 544 - size);
+        for (int i = 0; i < FM_LAYERS; i++) {
+            const fm_layer layer = fm_layer_info(&network, i);
+            if (layer.kernel == 3) check_same(&layer);
+        }
+        const fm_layer head = fm_layer_info(&network, FM_LAYERS - 2);
+        expect(head.in_height == (size + 31) / 32 && head.in_width == (544 - size + 31) / 32, "the last map");
+    }
+    static const struct {
+        double multiplier;
+        int height, width;
+    } none[] = {{0.249, 96, 96}, {2.01, 96, 96}, {NAN, 96, 96}, {1.0, 31, 96}, {1.0, 96, 513}, {1.0, -96, 96}};
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++) {
+        fm_network same = network;
+        const fm_status status = fm_network_make(none[i].multiplier, none[i].height, none[i].width, &same);
+        expect(status == FM_NO_NETWORK && memcmp(&same, &network, sizeof same) == 0, "no such network");
+    }
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "digest";
+    if (strcmp(what, "digest") == 0) check_digests();
+    else if (strcmp(what, "rule") == 0) check_rule();
+    else abort();
+    printf("%s: %d failures\n", what, failures);
+    return failures != 0;
+}
