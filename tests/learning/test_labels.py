@@ -1,4 +1,4 @@
-"""Missing and several labels, tables of all kinds; pictures that are turned, or change while they are read."""
+"""Labels: missing, several, and in tables of all kinds; pictures that are turned or change while they are read."""
 
 import hashlib
 import os
