@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import BATCH_NORM, DEFAULT, Layer
 from fastmnv2.core.network import Network as Member
+from fastmnv2.weights.forms.keras_graph import UNIT_RESCALING
 
 try:
     import keras
@@ -235,7 +236,7 @@ class _Builder:
         self._regularizer = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
     def __call__(self, inputs: Any, black: float = -1.0, white: float = 1.0) -> Any:
-        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name="rescaling")(inputs)
+        x = shortcut = keras.layers.Rescaling(white - black, offset=black, name=UNIT_RESCALING)(inputs)
         for layer in self._network.layers[:-1]:
             if layer.takes_block_input:
                 shortcut = x

@@ -39,13 +39,21 @@ def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
+def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each vector, along the last axis, divided by its length, as Keras' UnitNormalization does."""
+    squares = (x * x).sum(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = x / np.sqrt(np.maximum(squares, 1e-12))
+    return result
+
+
 ACTIVATIONS: dict[str, Any] = {
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
     "sigmoid": sigmoid,
     "softmax": softmax,
+    "unit": unit,
 }
-"""By Keras' names; "linear" is none. Computed in float64, rounded once."""
+"""By Keras' names, and "unit" for its UnitNormalization; "linear" is none. Computed in float64, rounded once."""
 
 
 @dataclass(frozen=True)

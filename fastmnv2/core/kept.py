@@ -30,7 +30,7 @@ def _folder(name: str | None) -> str:
         return ""
 
 
-def model(weights: _Weights, *, download: bool = True, precision: str = "float32", size: Any = None) -> Model:
+def model(weights: _Weights, *, download: bool = True, precision: str | None = None, size: Any = None) -> Model:
     """The same, loaded once; the last four are kept."""
     name = weights if weights is None else os.fspath(weights)
     places = tuple(map(os.environ.get, _PLACES))

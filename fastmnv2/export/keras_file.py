@@ -45,6 +45,8 @@ def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
             norm = keras.layers.BatchNormalization(epsilon=1e-3, name=name)
             # Variance plus epsilon is 0.999 + 0.001, which is exactly 1 in float32.
             found.append((norm, [scale, shift, np.zeros_like(scale), np.full_like(scale, 0.999)]))
+        elif step.kind == "unit":
+            found.append((keras.layers.UnitNormalization(name=name), []))
         else:
             found.append((keras.layers.Activation(step.kind, name=name), []))
     return found

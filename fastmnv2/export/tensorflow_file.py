@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from fastmnv2.core.head import TENSORS
 from fastmnv2.core.network import BATCH_NORM, Layer
+from fastmnv2.export import tflite_metadata
+from fastmnv2.weights.forms.hub import RANGE_VARIABLE
 from fastmnv2.weights.tensors import Folded, Source
 
 _SPEC = {"dtype": tf.float32, "name": "images"}
@@ -21,7 +23,7 @@ def write_tflite(path: Path, _source: Source, folded: Folded) -> None:
     module.run = tf.function(run, input_signature=[tf.TensorSpec([1, *folded.network.image_shape], **_SPEC)])
     # Passing the module that holds the function gives the file a signature with the outputs' names.
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.run.get_concrete_function()], module)
-    path.write_bytes(converter.convert())
+    path.write_bytes(tflite_metadata.added(converter.convert(), folded.head.classes if folded.head else None))
 
 
 def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
@@ -30,7 +32,8 @@ def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
     tensors = dict(source.tensors if trained else folded.tensors) | (folded.head.tensors if folded.head else {})
     module = tf.Module()
     names = {name: tf.Variable(values, trainable="moving_" not in name, name=name) for name, values in tensors.items()}
-    module.all_variables = list(names.values())
+    said = tf.Variable(folded.range, trainable=False, dtype=tf.float32, name=RANGE_VARIABLE)
+    module.all_variables = [*names.values(), said]
     run = _outputs(folded, names.__getitem__, _norm_of(folded.network.epsilon) if trained else _folded_norm)
     batch = [tf.TensorSpec([None, *folded.network.image_shape], **_SPEC)]
     module.__call__ = tf.function(lambda images: run(images)["features"], input_signature=batch)
@@ -82,7 +85,10 @@ def _outputs(folded: Folded, get: _Get, norm: Callable[[Any, Layer, _Get], Any])
 
 
 def _predictions(folded: Folded, x: Any, get: _Get) -> Any:
-    functions = {"relu": tf.nn.relu, "relu6": tf.nn.relu6, "sigmoid": tf.sigmoid, "softmax": tf.nn.softmax}
+    functions = {
+        "relu": tf.nn.relu, "relu6": tf.nn.relu6, "sigmoid": tf.sigmoid, "softmax": tf.nn.softmax,
+        "unit": lambda y: tf.math.l2_normalize(y, axis=-1),
+    }  # fmt: skip
     for number, step in enumerate(folded.head.steps if folded.head else ()):
         if step.kind in functions:
             x = functions[step.kind](x)

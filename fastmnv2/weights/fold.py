@@ -19,8 +19,11 @@ def fold(source: Source) -> Folded:
         WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; nothing says
             the size of images; or something stands before the network or behind it that can't be run.
     """
-    if source.input_error or source.head_error:
-        raise WeightsError(f"{source.origin}: {source.input_error or source.head_error}")
+    if source.input_error:
+        raise WeightsError(f"{source.origin}: {source.input_error}")
+    if source.head_error:
+        how = "" if "head=False" in source.head_error else "; head=False leaves out what stands behind the pooling"
+        raise WeightsError(f"{source.origin}: {source.head_error}{how}")
     _check_complete(source)
     tensors: Tensors = {}
     for layer in source.network.layers:

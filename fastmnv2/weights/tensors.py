@@ -1,7 +1,6 @@
 """Sets of named arrays and where they came from: as read from a file, and folded, as the network runs."""
 
 import functools
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,22 +17,44 @@ Tensors = dict[str, NDArray[np.float32]]
 INPUT_RANGE = (-1.0, 1.0)
 """What black and white become before the network, in the module and in keras.applications."""
 
+RANGE_LIMIT = 1e30
+"""What black and white may become at most: the first convolution's sums still fit into float32."""
+
 _NOTES_LIMIT = 20
 
 NO_BACKGROUND = -1e30
 """The logit that stands for a class which a file does not have: its probability is 0."""
 
 
-def range_of(scale: float, shift: float) -> tuple[float, float] | None:
+def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple[float, float] | None:
     """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.
 
-    A file says what it does, not what to: pixels in [0,255], or in [0,1]. What becomes of pixels is of the order of
-    1, and an offset is never many times a pixel's largest value. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+    Args:
+        scale: the factor.
+        shift: what is added.
+        pixels: whether ``x`` is in [0,255] or in [0,1]; None where the file says what it does, not what to. Nobody
+            shrinks what is in [0,1], nor adds many times its largest value: then ``x`` is in [0,255]. So 1/127.5 and
+            -1 are for [0,255], 2 and -1 for [0,1].
     """
-    pixels = 255 * abs(scale) <= 16 or abs(shift) > 8 * abs(scale)
-    # Rounded, so that 255 * (1 / 127.5) is 2.
-    black, white = (float(np.float32(value)) for value in (shift, scale * (255 if pixels else 1) + shift))
-    return (black, white) if math.isfinite(black) and math.isfinite(white) and black != white else None
+    if pixels is None:
+        pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
+    black, white = (_rounded(value) for value in (shift, scale * (255 if pixels else 1) + shift))
+    return (black, white) if is_range(black, white) else None
+
+
+def _rounded(value: float) -> float:
+    """As float32, and the whole number that it is but for a float32's error: 255 * (1 / 127.5) is 2."""
+    if abs(value) < 1e6 and abs(value - round(value)) <= 1e-6 * max(abs(value), 1):
+        return float(round(value))
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def is_range(black: float, white: float) -> bool:
+    """Whether a network can be run on images between these numbers: float32 tells them apart, and sums of them fit."""
+    if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
+        return False
+    return bool(np.float32(black) != np.float32(white))
 
 
 @dataclass(frozen=True)
@@ -44,7 +65,7 @@ class Source:
     ``<scope>/BatchNorm/{gamma,beta,moving_mean,moving_variance}``, or already folded with ``<scope>/biases``.
     """
 
-    form: str  # "hub", "checkpoint", "keras", "tflite", "native" or "untrained"
+    form: str  # "hub", "checkpoint", "frozen", "keras", "tflite", "huggingface", "native" or "untrained"
     origin: str  # path, URL or name, as a bug report should show it
     sha256: str  # of the file the tensors were read from
     tensors: Tensors
@@ -55,6 +76,7 @@ class Source:
     head: Head | None = None
     head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
     size: tuple[int, int] | None = None  # height and width of images, if it is said
+    labels: tuple[str, ...] | None = None  # names of ImageNet's 1001 classes, if the file has them
     multiplier: float | None = None  # of channels, if it is said; else the tensors' shapes tell it
 
     def __post_init__(self) -> None:
@@ -156,6 +178,8 @@ class Folded(Source):
         if self.head is not None:
             found["head"] = [{"kind": step.kind, "name": step.name} for step in self.head.steps]
             found["classes"] = self.head.classes
+        elif self.labels and self.has_logits:
+            found["classes"] = self.labels
         return found
 
     @functools.cached_property
@@ -168,6 +192,11 @@ class Folded(Source):
             digest.update(name.encode() + b"\0")
             digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()
+
+    @functools.cached_property
+    def features_digest(self) -> str:
+        """SHA-256 of all that features are computed with: ``digest`` without the logits layer and the head."""
+        return replace(self.without_logits(), head=None).digest
 
     def without_logits(self) -> "Folded":
         """The same without the logits layer."""

@@ -41,7 +41,12 @@ def read(prefix: Path) -> Source:
 
     TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
     """
-    return read_bundle(bundle.Bundle(prefix), "checkpoint", str(prefix))
+    opened = bundle.Bundle(prefix)
+    from fastmnv2.weights.forms import hub
+
+    if hub.OBJECT_GRAPH in opened.entries:
+        return hub.read_objects(opened, "checkpoint", str(prefix))
+    return read_bundle(opened, "checkpoint", str(prefix))
 
 
 def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:

@@ -2,7 +2,8 @@
 
 libhdf5 is C code that a malformed file can crash or keep busy for ever: a guided fuzzer needed 9,000 files to find
 one. So it runs in a process with limits of processor time and memory, which hands back numbers only. Its standard
-input is the file, its standard output a line of JSON and the arrays' bytes.
+input is the file; it answers with a line of JSON and the arrays' bytes, through a pipe of its own: to standard output
+others may print, such as a sitecustomize.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -36,7 +38,10 @@ _SECONDS = 2  # of processor time; a good file takes 0.1 s
 _MEMORY = 256 << 20  # beyond what the interpreter and h5py have taken; a file of 1.4 takes 60 MB
 _PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
 
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from fastmnv2.weights.forms import hdf5; hdf5.serve()"
+_LEGACY = {"kernel:0": "kernel", "depthwise_kernel:0": "depthwise_kernel"}
+_SUFFIX = re.compile(r"(Conv1|Conv_1|Conv_1_bn|(expanded_conv|block_\d+)_(expand|depthwise|project)(_BN)?)$")
+
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from fastmnv2.weights.forms import hdf5; hdf5.serve(int(sys.argv[1]))"
 
 
 class Content(NamedTuple):
@@ -85,25 +90,58 @@ def _interpreter() -> str | None:
 
 
 def _answer(file: IO[bytes], origin: str) -> bytes:
-    """What the other process prints about the file."""
+    """What the other process has to say about the file."""
     interpreter = _interpreter()
     if interpreter is None:
         raise WeightsError(
             f"{origin}: the HDF5 library is run in a process of its own, for which this program has no Python "
             "interpreter; convert the file where there is one: fastmnv2 convert SRC FILE.safetensors"
         )
-    command = [interpreter, "-c", _CHILD, *sys.path]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, stdin=file, capture_output=True, env=environment, timeout=_PATIENCE, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise WeightsError(f"{origin}: the HDF5 library did not end within {_PATIENCE} s") from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    receiver, sender = os.pipe()
+    with open(receiver, "rb") as answers:
+        try:
+            process = _start(interpreter, sender, file)
+        finally:
+            os.close(sender)
+        found: list[bytes] = []
+        # Beside what waits for the process: who is not read from is not done.
+        reader = threading.Thread(target=lambda: found.append(answers.read()), daemon=True)
+        with process:
+            reader.start()
+            try:
+                _, complaints = process.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired as error:
+                raise WeightsError(f"{origin}: the HDF5 library did not end within {_PATIENCE} s") from error
+            finally:
+                process.kill()
+                reader.join(_PATIENCE)
+    if process.returncode != 0 or not found or not found[0]:
+        said = complaints.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise WeightsError(
-            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {done.returncode}) {said}"
+            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {process.returncode}) {said}"
         )
-    return done.stdout
+    return found[0]
+
+
+def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """The other process, which inherits ``sender``."""
+    how: dict[str, Any]
+    if os.name == "nt":
+        import msvcrt
+
+        handle = msvcrt.get_osfhandle(sender)  # type: ignore[attr-defined,unused-ignore]
+        os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined,unused-ignore]
+        how = {"startupinfo": subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})}  # type: ignore[attr-defined,unused-ignore]
+    else:
+        handle, how = sender, {"pass_fds": [sender]}
+    return subprocess.Popen(
+        [interpreter, "-c", _CHILD, str(handle), *sys.path],
+        stdin=file,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        **how,
+    )
 
 
 def _decoded(answer: bytes, origin: str) -> Content:
@@ -124,8 +162,8 @@ def _decoded(answer: bytes, origin: str) -> Content:
     return Content(header["config"], variables, others)
 
 
-def serve() -> None:
-    """The other process: standard input to standard output, within limits."""
+def serve(handle: int) -> None:
+    """The other process: standard input to a pipe, within limits. On Windows that is a handle, else a descriptor."""
     import h5py  # noqa: F401 - before the limits, which are for what comes after it
 
     _limit()
@@ -139,9 +177,14 @@ def serve() -> None:
         arrays = [*variables.values(), *(values for values in others.values() if values is not None)]
     except Exception as error:  # whatever h5py makes of a malformed file
         header = {"error": str(error)[:1000] or type(error).__name__}
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
-    for values in arrays:
-        sys.stdout.buffer.write(np.ascontiguousarray(values, "<f4").tobytes())
+    if os.name == "nt":
+        import msvcrt
+
+        handle = msvcrt.open_osfhandle(handle, 0)  # type: ignore[attr-defined,unused-ignore]
+    with open(handle, "wb") as answer:
+        answer.write(json.dumps(header).encode() + b"\n")
+        for values in arrays:
+            answer.write(np.ascontiguousarray(values, "<f4").tobytes())
 
 
 def _limit() -> None:
@@ -180,7 +223,8 @@ def collect(file: IO[bytes]) -> Content:
         config = root.attrs.get("model_config")
         if isinstance(config, bytes):
             config = config.decode()
-        paths = _variable_paths(dict(_datasets(root)))
+        named = _variable_paths(dict(_datasets(root)))
+        paths = {plain: named[path] for plain, path in keras_names.plain_paths(named).items()}
         used = [path for path in paths if keras_names.is_variable(path)]
         if len(used) > _VARIABLES_LIMIT:
             raise ValueError(f"{len(used)} variables with names of this network, expected at most 262")
@@ -203,8 +247,7 @@ def _others(datasets: "dict[str, h5py.Dataset]") -> dict[str, NDArray[np.float32
     for path, dataset in sorted(datasets.items()):
         fits = dataset.ndim in (1, 2) and 0 < (dataset.size or 0) <= left and len(found) < _VARIABLES_LIMIT
         fits = fits and math.prod(dataset.chunks or ()) <= left and not (dataset.external or dataset.is_virtual)
-        fits = fits and (dataset.dtype.kind == "f" or dataset.dtype.name == "bfloat16")
-        found[path] = np.ascontiguousarray(dataset[()], np.float32) if fits else None
+        found[path] = _floats(dataset) if fits and _is_float(dataset) else None
         left -= dataset.size if fits else 0
     return found
 
@@ -233,24 +276,46 @@ def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
 
 
 def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
-    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside."""
+    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside.
+
+    Where it is not named, the network's layers are known by their order, and others keep their path.
+    """
+    groups: dict[str, set[str]] = {}  # the layers that lie side by side, by where
+    for path in datasets:
+        layer = _numbered(path) or path.rpartition("/")[0]
+        folder, _, name = layer.rpartition("/")
+        groups.setdefault(folder if _numbered(path) else "", set()).add(name)
+    ordered = {folder: keras_names.by_order(names) for folder, names in groups.items()}
     named = {}
     for path, dataset in datasets.items():
-        parent, _, number = path.rpartition("/")
-        if parent.rpartition("/")[2] != "vars" or not number.isdigit():
-            named[path] = dataset
+        group = _numbered(path)
+        if not group:
+            parent, _, variable = path.rpartition("/")
+            plain = ordered[""].get(parent.rpartition("/")[2])
+            named[f"{plain}/{_LEGACY.get(variable, variable)}" if plain else path] = dataset
             continue
-        layer = dataset.parent.attrs.get("name") or keras_names.layer_by_order(
-            parent.split("/")[-2] if "/" in parent else ""
+        number, (folder, _, name) = int(path.rpartition("/")[2]), group.rpartition("/")
+        told = dataset.parent.attrs.get("name")
+        layer = (
+            ordered[folder].get(name, group) if not told else told.decode() if isinstance(told, bytes) else str(told)
         )
-        layer = (layer.decode() if isinstance(layer, bytes) else str(layer))[:_NAME_LIMIT]
-        batch_norm = layer.endswith(("_BN", "_bn")) or layer.startswith("bn")
+        batch_norm = layer.endswith(("_BN", "_bn", "bn_Conv1"))
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
-        if not (keras_names.slim_scope(layer) or layer in keras_names.BY_TOP):
+        if not _is_networks(layer):
             variables = ()  # those of other layers depend on their class
-        index = int(number)
-        named[f"{layer}/{variables[index] if index < len(variables) else number}"] = dataset
+        named[f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"] = dataset
     return named
+
+
+def _numbered(path: str) -> str:
+    """The layer's group in ``<group>/vars/<number>``, "" of any other path."""
+    group, _, number = path.rpartition("/")
+    return group.removesuffix("/vars") if group.endswith("/vars") and number.isdigit() and len(number) < 4 else ""
+
+
+def _is_networks(layer: str) -> bool:
+    """Whether it is one of the network's layers by its name, which may have a prefix."""
+    return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
 
 
 def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None) -> NDArray[np.float32]:
@@ -264,8 +329,21 @@ def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None
     largest = math.prod(of(WIDEST, *DEFAULT.size).logits.weights_shape)
     if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
         raise ValueError(f"{path}: shape {dataset.shape} is too large for this network")
-    if dataset.dtype.kind != "f" and dataset.dtype.name != "bfloat16":
+    if not _is_float(dataset):
         raise ValueError(f"{path}: expected floats, got {dataset.dtype}")
     if dataset.external or dataset.is_virtual:
         raise ValueError(f"{path}: its data are in another file, which is not read")
-    return np.ascontiguousarray(dataset[()], np.float32)
+    return _floats(dataset)
+
+
+def _is_float(dataset: "h5py.Dataset") -> bool:
+    """Whether it holds floats; bfloat16, which HDF5 does not know, comes as two opaque bytes."""
+    dtype: np.dtype[Any] = dataset.dtype
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.str == "|V2"
+
+
+def _floats(dataset: "h5py.Dataset") -> NDArray[np.float32]:
+    values = dataset[()]
+    if dataset.dtype.str == "|V2":
+        values = (np.asarray(values).view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(values, np.float32)

@@ -1,4 +1,4 @@
-"""SavedModel folders: TF1 hub modules, their archives and TF-Hub's cache of them, and TF2 SavedModels."""
+"""SavedModel folders: TF1 hub modules, TF-Hub's cache of them, and TF2 SavedModels; archives of them, and TF-Slim's."""
 
 import dataclasses
 import hashlib
@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.weights.files import file_sha256, open_file
-from fastmnv2.weights.forms import bundle, checkpoint
-from fastmnv2.weights.tensors import Source
+from fastmnv2.weights.files import file_sha256, open_file, read_file
+from fastmnv2.weights.forms import bundle, checkpoint, frozen, tf_graph
+from fastmnv2.weights.tensors import Source, is_range
 
 if TYPE_CHECKING:
     from tarfile import TarFile
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
 HANDLE = "https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2"
 """The module this package stands for."""
 
-_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_ARCHIVE_LIMIT = 96 << 20  # what an archive may unpack to; the module itself has 6 MB
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+_ARCHIVE_LIMIT = 192 << 20  # what an archive may unpack to; TF-Slim's largest, of 1.4 at 224, has 150 MB
 # Of that, for headers, some 25 of them: tarfile limits neither their number nor their size, and on Pythons
 # without the fix of CVE-2024-6232 takes time with the square of it, here 3 s.
 _HEADERS_LIMIT = 40 << 10
 _SIZES = frozenset({"size", "GNU.sparse.size", "GNU.sparse.realsize"})
 _VARIABLES_LIMIT = 20_000
-_WANTED = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
+_MODULE = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
+_RELEASE = re.compile(r"([^/]+/)?([^/]+\.(index|data-\d{5}-of-\d{5})|[^/]+_frozen\.pb)")
+
+RANGE_VARIABLE = "fastmnv2/input_range"
+"""Of the SavedModels that this package writes: what black and white become before the network."""
 
 
 def read(folder: Path, *, origin: str | None = None) -> Source:
@@ -37,21 +41,37 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
         if not part.is_file():
             raise WeightsError(f"{origin or folder}: expected a SavedModel, but there is no {part.name} in it")
     opened = bundle.Bundle(prefix)
-    if _OBJECT_GRAPH in opened.entries:
-        return _read_tf2(opened, origin or str(folder))
-    return checkpoint.read_bundle(opened, "hub", origin or str(folder))
+    if OBJECT_GRAPH in opened.entries:
+        found = read_objects(opened, "hub", origin or str(folder))
+    else:
+        found = checkpoint.read_bundle(opened, "hub", origin or str(folder))
+    before = tf_graph.saved_model(read_file(folder / "saved_model.pb", tf_graph.SAVED_MODEL_LIMIT))
+    if found.input_range is not None:  # it is one of our own, which says so
+        return dataclasses.replace(found, size=before.size)
+    return dataclasses.replace(found, input_range=before.input_range, input_error=before.input_error, size=before.size)
 
 
 def read_archive(path: Path) -> Source:
-    """The same folder as ``.tar.gz``. Only the files that are needed leave it, for a private folder."""
+    """Such a folder as ``.tar.gz``, or a release of TF-Slim. Only what is needed leaves it, for a private folder."""
     import tarfile
 
     with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, open_file(path) as raw:
         stream = _Bounded(_unzipped(raw))
         with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
             _unpack(archive, stream, Path(scratch), path)
-        source = read(Path(scratch), origin=str(path))
-    return dataclasses.replace(source, sha256=file_sha256(path))
+        source = _unpacked(Path(scratch), path)
+    return dataclasses.replace(source, origin=str(path), sha256=file_sha256(path))
+
+
+def _unpacked(folder: Path, path: Path) -> Source:
+    if (folder / "saved_model.pb").is_file():
+        return read(folder, origin=str(path))
+    if prefix := checkpoint.prefix_of(folder):
+        return checkpoint.read(prefix)
+    graphs = list(folder.glob("*_frozen.pb"))
+    if len(graphs) == 1:
+        return frozen.read(graphs[0])
+    raise WeightsError(f"{path}: expected a SavedModel or one checkpoint in the archive, found neither")
 
 
 def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) -> None:
@@ -65,12 +85,13 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
             raise WeightsError(f"{path}: {name} is a sparse file or has a size of another kind, expected whole ones")
         if member.isreg():  # what stands behind other members counts as headers
             stream.expect(archive.offset - member.offset_data)
-        if not member.isreg() or not _WANTED.fullmatch(name):
+        if not member.isreg() or not (_MODULE.fullmatch(name) or _RELEASE.fullmatch(name)):
             continue
         file = archive.extractfile(member)
-        if file is None or (folder / name).exists():
+        place = folder / (name if _MODULE.fullmatch(name) else PurePosixPath(name).name)
+        if file is None or place.exists():
             raise WeightsError(f"{path}: {name} is in the archive twice")
-        with (folder / name).open("wb") as target:
+        with place.open("wb") as target:
             shutil.copyfileobj(file, target, 1 << 20)
 
 
@@ -146,19 +167,27 @@ def find_cached(handle: str) -> Path | None:
 # ---- TF2: tensors have keys by object path; the object graph knows the variables' names ----------------
 
 
-def _read_tf2(opened: bundle.Bundle, origin: str) -> Source:
+def read_objects(opened: bundle.Bundle, form: str, origin: str) -> Source:
+    """A bundle of TensorFlow 2's: a SavedModel's, or what Keras 2 wrote by ``save_weights``."""
     from fastmnv2.weights.forms import keras_names
 
-    names = _variable_names(opened.string(_OBJECT_GRAPH))  # key in the bundle: the variable's own name
-    names = {key: name for key, name in names.items() if key in opened.entries}
+    names = _variable_names(opened.string(OBJECT_GRAPH))  # key in the bundle: the variable's own name
+    names = {key: name for key, name in names.items() if key in opened.entries and "/.OPTIMIZER_SLOT/" not in key}
     slim = {key: plain for key, name in names.items() if (plain := checkpoint.slim_name(name))}
     notes: list[str] = []
     if slim:
         tensors = {slim[key]: array for key, array in opened.tensors(slim).items()}
     else:
-        arrays = opened.tensors(key for key, name in names.items() if keras_names.is_variable(name))
-        tensors, notes = keras_names.from_variables(((names[key], array) for key, array in arrays.items()), origin)
-    return Source("hub", origin, opened.sha256(), tensors, ("a TF2 SavedModel", *notes))
+        keys = {name: key for key, name in reversed(names.items())}
+        plain_of = {keys[name]: plain for plain, name in keras_names.plain_paths(keys).items()}
+        plain_of |= {key: name for key, name in names.items() if key not in plain_of}
+        arrays = opened.tensors(key for key, name in plain_of.items() if keras_names.is_variable(name))
+        tensors, notes = keras_names.from_variables(((plain_of[key], array) for key, array in arrays.items()), origin)
+    told = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
+    edges = opened.tensors(told[:1]).get(told[0]) if told else None
+    said = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None
+    what = "a TF2 SavedModel" if form == "hub" else "variables by TensorFlow 2's object graph"
+    return Source(form, origin, opened.sha256(), tensors, (what, *notes), input_range=said)
 
 
 def _variable_names(graph: bytes) -> dict[str, str]:

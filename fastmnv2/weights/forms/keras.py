@@ -95,6 +95,7 @@ def read_model(model: Any) -> Source:
         pending += getattr(layer, "layers", ())
         for weight in () if hasattr(layer, "layers") else layer.weights:
             variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(weight, np.float32)
+    variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}
     text = model.to_json()
@@ -140,7 +141,8 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         try:
             last = tensors.get(DEFAULT.head.weights_name)
             features = DEFAULT.features if last is None else last.shape[-1]
-            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others), features)
+            places = {name: path for path, name in reversed(keras_names.saved_paths(config).items())}
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer, "")), features)
         except ValueError as error:
             head_error = str(error)
     if head is not None and DEFAULT.logits.weights_name in tensors:
@@ -160,13 +162,20 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
     )
 
 
-def _variables_of(layer: str, others: dict[str, NDArray[np.float32] | None]) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by their last names, those that are there once."""
+def _variables_of(
+    layer: str, others: dict[str, NDArray[np.float32] | None], place: str
+) -> dict[str, NDArray[np.float32]]:
+    """A layer's variables by their last names, those that are there once; ``place`` is where it lies without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
-        if parent.rpartition("/")[2] == layer:
+        if layer in (parent, parent.rpartition("/")[2]) and not parent.startswith("layers/"):
             found.setdefault(name, []).append(values)
+    if not found:
+        for path, values in others.items():
+            parent, _, name = path.rpartition("/")
+            if place and parent in (place, f"_layer_checkpoint_dependencies/{place.removeprefix('layers/')}"):
+                found.setdefault(name, []).append(values)
     return {name: each[0] for name, each in found.items() if len(each) == 1 and each[0] is not None}
 
 
@@ -179,8 +188,25 @@ def _parsed(text: str | bytes, origin: str) -> Any:
         raise WeightsError(f"{origin}: the model's configuration is not JSON: {error}") from error
 
 
+def _layer_names(config: Any) -> set[str]:
+    """All that are called so in a configuration, which its layers are among."""
+    found: set[str] = set()
+    pending = [config]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            name = node.get("name")
+            if isinstance(name, str) and len(name) <= _NAME_LIMIT:
+                found.add(name)
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+    return found
+
+
 def _image_size(config: Any) -> tuple[int, int] | None:
     """Height and width that the model with the first convolution was made for; None if it leaves them open."""
+    plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -190,7 +216,7 @@ def _image_size(config: Any) -> tuple[int, int] | None:
             continue
         pending += node
         layers = [item for item in node if isinstance(item, dict) and isinstance(item.get("config"), dict)]
-        if not any(layer["config"].get("name") == "Conv1" for layer in layers):
+        if not any(plain.get(str(layer["config"].get("name"))) == "Conv1" for layer in layers):
             continue
         for layer in layers:
             shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
@@ -202,6 +228,7 @@ def _image_size(config: Any) -> tuple[int, int] | None:
 
 def _check_norms(config: Any, origin: str) -> None:
     """The network's batch norms must have the epsilon that is folded in."""
+    plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -217,7 +244,7 @@ def _check_norms(config: Any, origin: str) -> None:
         epsilon = own.get("epsilon")
         if (
             node.get("class_name") == "BatchNormalization"
-            and keras_names.slim_scope(name)
+            and name in plain
             and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
         ):
             raise WeightsError(f"{origin}: {name}: expected epsilon {DEFAULT.epsilon}, got {epsilon!r}")

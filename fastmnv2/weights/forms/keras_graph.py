@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.network import of
-from fastmnv2.weights.forms.keras_names import BY_TOP, slim_scope
+from fastmnv2.weights.forms.keras_names import BY_TOP, plain_names
 from fastmnv2.weights.tensors import range_of
 
 _LAYERS_LIMIT = 2000
 _DEPTH_LIMIT = 16
+_CALLS_LIMIT = 16
+_CHAIN_LIMIT = 200  # layers before the network
+
+UNIT_RESCALING = "rescaling_of_unit_images"
+"""What we call the layer that takes images in [0,1], so that its numbers need not tell."""
 
 # Without effect at inference.
 _IDLE = {
@@ -46,10 +51,10 @@ class _Node:
     name: str
     config: dict[str, Any]
     parent: "_Node | None"
-    inputs: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)  # of its first call
+    ways: list[list[str]] = field(default_factory=list)  # of each call, if there are several
     numbers: list[float] = field(default_factory=list)  # constants that it is called with
     number_first: bool = False
-    calls: int = 1
     children: "dict[str, _Node]" = field(default_factory=dict)
     last: list[str] = field(default_factory=list)  # a model's outputs
 
@@ -87,13 +92,14 @@ def around(config: Any, size: tuple[int, int] | None) -> Around | None:
         return None
     root = _tree(config, None, 0, [0])
     _link(root)
-    found = {node.name: node for node in _walk(root) if slim_scope(node.name)}
+    nodes = _walk(root)
+    names = plain_names(node.name for node in nodes)
+    found = {names[node.name]: node for node in nodes if node.name in names}
     if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
         return None
     try:
-        before = _chain(found["Conv1"], _before)
-        size = _resized(before) or size
-        input_range, input_error = _input_range(found["Conv1"], before), ""
+        input_range, resized = _input_range(found["Conv1"])
+        size, input_error = resized or size, ""
     except _Refused as error:
         input_range, input_error = None, str(error)
     try:
@@ -132,7 +138,12 @@ def _tree(entry: dict[str, Any], parent: _Node | None, depth: int, count: list[i
     node = _Node(str(entry.get("class_name"))[:100], str(config.get("name") or entry.get("name"))[:200], config, parent)
     calls = entry.get("inbound_nodes")
     if isinstance(calls, list) and calls:
-        node.calls = len(calls)
+        if len(calls) > _CALLS_LIMIT:
+            raise ValueError(f"{node.name}: called {len(calls)} times, expected at most {_CALLS_LIMIT}")
+        for call in calls[1:]:
+            other = _Node(node.kind, node.name, {}, None)
+            _read_call(call, other)
+            node.ways.append(other.inputs)
         _read_call(calls[0], node)
     wrapped = config.get("layer")
     if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which nothing here can run
@@ -205,15 +216,18 @@ def _refuse(node: _Node, why: str) -> _Refused:
     return _Refused(f"the layer {node.name} ({node.kind}) {why}")
 
 
-def _before(node: _Node) -> _Node | None:
-    """The layer whose output ``node`` takes; None for the model's own input."""
+def _before(node: _Node) -> list[_Node | None]:
+    """The layer whose output ``node`` takes, in each of its calls; None for the model's own input."""
     while not node.inputs or node.kind == "InputLayer":
         if node.parent is None:
-            return None
+            return [None]
         node = node.parent
-    if len(node.inputs) > 1 or node.calls > 1:
-        raise _refuse(node, f"has {len(node.inputs)} inputs or is called {node.calls} times, expected one chain")
-    return _inside(node.parent, node.inputs[0], node)
+    found: list[_Node | None] = []
+    for inputs in [node.inputs, *node.ways]:
+        if len(inputs) != 1:
+            raise _refuse(node, f"has {len(inputs)} inputs, expected one")
+        found.append(_inside(node.parent, inputs[0], node))
+    return found
 
 
 def _inside(parent: _Node | None, name: str, asker: _Node) -> _Node:
@@ -272,29 +286,54 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 # ---- the input -----------------------------------------------------------------------------------------
 
 
-def _resized(before: list[_Node]) -> tuple[int, int] | None:
-    """The size that the last layer before the network which changes it makes."""
-    node = next((node for node in before if node.kind in _RESIZING), None)
-    edges = [node.config.get(name) for name in ("height", "width")] if node else []
-    height, width = (edge if type(edge) is int else None for edge in edges) if node else (None, None)
-    return None if height is None or width is None else (height, width)
+class _Way(NamedTuple):
+    """What is done to images before a layer: a factor, an offset, whether any layer says so, and their size, if set."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+    says: bool = False
+    size: tuple[int, int] | None = None
 
 
-def _input_range(first: _Node, before: list[_Node]) -> tuple[float, float] | None:
-    scale, shift, says = 1.0, 0.0, False
-    for node in reversed(before):
-        if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name == "Conv1_pad":
-            continue
-        if node.kind in _RESIZING:
-            continue
-        factor, offset = _arithmetic(node)
-        scale, shift, says = scale * factor, shift * factor + offset, True
-    if not says:
-        return None
-    found = range_of(scale, shift)
+def _input_range(first: _Node) -> tuple[tuple[float, float] | None, tuple[int, int] | None]:
+    """What black and white become before the network, and to what size images are made on the way; None if unsaid."""
+    ways = _ways(first, 0)
+    if len(ways) > 1:
+        raise _refuse(first, f"gets images that are prepared in {len(ways)} ways, expected one")
+    way = ways.pop()
+    if not way.says:
+        return None, way.size
+    unit = any(node.name == UNIT_RESCALING for node in _walk(_root(first)))
+    found = range_of(way.scale, way.shift, pixels=False if unit else None)
     if found is None:
-        raise _refuse(first, f"gets its image times {scale} plus {shift}, expected numbers that keep it")
+        raise _refuse(first, f"gets its image times {way.scale} plus {way.shift}, expected numbers that keep it")
+    return found, way.size
+
+
+def _root(node: _Node) -> _Node:
+    while node.parent is not None:
+        node = node.parent
+    return node
+
+
+def _ways(node: _Node, depth: int) -> set[_Way]:
+    """What was done to the images that a layer takes, in each of its calls."""
+    if depth > _CHAIN_LIMIT:
+        raise _refuse(node, f"is in a circle, or behind more than {_CHAIN_LIMIT} others")
+    found: set[_Way] = set()
+    for before in _before(node):
+        found |= {_Way()} if before is None else {_applied(before, way) for way in _ways(before, depth + 1)}
     return found
+
+
+def _applied(node: _Node, way: _Way) -> _Way:
+    if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name.endswith("Conv1_pad"):
+        return way
+    if node.kind in _RESIZING:
+        height, width = node.config.get("height"), node.config.get("width")
+        return way._replace(size=(height, width)) if type(height) is type(width) is int else way
+    factor, offset = _arithmetic(node)
+    return way._replace(scale=way.scale * factor, shift=way.shift * factor + offset, says=True)
 
 
 def _arithmetic(node: _Node) -> tuple[float, float]:
@@ -331,7 +370,9 @@ def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Loo
         if not pooled:
             if not _pools(node, size):
                 raise _refuse(
-                    node, "stands behind the last convolution and can't be run; expected the average of the map"
+                    node,
+                    "stands behind the last convolution and can't be run; expected the average of the map, or "
+                    "head=False, which leaves out what stands behind it and gives the average's features",
                 )
             pooled = True
         elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _keeps(node):
@@ -373,6 +414,8 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
         steps = _activation(node, node.config.get("activation"))
     elif node.kind == "Softmax" and node.config.get("axis", -1) in (-1, [-1], 1):
         steps = [Step("softmax", node.name)]
+    elif node.kind == "UnitNormalization" and node.config.get("axis", -1) in (-1, [-1], 1, [1]):
+        steps = [Step("unit", node.name)]
     elif node.kind == "ReLU":
         limit = node.config.get("max_value")
         slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import BATCH_NORM, DEFAULT, Shapes, nearest_multiplier, of, shapes
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, Layer, Shapes, nearest_multiplier, of, shapes
 from fastmnv2.weights.tensors import NO_BACKGROUND
 
 _PATTERNS = (
@@ -24,6 +24,7 @@ _PATTERNS = (
     (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
 )
 _BY_SCOPE = {layer.scope: layer for layer in DEFAULT.layers}  # names and kinds, which all networks share
+_LAYERS_LIMIT = 2000
 BY_TOP = ("predictions", "Logits")
 
 
@@ -34,6 +35,50 @@ def slim_scope(layer: str) -> str | None:
             name = "MobilenetV2/" + scope.format(**found.groupdict())
             return name.replace("expanded_conv_0/", "expanded_conv/")
     return None
+
+
+def prefix_of(layers: Iterable[str]) -> str:
+    """What stands before the names of all the network's layers, such as "left_"; "" for none, or without a network.
+
+    Raises:
+        ValueError: there are two networks, by different prefixes.
+    """
+    names = {layer for layer in layers if layer.endswith(("Conv1", "Conv_1_bn"))}
+    found = {name.removesuffix("bn_Conv1") for name in names if name.endswith("bn_Conv1")}
+    found = {prefix for prefix in found if {prefix + "Conv1", prefix + "Conv_1_bn"} <= names}
+    if len(found) > 1:
+        shown = ", ".join(repr(prefix[:60]) for prefix in sorted(found)[:4])
+        raise ValueError(f"the file holds {len(found)} networks, with layers named by {shown}; expected one")
+    return next(iter(found), "")
+
+
+def plain_names(layers: Iterable[str]) -> dict[str, str]:
+    """Keras' own names of the network's layers, by those that a model gives them: with a prefix, or numbered."""
+    given = list(layers)
+    prefix = prefix_of(given)
+    plain = {name: name.removeprefix(prefix) for name in given if name.startswith(prefix)}
+    found = {name: short for name, short in plain.items() if slim_scope(short)}
+    return found or by_order(given)
+
+
+def plain_paths(paths: Iterable[str]) -> dict[str, str]:
+    """Variables ``…/<layer>/<variable>`` by the same without a prefix of the layers' names."""
+    given = list(paths)
+    prefix = prefix_of({_layer_of(path) for path in given})
+    if not prefix:
+        return {path: path for path in given}
+    found = {}
+    for path in given:
+        layer = _layer_of(path)
+        if layer.startswith(prefix) and slim_scope(layer.removeprefix(prefix)):
+            found[f"{layer.removeprefix(prefix)}/{path.rpartition('/')[2]}"] = path
+        else:
+            found[path] = path
+    return found
+
+
+def _layer_of(path: str) -> str:
+    return path.rpartition("/")[0].rpartition("/")[2]
 
 
 def _slim_name(path: str) -> str | None:
@@ -109,19 +154,62 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     return note
 
 
-def layer_by_order(group: str) -> str:
-    """Keras' name of the layer saved as ``conv2d_7``: early Keras 3 counted each class's layers from 0."""
-    found = re.fullmatch(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d+))?", group)
-    if not found:
-        return group
-    depthwise, batch_norm = found[1] == "depthwise_conv2d", found[1] == "batch_normalization"
-    layers = [layer for layer in DEFAULT.layers[:-1] if batch_norm or (layer.kind == "depthwise") == depthwise]
-    index = int(found[2] or 0)
-    if index >= len(layers):
-        return group
-    scope = layers[index].scope.removeprefix("MobilenetV2/")
+_KINDS = re.compile(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d{1,9}))?")
+
+
+def by_order(groups: Iterable[str]) -> dict[str, str]:
+    """Keras' names of layers that are saved or called ``conv2d_7``: by the order of each kind's numbers.
+
+    Empty if they are too few to be the network's. What there is more of a kind stands behind the network.
+    """
+    numbered: dict[str, list[tuple[int, str]]] = {"conv2d": [], "depthwise_conv2d": [], "batch_normalization": []}
+    for group in groups:
+        if found := _KINDS.fullmatch(group):
+            numbered[found[1]].append((int(found[2] or 0), group))
+    mapped: dict[str, str] = {}
+    for kind, entries in numbered.items():
+        layers = [
+            layer
+            for layer in DEFAULT.layers[:-1]
+            if kind == "batch_normalization" or (layer.kind == "depthwise") == (kind == "depthwise_conv2d")
+        ]
+        if len(entries) < len(layers):
+            return {}
+        for layer, (_, group) in zip(layers, sorted(entries), strict=False):
+            mapped[group] = _keras_name(layer, norm=kind == "batch_normalization")
+    return mapped
+
+
+def _keras_name(layer: Layer, *, norm: bool) -> str:
+    scope = layer.scope.removeprefix("MobilenetV2/")
     if scope in ("Conv", "Conv_1"):
         plain = {"Conv": "Conv1", "Conv_1": "Conv_1"}[scope]
-        return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}[plain] if batch_norm else plain
+        return {"Conv1": "bn_Conv1", "Conv_1": "Conv_1_bn"}[plain] if norm else plain
     plain = re.sub(r"expanded_conv_(\d+)/", r"block_\1_", scope).replace("expanded_conv/", "expanded_conv_")
-    return f"{plain}_BN" if batch_norm else plain
+    return f"{plain}_BN" if norm else plain
+
+
+def saved_paths(config: Any) -> dict[str, str]:
+    """Where Keras 2 and early Keras 3 save each layer of a configuration: names by ``layers/dense_1``.
+
+    They number the layers of each class within a model.
+    """
+    found: dict[str, str] = {}
+    pending = [(config, "")]
+    while pending:
+        entry, path = pending.pop()
+        inner = entry.get("config") if isinstance(entry, dict) else None
+        layers = inner.get("layers") if isinstance(inner, dict) else None
+        counts: dict[str, int] = {}
+        for layer in layers if isinstance(layers, list) else ():
+            if len(found) > _LAYERS_LIMIT or path.count("/") > 32 or not isinstance(layer, dict):
+                return found
+            kind = re.sub(r"\W+", "", str(layer.get("class_name"))[:100].rpartition(">")[2])
+            kind = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", kind)  # as Keras makes snake_case
+            kind = re.sub(r"([a-z])([A-Z])", r"\1_\2", kind).lower()
+            counts[kind] = counts.get(kind, -1) + 1
+            place = f"{path}layers/{kind}" + (f"_{counts[kind]}" if counts[kind] else "")
+            own = layer.get("config")
+            found[place] = str(own.get("name") if isinstance(own, dict) else "")[:200]
+            pending.append((layer, f"{place}/"))
+    return found

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmnv2.core import head
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
-from fastmnv2.weights.files import read_file
+from fastmnv2.weights.files import open_file, read_file
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
     POOL,
@@ -34,7 +35,7 @@ from fastmnv2.weights.tensors import Folded, Source
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse,
 _WITH_NETWORK = "3"  # and of those of another network than 0.75/96, which may have a head, too
-_HEADER_LIMIT = 256 << 10  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
+_HEADER_LIMIT = 1 << 20  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
 _ALIGN = 64
 
 _WIDEST_SHAPES = shapes(of(WIDEST, *DEFAULT.size).layers, folded=True)
@@ -43,7 +44,25 @@ _TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all."""
+    """Write ``folded`` to ``path``, whole or not at all.
+
+    Raises:
+        WeightsError: what it says of itself, such as names of classes, is too long for the format.
+    """
+    text, arrays = _header(folded)
+    with writing(Path(path)) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays:
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def check(folded: Folded) -> None:
+    """WeightsError if ``write`` would refuse it."""
+    _header(folded)
+
+
+def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
+    """The header, and the arrays in their order."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -78,10 +97,26 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with writing(Path(path)) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in list(header)[1:]:
-            file.write(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes())
+    if len(text) > _HEADER_LIMIT:
+        names = len(json.dumps(folded.head.classes)) if folded.head else 0
+        raise WeightsError(
+            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, {names} of them for names of "
+            "classes: shorter names fit"
+        )
+    return text, [arrays[name] for name in list(header)[1:]]
+
+
+def precision_of(path: Path) -> str:
+    """What a native file's numbers are for: "int8" of 8-bit ones; "float32" of others, and of files of other forms."""
+    try:
+        with open_file(path) as file:
+            start = file.read(8)
+            length = int.from_bytes(start, "little")
+            text = file.read(length) if len(start) == 8 and 2 <= length <= _HEADER_LIMIT else b""
+        found = json.loads(text).get("__metadata__", {}).get("precision") if text[:1] == b"{" else None
+    except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong, reading it will tell
+        return "float32"
+    return "int8" if found == "int8" else "float32"
 
 
 def _public(origin: str) -> str:
@@ -97,17 +132,9 @@ def read(path: Path) -> Source:
     # Read, not mapped: 2 ms more, but a mapped file that somebody cuts short ends the process (SIGBUS).
     data = read_file(path, _FILE_LIMIT)
     size = len(data)
-    if size < 8:
-        raise WeightsError(f"{path}: expected a safetensors file, got {size} bytes")
-    (length,) = struct.unpack_from("<Q", data)
-    if length > _HEADER_LIMIT or 8 + length > size:
-        raise WeightsError(
-            f"{path}: the header claims {length} bytes, expected at most {_HEADER_LIMIT} and no more than the file has"
-        )
-    header = _parse(path, data[8 : 8 + length])
+    header, start = parsed_header(path, data)
     metadata = _metadata(path, header.pop("__metadata__", None))
     network = _network(path, metadata)
-    start = 8 + length
     tensors = {}
     end = 0
     quantised = "precision" in metadata
@@ -123,11 +150,11 @@ def read(path: Path) -> Source:
         tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
-    input_range, found_head = None, None
+    input_range, found_head, labels = None, None, None
     if "around" in metadata:
         from fastmnv2.weights.forms import surroundings
 
-        input_range, found_head = surroundings.read(path, metadata["around"], tensors, network.features)
+        input_range, found_head, labels = surroundings.read(path, metadata["around"], tensors, network.features)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
@@ -137,9 +164,38 @@ def read(path: Path) -> Source:
         os.path.abspath(path),
         input_range=input_range,
         head=found_head,
+        labels=labels,
         size=network.size,
         multiplier=network.multiplier,
     )
+
+
+def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data begin. Raises WeightsError."""
+    size = len(data)
+    if size < 8:
+        raise WeightsError(f"{path}: expected a safetensors file, got {size} bytes")
+    (length,) = struct.unpack_from("<Q", data)
+    if length > _HEADER_LIMIT or 8 + length > size:
+        raise WeightsError(
+            f"{path}: the header claims {length} bytes, expected at most {_HEADER_LIMIT} and no more than the file has"
+        )
+    return _parse(path, data[8 : 8 + length]), 8 + length
+
+
+def is_own(path: Path) -> bool:
+    """Whether a safetensors file says that this package wrote it, or nothing that can be read."""
+    with open_file(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # reading it tells what is wrong
+        return True
+    metadata = found.get("__metadata__") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or metadata is None:
+        return not isinstance(found, dict)
+    return isinstance(metadata, dict) and metadata.get("format") == "fastmnv2"
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

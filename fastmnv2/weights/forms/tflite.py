@@ -1,14 +1,13 @@
 """TFLite files: float32, float16, and 8-bit quantised ones, dequantised exactly.
 
 Tensor names say nothing reliable, so the operators are followed in order and held against the network:
-kinds, shapes, strides, padding, activations and residuals must be its own. Field numbers are those of
-tensorflow/lite/schema/schema.fbs.
+kinds, shapes, strides, padding, activations and residuals must be its own.
 """
 
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,52 +15,21 @@ from numpy.typing import NDArray
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Layer, Network, nearest_multiplier, of
 from fastmnv2.weights.files import file_sha256, read_file
+from fastmnv2.weights.forms import tflite_metadata
+from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, type_name
+from fastmnv2.weights.forms.tflite_head import Behind
 from fastmnv2.weights.tensors import Source, range_of
 
 if TYPE_CHECKING:
     from flatbuffers.table import Table
 
-# The most that a malformed file may cost: parts of a flatbuffer may overlap, so its size is no limit.
-_LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
-_FEW = 16  # inputs and outputs of an operator, dimensions; further ones are not looked at
-FILE_LIMIT = 64 << 20
+_Kind = TypeVar("_Kind", bound=Source)
 
-# schema.fbs: BuiltinOperator, ActivationFunctionType, Padding, TensorType
-_OPERATORS = {
-    0: "ADD", 1: "AVERAGE_POOL_2D", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 6: "DEQUANTIZE", 9: "FULLY_CONNECTED",
-    18: "MUL", 21: "RELU6", 22: "RESHAPE", 25: "SOFTMAX", 34: "PAD", 40: "MEAN", 41: "SUB", 43: "SQUEEZE",
-    77: "SHAPE", 114: "QUANTIZE",
-}  # fmt: skip
+# schema.fbs: ActivationFunctionType, Padding
 NONE, RELU6 = 0, 3
 _SAME, _VALID = 0, 1
-TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
-_ZERO_POINTS = {"<i4": (0, 0), "u1": (0, 255), "i1": (-128, 127)}
-_QUANTISED = tuple(_ZERO_POINTS)
-_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller ones are not of full precision
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor's description: shape, TensorType, buffer, and how its integers are quantised."""
-
-    shape: tuple[int, ...]
-    type: int
-    buffer: int
-    name: str
-    scale: NDArray[np.float32]
-    zero_point: NDArray[np.int64]
-    axis: int
-    signature: tuple[int, ...]  # its shape with -1 where it is left open; may be missing
-
-
-@dataclass(frozen=True)
-class Operator:
-    """An operator: its name in schema.fbs, the tensors it reads and writes, and its table of options."""
-
-    name: str
-    inputs: list[int]
-    outputs: list[int]
-    options: "Table | None"
+_KEEPING = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE")
+_ACTIVATIONS = ("<f4", "<f2", "u1", "i1")
 
 
 @dataclass(frozen=True)
@@ -75,6 +43,7 @@ class Value:
     pooled: bool = False
     scaled: float = 1.0
     shifted: float = 0.0
+    pixels: bool | None = None  # whether the image is in [0,255], None where it isn't said
 
 
 def read(path: Path) -> Source:
@@ -83,134 +52,7 @@ def read(path: Path) -> Source:
     walk = Walk(graph)
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
-    tensors, notes = walk.finish()
-    return Source(
-        "tflite",
-        str(path),
-        file_sha256(path),
-        tensors,
-        tuple(notes),
-        input_range=walk.input_range,
-        input_error=walk.input_error,
-        size=walk.size,
-        multiplier=walk.network.multiplier,
-    )
-
-
-class Graph:
-    """The first subgraph of a TFLite file, read with the flatbuffers package."""
-
-    def __init__(self, data: bytes, origin: str) -> None:
-        try:
-            from flatbuffers import number_types
-            from flatbuffers.table import Table
-        except ImportError as error:
-            says = f"{origin}: reading TFLite files needs flatbuffers: pip install 'fastmnv2[tflite]'"
-            raise ImportError(says, name="flatbuffers") from error
-        self.data, self.origin = data, origin
-        self._types, self._table = number_types, Table
-        model = Table(data, int.from_bytes(data[:4], "little"))
-        self._buffers = self._tables(model, 4)
-        codes = [max(self.number(code, 0, "Int8"), self.number(code, 3, "Int32")) for code in self._tables(model, 1)]
-        graphs = self._tables(model, 2)
-        if not graphs:
-            raise WeightsError(f"{origin}: expected a graph, found none")
-        self.tensors = [self._tensor(table) for table in self._tables(graphs[0], 0)]
-        self.inputs = self._few(graphs[0], 1)
-        self.operators = [self._operator(table, codes) for table in self._tables(graphs[0], 3)]
-
-    def number(self, table: "Table", field: int, kind: str, default: int = 0) -> int:
-        """A field of a table."""
-        flags = getattr(self._types, f"{kind}Flags")
-        return int(table.GetSlot(4 + 2 * field, default, flags))
-
-    def _vector(self, table: "Table", field: int, dtype: str) -> NDArray[Any]:
-        offset = table.Offset(4 + 2 * field)
-        if offset == 0:
-            return np.zeros(0, dtype)
-        return np.frombuffer(self.data, dtype, table.VectorLen(offset), table.Vector(offset))
-
-    def _few(self, table: "Table", field: int) -> list[int]:
-        found: list[int] = self._vector(table, field, "<i4")[:_FEW].tolist()
-        return found
-
-    def _tables(self, table: "Table", field: int) -> "list[Table]":
-        offset = table.Offset(4 + 2 * field)
-        if offset == 0:
-            return []
-        count, start = table.VectorLen(offset), table.Vector(offset)
-        if count > _LIMIT:
-            raise WeightsError(f"{self.origin}: a list of {count} entries, expected at most {_LIMIT}")
-        return [self._table(self.data, table.Indirect(start + 4 * i)) for i in range(count)]
-
-    def _sub(self, table: "Table", field: int) -> "Table | None":
-        offset = table.Offset(4 + 2 * field)
-        return self._table(self.data, table.Indirect(table.Pos + offset)) if offset else None
-
-    def _tensor(self, table: "Table") -> Tensor:
-        quantisation = self._sub(table, 4)
-        name = bytes(self._vector(table, 3, "u1")[:200]).decode(errors="replace")
-        none = np.zeros(0)
-        return Tensor(
-            tuple(self._few(table, 0)),
-            self.number(table, 1, "Int8"),
-            self.number(table, 2, "Uint32"),
-            name,
-            self._vector(quantisation, 2, "<f4") if quantisation else none.astype("<f4"),
-            self._vector(quantisation, 3, "<i8") if quantisation else none.astype("<i8"),
-            self.number(quantisation, 6, "Int32") if quantisation else 0,
-            tuple(self._few(table, 7)),
-        )
-
-    def _operator(self, table: "Table", codes: list[int]) -> Operator:
-        code = codes[self.number(table, 0, "Uint32")]
-        return Operator(
-            _OPERATORS.get(code, f"operator {code}"),
-            self._few(table, 1),
-            self._few(table, 2),
-            self._sub(table, 4),
-        )
-
-    def constant(self, index: int) -> NDArray[Any] | None:
-        """A tensor's stored values as they are, None if it has none."""
-        tensor = self.tensors[index]
-        data = self._vector(self._buffers[tensor.buffer], 0, "u1")
-        if data.size == 0 or tensor.type not in TYPES:
-            return None
-        dtype = np.dtype(TYPES[tensor.type])
-        if min(tensor.shape, default=1) < 0 or math.prod(tensor.shape) * dtype.itemsize != data.size:
-            raise WeightsError(
-                f"{self.origin}: {tensor.name}: {data.size} bytes do not make {dtype} of shape {list(tensor.shape)}"
-            )
-        return data.view(dtype).reshape(tensor.shape)
-
-    def dequantised(self, index: int) -> NDArray[np.float32] | None:
-        """A constant as float32: ``(q - zero_point) * scale`` in float64, rounded once."""
-        values = self.constant(index)
-        if values is None:
-            return None
-        tensor = self.tensors[index]
-        if TYPES[tensor.type] not in _QUANTISED:
-            return values.astype(np.float32)
-        channels = tensor.shape[tensor.axis] if 0 <= tensor.axis < len(tensor.shape) else 1
-        if tensor.scale.size not in (1, channels) or tensor.zero_point.size not in (0, 1, tensor.scale.size):
-            raise WeightsError(
-                f"{self.origin}: {tensor.name}: expected one scale or {channels}, got {tensor.scale.size} scales and "
-                f"{tensor.zero_point.size} zero points"
-            )
-        if not (np.isfinite(tensor.scale).all() and tensor.scale.min() >= _LEAST_SCALE):
-            raise WeightsError(f"{self.origin}: {tensor.name}: expected positive scales, got {tensor.scale.min()}")
-        low, high = _ZERO_POINTS[TYPES[tensor.type]]
-        if tensor.zero_point.size and not (low <= tensor.zero_point.min() and tensor.zero_point.max() <= high):
-            got = tensor.zero_point.min() if tensor.zero_point.min() < low else tensor.zero_point.max()
-            raise WeightsError(f"{self.origin}: {tensor.name}: expected zero points from {low} to {high}, got {got}")
-        shape = [1] * len(tensor.shape)
-        if tensor.scale.size > 1:
-            shape[tensor.axis] = -1
-        scale = tensor.scale.astype(np.float64).reshape(shape)
-        zero = tensor.zero_point.reshape(shape if tensor.zero_point.size > 1 else [1] * len(shape) or ())
-        offset = zero.astype(np.float64) if tensor.zero_point.size else 0.0
-        return ((values.astype(np.float64) - offset) * scale).astype(np.float32)
+    return walk.source(path, Source)
 
 
 def stored_shape(layer: Layer) -> tuple[int, ...]:
@@ -224,16 +66,28 @@ class Walk:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._values = {index: Value(-1) for index in graph.inputs}
+        self.input_error = ""
         self._dequantised: dict[int, int] = {}  # an operator's output: the constant that it dequantises
+        self._values = {index: self._image(index) for index in graph.inputs}
+        self._behind = Behind(graph, self._weights)
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
         self.input_range: tuple[float, float] | None = None
-        self.input_error = ""
         self._where = ""
         self.size = self._image_size()
         self.network = self._network()
+
+    def _image(self, index: int) -> Value:
+        """What the graph is given, as far as its metadata tell."""
+        if TYPES.get(self.graph.tensors[index].type, "") not in ("<f4", "<f2"):
+            return Value(-1)  # integers say themselves what they stand for
+        try:
+            told = tflite_metadata.normalization(self.graph)
+        except ValueError as error:
+            self.input_error = str(error)
+            return Value(-1)
+        return Value(-1, scaled=1 / told.std, shifted=-told.mean / told.std, pixels=True) if told else Value(-1)
 
     def _network(self) -> Network:
         """What the graph is held against: by its kernels' shapes, and for images of its size, if it says one."""
@@ -264,7 +118,7 @@ class Walk:
         return None if -1 in signature[1:] else (height, width)
 
     def _check_range(self, index: int) -> None:
-        """Integers that the first convolution takes say what numbers they stand for: for this network, [-1,1]."""
+        """Integers that the first convolution takes say what numbers they stand for: usually [-1,1]."""
         tensor = self.graph.tensors[index]
         kind = TYPES.get(tensor.type, "")
         if kind not in ("u1", "i1") or tensor.scale.size != 1 or tensor.zero_point.size != 1:
@@ -272,46 +126,120 @@ class Walk:
         lowest = np.iinfo(kind).min - int(tensor.zero_point[0])
         black, white = lowest * float(tensor.scale[0]), (lowest + 255) * float(tensor.scale[0])
         # What a converter has seen of images may not have been quite black or white.
-        if not (-1.1 <= black <= -0.75 and 0.75 <= white <= 1.1):
-            self.input_error = (
-                f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1]; "
-                "input_range= says what black and white become before it"
-            )
+        if -1.1 <= black <= -0.75 and 0.75 <= white <= 1.1:
+            return
+        for usual in (1.0, 255.0):
+            if abs(black) <= 0.02 * usual and 0.75 * usual <= white <= 1.1 * usual:
+                self.input_range = (0.0, usual)
+                return
+        self.input_error = (
+            f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1], [0, 1] or [0, 255]; "
+            "input_range= says what black and white become before it"
+        )
 
-    def step(self, number: int, operator: Operator) -> None:
-        """Take the next operator."""
+    def step(self, number: int, operator: Operator) -> bool:
+        """Take the next operator; whether it is one of the network's own, with its input."""
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
-        result: Value | None
+        if self._is_behind(operator, source):
+            return False
+        if operator.name == "DEQUANTIZE" and source is None:
+            self._dequantised[operator.outputs[0]] = operator.inputs[0]
+            return False
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
-        elif operator.name == "DEQUANTIZE" and source is None:
-            self._dequantised[operator.outputs[0]] = operator.inputs[0]
-            return
         elif operator.name in ("ADD", "MUL", "SUB"):
             result = self._arithmetic(operator)
         elif source is None or operator.name == "SHAPE":  # sizes, which converters compute on the way
-            return
-        elif operator.name == "RELU6":
-            result = replace(source, relu6=True)
-        elif operator.name == "PAD":
-            result = self._pad(operator, source)
-        elif operator.name in ("MEAN", "AVERAGE_POOL_2D"):
-            if source.layer != len(self.network.layers) - 2:
-                raise self._error("expected the average after the last convolution only")
-            result = replace(source, pooled=True)
-        elif operator.name in ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "SOFTMAX"):
-            result = source
+            return False
         else:
-            raise self._error("this network has no such operator")
+            result = self._kept(operator, source)
         for index in operator.outputs:
+            self._check_type(index)
             self._values[index] = result
+            if result.pooled:
+                self._behind.starts(index)
+        return True
+
+    def _kept(self, operator: Operator, source: Value) -> Value:
+        """What an operator without weights makes of its input."""
+        if operator.name == "RELU6":
+            return replace(source, relu6=True)
+        if operator.name == "PAD":
+            return self._pad(operator, source)
+        if operator.name in ("MEAN", "AVERAGE_POOL_2D") and source.layer == len(self.network.layers) - 2:
+            return replace(source, pooled=True)
+        if operator.name == "CAST" and source.layer == -1:
+            return replace(source, pixels=True)
+        if operator.name in (*_KEEPING, "SOFTMAX"):
+            return source
+        raise self._error("this network has no such operator")
+
+    def _check_type(self, index: int) -> None:
+        tensor = self.graph.tensors[index]
+        if TYPES.get(tensor.type, "") not in _ACTIVATIONS:
+            raise self._error(
+                f"tensor {tensor.name}: expected activations of float32 or 8-bit integers, got {type_name(tensor.type)}"
+            )
+
+    def _is_behind(self, operator: Operator, source: Value | None) -> bool:
+        """Whether an operator stands behind the network, in which case it is taken or refused as part of a head."""
+        if source is not None and source.layer == len(self.network.layers) - 1:  # ImageNet's classes
+            if operator.name not in (*_KEEPING, "SOFTMAX", "SHAPE"):
+                self._behind.refuse(self._where, "stands behind the ImageNet classes", operator.outputs)
+                return True
+            return False
+        if self._behind.takes(operator):
+            if source is not None and (operator.name in _KEEPING or self._is_logits(operator, source)):
+                return False
+            self._behind.step(self._where, operator)
+            return True
+        if source is None or source.layer != len(self.network.layers) - 2:
+            return False
+        averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
+        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+            return False
+        self._behind.refuse(self._where, "takes the last map, of which only the average can be used", operator.outputs)
+        return True
+
+    def _is_average(self, operator: Operator) -> bool:
+        """Whether nothing but a channel each is left of the last map."""
+        left = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
+        return len(left) in (2, 4) and left[1:] in ((self.network.features,), (1, 1, self.network.features))
+
+    def _is_logits(self, operator: Operator, source: Value) -> bool:
+        """Whether it is the layer of ImageNet's 1001 classes."""
+        if operator.name not in ("CONV_2D", "FULLY_CONNECTED") or not source.pooled or len(operator.inputs) < 3:
+            return False
+        stored = stored_shape(self.network.logits)
+        return self._next == len(self.network.layers) - 1 and self._shape(operator.inputs[1]) in (stored, stored[::3])
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
         """The layers' tensors and notes, when there are no more operators."""
         if self._next < len(self.network.layers) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {self.network.layers[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
+
+    def source(self, path: Path, kind: "type[_Kind]") -> "_Kind":
+        """All that the file tells, as a Source or a Quantised."""
+        tensors, notes = self.finish()
+        names = tflite_metadata.labels(self.graph)
+        imagenet = names is not None and len(names) == DEFAULT.classes and self._next == len(self.network.layers)
+        head, head_error, more = self._behind.head(self.network.features, None if imagenet else names)
+        return kind(
+            "tflite",
+            str(path),
+            file_sha256(path),
+            tensors,
+            (*notes, *more),
+            input_range=self.input_range,
+            input_error=self.input_error,
+            head=head,
+            head_error=head_error,
+            size=self.size,
+            multiplier=self.network.multiplier,
+            labels=tuple(names) if imagenet and names else None,
+        )
 
     def _error(self, text: str) -> WeightsError:
         return WeightsError(f"{self.graph.origin}: {self._where}: {text}")
@@ -331,7 +259,7 @@ class Walk:
         if self._next >= len(self.network.layers):
             raise self._error("expected nothing after the logits")
         layer = self.network.layers[self._next]
-        if source is None or operator.options is None or len(operator.inputs) < 3:
+        if source is None or operator.options is None or len(operator.inputs) < 3 or min(operator.inputs[:3]) < 0:
             raise self._error(f"expected {layer.scope} with kernel, bias and options")
         self._check_input(layer, source)
         if self._next == 0 and self.input_range is None:
@@ -343,9 +271,6 @@ class Walk:
 
         shape, biases = self._shape(operator.inputs[1]), math.prod(self._shape(operator.inputs[2]))
         stored = stored_shape(layer)
-        if layer.is_logits and shape not in (stored, stored[::3]):
-            self._notes.append(f"a last layer of shape {list(shape)} is ignored: it is not ImageNet's")
-            return replace(source, layer=len(self.network.layers) - 1)
         if (not layer.is_logits and shape != stored) or biases != layer.out_channels:
             raise self._error(
                 f"{layer.scope}: expected a kernel {list(stored)} and {layer.out_channels} biases, "
@@ -381,8 +306,8 @@ class Walk:
         before = self.network.layers[self._next - 1]
         if self._next == 0:
             fits = source.layer == -1
-            if fits and (source.scaled, source.shifted) != (1.0, 0.0):
-                self.input_range = range_of(source.scaled, source.shifted)
+            if fits and ((source.scaled, source.shifted) != (1.0, 0.0) or source.pixels):
+                self.input_range = range_of(source.scaled, source.shifted, pixels=source.pixels)
                 fits = self.input_range is not None
         else:
             fits = (source.layer, source.relu6, source.added) == (

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.network import Layer
-from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.forms.tflite import FILE_LIMIT, RELU6, TYPES, Graph, Operator, Tensor, Value, Walk, stored_shape
+from fastmnv2.weights.files import read_file
+from fastmnv2.weights.forms.tflite import RELU6, Value, Walk, stored_shape
+from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, Tensor
 from fastmnv2.weights.int8.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
 
 _AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # others round otherwise
@@ -25,9 +26,7 @@ def read(path: Path) -> Quantised:
     walk = _Int8Walk(graph)
     for number, operator in enumerate(graph.operators):
         walk.step(number, operator)
-    tensors, notes = walk.finish()
-    sha256, multiplier = file_sha256(path), walk.network.multiplier
-    return Quantised("tflite", str(path), sha256, tensors, tuple(notes), size=walk.size, multiplier=multiplier)
+    return walk.source(path, Quantised)
 
 
 class _Int8Walk(Walk):
@@ -35,20 +34,19 @@ class _Int8Walk(Walk):
 
     _type = ""  # of activations: "u1" or "i1", the first one's
 
-    def step(self, number: int, operator: Operator) -> None:
+    def step(self, number: int, operator: Operator) -> bool:
         before = self._values.get(operator.inputs[0]) if operator.inputs else None
-        super().step(number, operator)
+        if not super().step(number, operator):
+            return False
         if before is None or not operator.outputs:
-            return
+            return True
         source, target = (self.graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
         if operator.name in ("MEAN", "AVERAGE_POOL_2D"):
             if operator.name != _AVERAGES.get(self._type_of(target)):
                 raise self._error(f"expected {_AVERAGES.get(self._type, 'an average of bytes')}")
             self._keep(POOL, target)
-        elif operator.name == "QUANTIZE":
-            if before.layer != -1 or TYPES.get(source.type) != "<f4":
-                raise self._error("expected it to quantise the float image only")
-            self._keep(IMAGE, target)
+        elif operator.name == "QUANTIZE" and not (before.pooled or before.layer == len(self.network.layers) - 1):
+            self._quantise(before, source, target)
         elif operator.name in ("RESHAPE", "SQUEEZE", "PAD") and self._type_of(source):
             if (*source.scale, *source.zero_point) != (*target.scale, *target.zero_point):
                 raise self._error("expected the same scale and zero point before and after")
@@ -58,6 +56,17 @@ class _Int8Walk(Walk):
             self._keep(SOFTMAX, target)
         elif operator.name == "RELU6":
             raise self._error("expected it fused into the convolution")
+        return True
+
+    def _quantise(self, before: Value, source: Tensor, target: Tensor) -> None:
+        """Of the image: a float one, or bytes that only change their sign's place."""
+        moved = (TYPES.get(source.type), TYPES.get(target.type)) == ("u1", "i1") and source.scale.size == 1
+        if moved:
+            moved = source.scale.tolist() == target.scale.tolist()
+            moved = moved and (source.zero_point - 128).tolist() == target.zero_point.tolist()
+        if before.layer != -1 or not (moved or TYPES.get(source.type) == "<f4"):
+            raise self._error("expected it to quantise the image only, from float32, or from uint8 to the same in int8")
+        self._keep(IMAGE, target)
 
     def _type_of(self, tensor: Tensor) -> str:
         found = TYPES.get(tensor.type, "")

@@ -6,7 +6,7 @@ of each channel is then taken back from the biases, layer by layer.
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastmnv2.weights.int8.quantised import (
     IMAGE,
     POOL,
     Quantised,
+    image_quantity,
     quantity_names,
     sum_scope,
     weights_names,
@@ -85,6 +86,7 @@ def quantize(
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """See ``fastmnv2.quantize``; ``folded`` are its weights."""
+    image_quantity(*folded.range)  # before the work of minutes
     array, _ = arguments.as_images(images, folded.network)
     if len(array) < _FEWEST:
         raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
@@ -153,10 +155,10 @@ class _Calibration:
 
     def uncorrected(self) -> Quantised:
         """The integers that rounding gives."""
-        self._quantity(IMAGE, np.float32(1 / 127.5), -1)
+        scale, zero = image_quantity(*self._folded.range)
+        self._quantity(IMAGE, scale, zero)
         for name, scope in self._names.items():
             self._activation(name, scope)
-        scale = np.float32(1 / 127.5)
         for index, layer in enumerate(self._shape.layers[: None if self._folded.has_logits else -1]):
             self._weights(layer, scale)
             before = sum_scope(index // 3) if layer.residual else layer.scope
@@ -178,9 +180,10 @@ class _Calibration:
         return {name for name, scope in self._names.items() if scope.endswith("/sum")}
 
     def _network(self) -> Quantised:
-        told = Quantised.of(self._folded, {})
         notes = (*self._folded.notes, f"quantised after training, on {len(self._images)} pictures")
-        return Quantised(told.form, told.origin, told.sha256, dict(self._tensors), notes, size=self._shape.size)
+        told = {field.name: getattr(self._folded, field.name) for field in fields(self._folded)}
+        size = self._shape.size
+        return Quantised(**told | {"tensors": dict(self._tensors), "notes": notes, "file": "", "size": size})
 
     def _quantity(self, scope: str, scale: np.float32, zero: int) -> None:
         names = quantity_names(scope)

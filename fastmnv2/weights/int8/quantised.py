@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fastmnv2.core import _engine
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Layer
-from fastmnv2.weights.tensors import Folded
+from fastmnv2.weights.tensors import INPUT_RANGE, Folded
 
 _MOST_MULTIPLIER = 256.0  # of a convolution or average; XNNPACK refuses larger ones too
 _SUM_RATIOS = (2.0**-10, 2.0**8)  # of a residual addition's scales, likewise
@@ -49,6 +49,24 @@ def weights_names(layer: Layer) -> tuple[str, str, str, str]:
 
 IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predictions"
 
+_USUAL_RANGES = (INPUT_RANGE, (0.0, 1.0), (0.0, 255.0))
+
+
+def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
+    """Scale and zero point of an int8 image whose pixels stand for numbers from ``black`` to ``white``.
+
+    Raises:
+        ValueError: 0, which convolutions pad with, is none of them.
+    """
+    if not black <= 0 <= white:
+        raise ValueError(
+            f"input_range: 8-bit networks need numbers from below 0 or 0 to above it, such as (-1, 1) or (0, 1); "
+            f"got {black:g} to {white:g}"
+        )
+    scale = np.float32((white - black) / 255)
+    # Half a step of 255 has no integer: (-1, 1) has its zero point at -1, as converters do.
+    return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
+
 
 @dataclass(frozen=True)
 class Quantised(Folded):
@@ -62,6 +80,19 @@ class Quantised(Folded):
         super().__post_init__()
         if self.tensors:  # a pickle of a file's weights comes without
             _Check(self).all()
+            object.__setattr__(self, "input_range", self._images_range())
+
+    def _images_range(self) -> tuple[float, float] | None:
+        """What black and white become, as it is said, or as the image's integers have it: None for the usual."""
+        near = [edges for edges in (self.range, *_USUAL_RANGES) if self.fits(edges)]
+        return None if not near or near[0] == INPUT_RANGE else near[0]
+
+    def fits(self, edges: tuple[float, float]) -> bool:
+        """Whether the image's integers are those of pixels over this range: within a step, and half a percent."""
+        image = self.quantity(IMAGE)
+        steps = (edges[1] - edges[0]) / float(image.scale)
+        zero = -edges[0] / float(image.scale) + self.lowest
+        return abs(steps / 255 - 1) <= 0.005 and abs(zero - image.zero_point) <= 1.2
 
     @property
     def precision(self) -> str:
@@ -227,14 +258,15 @@ class Quantised(Folded):
         if not self.has(SOFTMAX):
             return super().probabilities(logits)
         scale = self.quantity(self.network.logits.scope).scale
-        if np.isnan(logits).any():
-            logits = np.where(np.isnan(logits), np.float32(0), logits)
+        unknown = np.isnan(logits)
+        logits = np.where(unknown, np.float32(0), logits)
         steps = np.rint((logits.max(axis=-1, keepdims=True) - logits) / scale).astype(np.int64)
         table = np.exp((-(scale * np.arange(256, dtype=np.float32))).astype(np.float64)).astype(np.float32)
         powers = table[steps.clip(0, 255)]
         totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # one after the other
         shares = powers * (np.float32(1) / (totals * np.float32(1 / 256)))
-        return np.asarray(np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256)
+        found = np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256
+        return np.where(unknown, np.nan, found)
 
     def dequantised(self) -> Folded:
         """The same network in float32: ``(q - zero_point) * scale`` in float64, rounded once."""
@@ -312,11 +344,10 @@ class _Check:
 
     def _image(self) -> None:
         image = self._own.quantity(IMAGE)
-        zero = image.zero_point - self._own.lowest
-        if zero not in (127, 128) or abs(float(image.scale) * 127.5 - 1) > 0.005:
+        if not any(self._own.fits(edges) for edges in (self._own.range, *_USUAL_RANGES)):
             raise self._error(
-                "the image: expected pixels over [-1, 1], which is a scale from 1/128 to 1/127 and a zero point in the "
-                f"middle; got {image.scale} and {image.zero_point}"
+                "the image: expected pixels over [-1, 1], [0, 1] or [0, 255], which is a scale of about 1/127.5, 1/255 "
+                f"or 1 and the zero point that goes with it; got {image.scale} and {image.zero_point}"
             )
 
     def _multipliers(self, index: int) -> None:

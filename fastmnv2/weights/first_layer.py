@@ -1,0 +1,90 @@
+"""Whether the first convolution looks as if its images were of another range than the usual, where no file says so."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.core.network import DEFAULT
+from fastmnv2.weights.tensors import Source
+
+_FACTOR = 20  # trained networks differ from each other by 4 or so in this, [0,255] from [-1,1] by 127
+_USUAL_NORM = 1.5  # of a channel's folded kernel, its median over the channels
+
+
+def doubt(source: Source) -> str:
+    """What is strange about the first layer of weights that say nothing of their images; "" if nothing is.
+
+    A converter that folds ``x / 255`` into the first kernel makes it some 255 times smaller than those of networks of
+    [-1,1]. Before folding, the batch norm tells more: the deviation of each channel over the images that were
+    trained on, held against what its kernel makes of photographs in [-1,1].
+    """
+    if source.input_range is not None or source.input_error or source.form in ("native", "untrained"):
+        return ""
+    if source.quantised is not None:  # whose integers say what they stand for
+        return ""
+    layer = DEFAULT.layers[0]
+    kernel = source.tensors.get(layer.weights_name)
+    norm = [source.tensors.get(f"{layer.scope}/BatchNorm/{name}") for name in ("moving_mean", "moving_variance")]
+    if (
+        kernel is None
+        or kernel.ndim != 4
+        or kernel.shape[:3] != layer.weights_shape[:3]
+        or not np.isfinite(kernel).all()
+    ):
+        return ""  # folding will tell
+    if not np.isfinite(kernel).all():
+        return ""
+    columns = kernel.reshape(-1, kernel.shape[3]).astype(np.float64)
+    mean, variance = norm
+    if mean is None or variance is None:
+        return _folded(columns)
+    if mean.shape != columns.shape[1:] or variance.shape != mean.shape or not np.isfinite([mean, variance]).all():
+        return ""
+    return _trained(columns, mean.astype(np.float64), variance.astype(np.float64))
+
+
+def _folded(columns: NDArray[np.float64]) -> str:
+    lengths = np.linalg.norm(columns, axis=0)
+    live = lengths[lengths > lengths.max(initial=0) * 1e-3]
+    times = _USUAL_NORM / float(np.median(live)) if live.size else 1.0
+    if times < _FACTOR:
+        return ""
+    return (
+        f"the first kernel is some {times:.0f} times smaller than usual, as if a scaling of the images had been folded "
+        "into it, which the file does not tell; if the network takes pixels in [0, 255], say input_range=(0, 255); "
+        "taken for a network of [-1, 1]"
+    )
+
+
+def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: NDArray[np.float64]) -> str:
+    expected = np.sqrt(np.einsum("ic,ij,jc->c", columns, _photographs(), columns))
+    live = (variance > 1e-6 * max(float(variance.max(initial=0)), 1e-30)) & (expected > expected.max(initial=0) * 1e-3)
+    if live.sum() < 4:
+        return ""
+    ratio = float(np.median(np.sqrt(variance[live]) / expected[live]))
+    sums = columns.sum(axis=0)
+    middle = float(mean[live] @ sums[live] / max(float(sums[live] @ sums[live]), 1e-30))
+    if 0.3 < ratio < 0.62 and 0.15 < middle < 0.85:
+        return (
+            f"the first batch norm saw images of {1 / ratio:.1f} times less contrast than photographs in [-1, 1], and "
+            f"of a mean of {middle:.2f}; if the network was trained on images in [0, 1], say input_range=(0, 1); taken "
+            "for a network of [-1, 1]"
+        )
+    if ratio > _FACTOR:
+        return (
+            f"the first batch norm saw images of {ratio:.0f} times the contrast of photographs in [-1, 1]; if the "
+            "network was trained on pixels in [0, 255], say input_range=(0, 255); taken for a network of [-1, 1]"
+        )
+    if ratio < 1 / _FACTOR:
+        return (
+            f"the first batch norm saw images of {1 / ratio:.0f} times less contrast than photographs in [-1, 1]; say "
+            "with input_range= what black and white became in training; taken for a network of [-1, 1]"
+        )
+    return ""
+
+
+def _photographs() -> NDArray[np.float64]:
+    """Covariance of the 27 values under a 3x3 kernel, in photographs of [-1,1], as a model with three numbers."""
+    places = np.array([(row, column) for row in range(3) for column in range(3)])
+    apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
+    colours = 0.1 * np.eye(3) + 0.9 * np.ones((3, 3))
+    return np.kron(0.3 * 0.95**apart, colours)
