@@ -114,8 +114,8 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the head's classes, in order, where the weights or ``load`` gave any."""
-        return self._folded.head.classes if self._folded.head else None
+        """Names of the head's classes, or else of ImageNet's, in order, where the weights or ``load`` gave any."""
+        return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
     def weights(self) -> dict[str, Any]:
