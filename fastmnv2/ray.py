@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import kept
-from fastmnv2.core.errors import ImageError
+from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
-from fastmnv2.image.decode import MAX_PIXELS, Decode
-from fastmnv2.image.resizing import Method
+from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
+from fastmnv2.image.resizing import Crop, Method
 
 if TYPE_CHECKING:
     Batch = dict[str, NDArray[Any]]
@@ -34,10 +34,11 @@ class ImageEmbedder:
     Args:
         weights: as for ``fastmnv2.load``, or a model.
         column: the column to embed: paths or URLs that every node can read, bytes of files, or arrays.
-        keep_errors: give a picture that can't be read a vector of NaN, and put the reason into the column ``error``,
-            which is empty for all others. By default the first such picture ends the job.
+        keep_errors: a picture that can't be read gets a vector of NaN. Its error is in the column ``error``, which is
+            empty for all others; ``transient`` is true if this machine or the network caused the error, so that a
+            later try may succeed. Without ``keep_errors`` the first such picture ends the job.
         threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
-        normalize, method, decode, exif, max_pixels: as for ``fastmnv2.embed_images``.
+        normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
     """
 
     def __init__(
@@ -52,13 +53,16 @@ class ImageEmbedder:
         decode: Decode = "exact",
         exif: bool = True,
         max_pixels: int = MAX_PIXELS,
+        crop: Crop | None = None,
+        background: Colour | None = None,
     ) -> None:
         self._model = weights if isinstance(weights, Model) else kept.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
-        self._options = embed.options(method, decode, exif, max_pixels, self._model.network.size)
+        size = self._model.network.size
+        self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """Add the column ``features``, float32 [n,features], and with ``keep_errors`` the column ``error``."""
+        """Add the column ``features``, float32 [n,features], and those of ``keep_errors``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -75,16 +79,30 @@ class ImageEmbedder:
             features[result.index] = result.value
         if not self._keep_errors:
             return {**batch, "features": features}
-        reasons = {error.index: error.reason for error in errors}
-        return {**batch, "features": features, "error": np.array([reasons.get(i, "") for i in range(len(items))])}
+        reasons, transient = np.full(len(items), "", object), np.zeros(len(items), np.bool_)
+        for error in errors:
+            reasons[error.index], transient[error.index] = printable(error.reason), error.transient
+        return {**batch, "features": features, "error": reasons.astype(str), "transient": transient}
+
+
+class _Embedder(ImageEmbedder):
+    """Names as bytes, because Arrow's text takes UTF-8 only."""
+
+    def __init__(self, model: Model, options: Options, normalize: bool) -> None:
+        super().__init__(model, keep_errors=True, normalize=normalize)
+        self._options = options
+
+    def __call__(self, batch: "Batch") -> "Batch":
+        found = super().__call__({"path": np.array([os.fsdecode(name) for name in batch["name"]], object)})
+        return {"name": batch["name"], **{name: found[name] for name in ("features", "error", "transient")}}
 
 
 def embed_names(
-    model: Model, names: list[str], *, batch_size: int, **options: Any
-) -> Generator[tuple[str, NDArray[np.float32] | None, str | None], None, None]:
-    """Yield each name with its vector or None and its error or None, in the order in which the cluster finishes.
+    model: Model, names: list[str], options: Options, *, batch_size: int, normalize: bool
+) -> Generator[tuple[str, NDArray[np.float32] | None, str | None, bool], None, None]:
+    """Each name, its vector or None, its error or None, and whether that is transient, in the order of completion.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless Ray is initialised.
+    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless that has been done.
     """
     try:
         importlib.import_module("ray.data")
@@ -95,17 +113,17 @@ def embed_names(
         return
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), -(-len(names) // batch_size)))
-    # Blocks as small as batches, so that little is computed again after the loss of a node.
-    listed = ray.data.from_items([{"path": name} for name in names], override_num_blocks=-(-len(names) // batch_size))
+    blocks = -(-len(names) // batch_size)  # as small as batches: a lost node's blocks are all that is computed again
+    workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), blocks))
+    listed = ray.data.from_items([{"name": os.fsencode(name)} for name in names], override_num_blocks=blocks)
     found = listed.map_batches(
-        ImageEmbedder,
-        fn_constructor_args=(model,),
-        fn_constructor_kwargs={"keep_errors": True, **options},
+        _Embedder,
+        fn_constructor_args=(model, options, normalize),
         batch_size=batch_size,
         num_cpus=1,
         concurrency=(1, workers),
     )
     for batch in found.iter_batches(batch_size=batch_size):
-        for name, vector, reason in zip(batch["path"], batch["features"], batch["error"], strict=True):
-            yield str(name), None if reason else vector, str(reason) or None
+        columns = (batch[name] for name in ("name", "features", "error", "transient"))
+        for name, vector, reason, transient in zip(*columns, strict=True):
+            yield os.fsdecode(name), None if reason else vector, str(reason) or None, bool(transient)

@@ -1,4 +1,4 @@
-"""Programs in ``tests/programs`` that tests run in a process of their own, with arguments on the command line."""
+"""Run the programs in ``tests/programs`` in separate processes, with arguments on the command line."""
 
 import subprocess
 import sys
@@ -13,11 +13,11 @@ def program(name, *arguments):
 
 
 def run(name, *arguments, check=True, **options):
-    """Run it to its end; what it printed is text."""
+    """Run a program to its end; its output is text."""
     command = program(name, *arguments)
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=check, **options)
 
 
 def start(name, *arguments):
-    """Start it; what it prints can be read as text while it runs."""
+    """Start a program; its output can be read as text while it runs."""
     return subprocess.Popen(program(name, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""Web servers on this machine that tell what they are told to tell."""
+"""Local web servers with prepared answers."""
 
 import contextlib
 import http.server
@@ -7,7 +7,7 @@ import threading
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers from ``pages``: {path: (status, headers, body)}; counts requests."""
+    """Answer from ``pages``, {path: (status, headers, body)}, and count requests."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -33,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def speaking(*parts, every=None):
-    """The URL of a server that says ``parts`` (bytes) to whoever calls, the last one ``every`` so many seconds."""
+    """The URL of a server that sends ``parts`` (bytes), and then the last one again every ``every`` seconds."""
     stop = threading.Event()
 
     def serve():

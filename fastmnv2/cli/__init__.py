@@ -1,5 +1,6 @@
 """The command line. What a command needs is imported when it runs."""
 
+import io
 import signal
 import sys
 import warnings
@@ -11,17 +12,27 @@ except ImportError:  # one line instead of a traceback: this module is only ever
     raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
 
 from fastmnv2._version import __version__
-from fastmnv2.cli.common import Commands
+from fastmnv2.cli.common import Commands, examples
 from fastmnv2.cli.measure import bench, demo
 from fastmnv2.cli.pictures import classify, embed
 from fastmnv2.cli.train import train
 from fastmnv2.cli.weights import convert, info, quantize
 
+_EXAMPLES = examples(
+    "fastmnv2 embed photos/ -o features.npz",
+    "fastmnv2 classify photos/ --labels labels.txt",
+    "fastmnv2 train flowers/ -o flowers.safetensors",
+    "fastmnv2 demo",
+)
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXAMPLES)
 @click.version_option(__version__, prog_name="fastmnv2")
 def cli() -> None:
-    """MobileNet V2 image feature vectors on the CPU."""
+    """MobileNet V2 image feature vectors on the CPU.
+
+    "fastmnv2 COMMAND --help" explains a command and all its options.
+    """
 
 
 for _command in (embed, classify, convert, quantize, train, info, demo, bench):
@@ -38,6 +49,9 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one
             signal.signal(number, stop)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # text that a terminal can't show, such as in cp1252, is escaped
+            stream.reconfigure(errors="backslashreplace")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # broken metadata in pictures that decode all the same
     try:
         cli(prog_name="fastmnv2")

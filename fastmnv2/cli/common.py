@@ -1,6 +1,7 @@
 """What several commands share: options, pictures that were named, and how errors are told."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fastmnv2 import image
 from fastmnv2.core.errors import CONTROLS
+from fastmnv2.image import MAX_PIXELS
+from fastmnv2.image.resizing import METHODS
+from fastmnv2.weights import PRECISIONS
 
 if TYPE_CHECKING:
+    from fastmnv2.image.find import Found
     from fastmnv2.image.given import Pictures
 
 _KINDS = 4  # of files left out that a summary names
@@ -40,8 +44,8 @@ class Commands(click.Group):
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing was written", err=True)
+        except KeyboardInterrupt as error:
+            click.echo(shown(str(error) or "interrupted"), err=True)
             raise click.exceptions.Exit(130) from None
         except BrokenPipeError:  # click knows what to do
             raise
@@ -70,51 +74,82 @@ WEIGHTS = click.option(
 )
 PRECISION = click.option(
     "--precision",
-    type=click.Choice(["float32", "int8"]),
-    default="float32",
-    show_default=True,
-    help="int8: an 8-bit file's own integers.",
+    type=click.Choice(PRECISIONS),
+    help="int8 computes with an 8-bit file's own integers, float32 dequantises them.  [default: as in the file]",
 )
-THREADS = click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
-PICTURES = (
+THREADS = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Most threads to use.  [default: every usable CPU]"
+)
+FORCE = click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
+FOLLOW_LINKS = click.option(
+    "--follow-links", is_flag=True, help="Search folders within folders that are symbolic links too."
+)
+SOURCES = (
     click.argument("paths", nargs=-1, metavar="PATH..."),
-    click.option("--from", "listed", metavar="FILE", help="Take the paths that stand in FILE, one a line."),
-    click.option("-0", "null", is_flag=True, help="Listed paths end with NUL, as those of find -print0."),
-    click.option("--recursive/--no-recursive", default=True, help="Search folders within folders (default)."),
     click.option(
-        "--exif/--no-exif", default=True, help="Turn pictures as EXIF says (default); --no-exif is as TensorFlow does."
+        "--from", "listed", metavar="FILE", help="Take the paths or URLs in FILE, one a line, in UTF-8 or UTF-16."
     ),
-    click.option(
-        "--max-pixels",
-        type=click.IntRange(min=1),
-        default=image.MAX_PIXELS,
-        show_default=True,
-        metavar="N",
-        help="Skip larger pictures.",
-    ),
-    click.option(
-        "--method",
-        type=click.Choice(["tf2", "tf1", "area"]),
-        default="tf2",
-        show_default=True,
-        help="How pictures are resized: sampled as TensorFlow 2 or 1 does, or averaged.",
-    ),
-    click.option(
-        "--decode",
-        type=click.Choice(["exact", "scaled"]),
-        default="exact",
-        show_default=True,
-        help="scaled: decode large JPEGs at part of their size; faster, other features.",
-    ),
+    click.option("-0", "null", is_flag=True, help="The names in lists end with NUL, as find -print0 writes them."),
+    click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search folders within folders."),
+    FOLLOW_LINKS,
     click.option(
         "--batch-size",
         type=click.IntRange(1, 4096),
         default=64,
         show_default=True,
         metavar="N",
-        help="Pictures held at a time.",
+        help="Pictures held in memory at a time.",
     ),
 )
+DECODING = (
+    click.option(
+        "--crop",
+        type=click.Choice(["center"]),
+        metavar="center",
+        help="Resize the largest window in the middle that has the network's shape, not the whole picture.",
+    ),
+    click.option(
+        "--background",
+        metavar="COLOUR",
+        help='Colour behind transparent parts: "#rrggbb", white or black.  [default: alpha is dropped]',
+    ),
+    click.option(
+        "--method",
+        type=click.Choice(METHODS),
+        default="tf2",
+        show_default=True,
+        help="How pictures are resized: tf2 and tf1 sample as TensorFlow 2 and 1 do, area averages.",
+    ),
+    click.option(
+        "--decode",
+        type=click.Choice(["exact", "scaled"]),
+        default="exact",
+        show_default=True,
+        help="scaled decodes large JPEGs at part of their size: faster, but the features differ.",
+    ),
+    click.option(
+        "--exif/--no-exif",
+        default=True,
+        show_default=True,
+        help="Turn pictures as their EXIF orientation says; TensorFlow doesn't.",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        default=MAX_PIXELS,
+        show_default=True,
+        metavar="N",
+        help="Skip pictures of more pixels.",
+    ),
+)
+"""The options that ``image.decode.Options`` is made of, under its own names."""
+PICTURES = (*SOURCES, *DECODING)
+CLASSES = "Names of the head's classes, one a line."
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -139,38 +174,72 @@ def suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Pat
     return check
 
 
+def distinct(**files: "str | Path | None") -> None:
+    """A usage error if two options or arguments name the same file, of which one would overwrite the other."""
+    seen: dict[str, str] = {}
+    for option, path in files.items():
+        if path is None or str(path) == "-":
+            continue
+        place = os.path.normcase(os.path.realpath(path))
+        if place in seen:
+            raise click.UsageError(f"{seen[place]} and {option} name the same file, {str(path)!r}")
+        seen[place] = option
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """An error unless a file can be written: it is there already and not to be overwritten, or its folder is not."""
+    if path.exists() and not force:
+        raise click.ClickException(f"{path} is there already; --force overwrites it")
+    if not path.parent.is_dir():
+        raise click.ClickException(f"{path}: there is no folder {str(path.parent)!r} to write it to")
+
+
+def report_skipped(path: object, why: object) -> None:
+    """The line on standard error for a picture that is left out."""
+    print(shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
+
+
 def find_pictures(
     paths: tuple[str, ...],
     *,
     listed: str | None = None,
     null: bool = False,
     recursive: bool = True,
+    follow_links: bool = False,
     batch_size: int = 64,
-    **how: Any,
+    **decoding: Any,
 ) -> "Pictures":
-    """The pictures that were named, listed, or lie in folders; what can't be read is told on standard error."""
+    """The pictures that were named or listed, or are in folders. ``decoding`` are the fields of ``Options``."""
     from fastmnv2.image.decode import Options
     from fastmnv2.image.given import Pictures
 
-    def skip(path: str, why: str) -> None:
-        print(shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
-
     if not paths and listed is None:
         raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")
-    options = Options(**how)
-    found = Pictures(paths, skip, listed=listed, null=null, recursive=recursive, options=options, batch_size=batch_size)
+    found = Pictures(
+        paths,
+        report_skipped,
+        listed=listed,
+        null=null,
+        recursive=recursive,
+        follow_links=follow_links,
+        options=Options(**decoding),
+        batch_size=batch_size,
+    )
     if found.total == 0:
-        raise click.ClickException(f"no picture found in {', '.join(paths)}{others(found)}")
+        raise click.ClickException(f"no picture found in {', '.join(paths)}{left_out(found)}")
     return found
 
 
-def others(pictures: "Pictures") -> str:
-    """What a search of folders left out, which may not be what its user means it to."""
-    if not pictures.others:
-        return ""
-    kinds = [suffix or "no suffix" for suffix, _ in pictures.others.most_common(_KINDS)]
-    more = ["…"] if len(pictures.others) > _KINDS else []
-    return f"; {count(pictures.others.total(), 'file')} of other kinds left out ({', '.join(kinds + more)})"
+def left_out(found: "Pictures | Found") -> str:
+    """What a search of folders left out, to be told because its user may not expect it."""
+    told = ""
+    if found.others:
+        kinds = [suffix or "no suffix" for suffix, _ in found.others.most_common(_KINDS)]
+        more = ["…"] if len(found.others) > _KINDS else []
+        told += f"; {count(found.others.total(), 'file')} of other kinds left out ({', '.join(kinds + more)})"
+    if found.links:
+        told += f"; {count(len(found.links), 'linked folder')} left out (--follow-links searches them)"
+    return told
 
 
 def count(number: int, what: str) -> str:

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,7 @@ Named = tuple[list[str], NDArray[np.float32]]
 """Names, and pictures of one size."""
 
 
-def load_without_network(
-    weights: str | None, count: int | None, precision: str = "float32"
-) -> tuple[fastmnv2.Model, str]:
+def load_without_network(weights: str | None, count: int | None, precision: Any = None) -> tuple[fastmnv2.Model, str]:
     """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
     try:
         return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
@@ -101,7 +99,7 @@ def run(
     count: int | None,
     pictures: Callable[[tuple[int, int]], Named],
     echo: Callable[[str], None],
-    precision: str = "float32",
+    precision: Any = None,
 ) -> None:
     """Embed what ``pictures`` gives for the network's size, and print the report line by line through ``echo``."""
     model, warning = load_without_network(weights, count, precision)

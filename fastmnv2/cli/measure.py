@@ -1,22 +1,37 @@
 """``fastmnv2 demo`` and ``fastmnv2 bench``."""
 
+from typing import Any
+
 import click
 
-from fastmnv2.cli.common import PRECISION, THREADS, WEIGHTS, check_some, find_pictures, with_options
+from fastmnv2.cli.common import (
+    DECODING,
+    FOLLOW_LINKS,
+    PRECISION,
+    THREADS,
+    WEIGHTS,
+    check_some,
+    examples,
+    find_pictures,
+    with_options,
+)
 
 _DEMO_PICTURES = 12  # the table's width
 
 
-@click.command()
+@click.command(epilog=examples("fastmnv2 demo", "fastmnv2 demo photos/ --threads 1"))
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@with_options(WEIGHTS, THREADS, PRECISION)
-def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: str) -> None:
-    """Embed a few sample pictures, or yours, and print similarities and timings. Uses no network."""
+@with_options(*DECODING, FOLLOW_LINKS, WEIGHTS, PRECISION, THREADS)
+def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: Any, **find: Any) -> None:
+    """Embed a few sample pictures, or the first dozen of yours, and print similarities and timings.
+
+    It doesn't use the network.
+    """
     from fastmnv2.cli import demonstration
 
     chosen = demonstration.samples
     if paths:
-        pictures = find_pictures(paths)
+        pictures = find_pictures(paths, **find)
         # In a folder of thousands the first dozen will do.
         del pictures.found[_DEMO_PICTURES:]
 
@@ -28,14 +43,20 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     demonstration.run(weights, threads, chosen, click.echo, precision)
 
 
-@click.command()
-@click.option("--layers", is_flag=True, help="Each layer's time, on one thread.")
-@click.option("-n", "n", type=click.IntRange(1, 4096), help="Images a call.  [default: 1, and 8 and 32]")
+@click.command(epilog=examples("fastmnv2 bench", "fastmnv2 bench --layers", "fastmnv2 bench -n 8 --threads 2"))
+@click.option("--layers", is_flag=True, help="Time each layer, on one thread.")
+@click.option("-n", "n", type=click.IntRange(1, 4096), metavar="N", help="Images a call.  [default: 1, 8 and 32]")
 @THREADS
 @PRECISION
-@click.option("--weights", default="untrained", show_default=True, metavar="W", help="Times don't depend on them.")
-def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: str) -> None:
-    """Time calls, or layers, against this processor's multiply-add peak."""
+@click.option(
+    "--weights",
+    default="untrained",
+    show_default=True,
+    metavar="W",
+    help="File or folder with weights. Their values make no difference to times.",
+)
+def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: Any) -> None:
+    """Time calls or layers, and compare them with this processor's peak of multiply-adds."""
     import fastmnv2
     from fastmnv2.core import profile
     from fastmnv2.core import threads as _threads

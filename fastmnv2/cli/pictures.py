@@ -14,13 +14,16 @@ import numpy as np
 
 from fastmnv2.cli.common import (
     PICTURES,
+    PRECISION,
     THREADS,
     WEIGHTS,
     check_missing,
     check_some,
     count,
+    distinct,
+    examples,
     find_pictures,
-    others,
+    left_out,
     read_lines,
     shown,
     with_options,
@@ -48,8 +51,15 @@ def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[P
     return Path(value), folder
 
 
-@click.command()
-@with_options(*PICTURES, WEIGHTS, THREADS)
+@click.command(
+    epilog=examples(
+        "fastmnv2 embed photos/ -o features.npz",
+        "fastmnv2 embed 'photos/**/*.jpg' -o features.csv --normalize",
+        "find . -name '*.jpg' -print0 | fastmnv2 embed - -0 -o features.npy",
+        "fastmnv2 embed /data/photos -o vectors/ --float16 --prune",
+    )
+)
+@with_options(*PICTURES, WEIGHTS, PRECISION, THREADS)
 @click.option(
     "-o",
     "--output",
@@ -58,76 +68,119 @@ def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[P
     metavar="OUT",
     help="FILE.npy, .npz, .csv or .parquet, or FOLDER/.",
 )
-@click.option("--force", is_flag=True, help="Overwrite a FILE that is there. A FOLDER/ is added to.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it is there already. A FOLDER/ is added to.")
 @click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
-@click.option("--json", "as_json", is_flag=True, help="What was done, as one JSON object on standard output.")
-@click.option("--float16", is_flag=True, help="FOLDER/: vectors of float16, half the size.")
+@click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on standard output.")
+@click.option("--float16", is_flag=True, help="FOLDER/: store float16, which takes half the room.")
 @click.option("--prune", is_flag=True, help="FOLDER/: drop the rows of pictures that are gone.")
+@click.option("--retry-errors", is_flag=True, help="FOLDER/: try all pictures again that have an error.")
 @click.option(
-    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="FOLDER/: who computes."
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="FOLDER/: compute on this machine, or on the Ray cluster that RAY_ADDRESS names.",
 )
 def embed(
     paths: tuple[str, ...],
     output: tuple[Path, bool],
     weights: str | None,
+    precision: Any,
     threads: int | None,
     force: bool,
     normalize: bool,
     as_json: bool,
     float16: bool,
     prune: bool,
+    retry_errors: bool,
     engine: str,
     **find: Any,
 ) -> None:
     """Write the features of pictures to a file, or to a folder for long jobs.
 
-    PATH is a picture, a folder, a quoted glob, or - for paths on standard input.
+    PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input.
 
     \b
-    .npy      float32 [n,features], and after it, in the same file, the paths: both
-              by numpy.load(file) twice of the open file, the first by its name
+    .npy      float32 [n,features], then the paths in the same file: call numpy.load
+              twice on the open file to read both
     .npz      arrays features and paths
     .csv      columns path, f0, f1 and on
     .parquet  columns path and features; needs fastmnv2[parquet]
-    FOLDER/   parts of 10,000 rows in parquet; started again, it goes on where it
-              stopped, and takes in what is new or changed
+    FOLDER/   Parquet parts of 10,000 rows, under absolute paths. The next run goes
+              on where the last one stopped, and adds what is new or changed.
 
-    Rows are sorted by path, or as listed. What can't be read is named and left out; if nothing can, FILE is not
-    written and the exit code is 1. So it is, with FILE written, if a path that was named is not there.
+    Rows in a file are sorted by path, or in the order of the list. Pictures that can't be read are named and left out.
+    If none can be read, FILE is not written and the exit code is 1. If a named path is missing, FILE is written, but
+    the exit code is 1.
+
+    In a FOLDER/, a picture that can't be read gets a row with the error. The next run tries it again if this machine
+    or the network was the cause, such as a missing permission or package; --retry-errors tries all. --prune drops
+    nothing if a source can't be searched, or holds no picture any more, as if its disk were not mounted.
     """  # noqa: D301 -- click's own mark
     import fastmnv2
 
     target, folder = output
-    if not folder and (float16 or prune or engine != "local"):
-        raise click.UsageError("--float16, --prune and --engine are for -o FOLDER/")
+    if not folder and (float16 or prune or retry_errors or engine != "local"):
+        raise click.UsageError("--float16, --prune, --retry-errors and --engine are for -o FOLDER/")
     if not folder and target.is_file() and not force:
         raise click.ClickException(f"{target} is there already; --force overwrites it")
+    distinct(**{"--output": None if folder else target, "--from": find["listed"], "--weights": weights})
     if folder:
         from fastmnv2.image import jobs
 
-        how = jobs.Settings(normalize=normalize, float16=float16, prune=prune, engine=engine, threads=threads)
         pictures = find_pictures(paths, **find)
-        model = fastmnv2.load(weights, threads=threads)
+        model = fastmnv2.load(weights, threads=threads, precision=precision)
+        how = jobs.Settings(
+            normalize=normalize, float16=float16, prune=prune, retry_errors=retry_errors, engine=engine, threads=threads
+        )
         counts = jobs.embed_to_folder(model, pictures, target, how)
     else:
         from fastmnv2.image import outputs
 
-        model = fastmnv2.load(weights, threads=threads)
-        with outputs.open_output(target, model.network.features) as writer:
+        outputs.check_target(target)  # before the weights are loaded
+        with _nothing_written(target):
             pictures = find_pictures(paths, **find)
-            _embed_to_file(model, pictures, writer, normalize)
-            check_some(pictures)
+            model = fastmnv2.load(weights, threads=threads, precision=precision)
+            with outputs.open_output(target, model.network.features) as writer:
+                _embed_to_file(model, pictures, writer, normalize)
+                check_some(pictures)
         counts = {"pictures": pictures.read}
     if as_json:
-        more = {"skipped": pictures.skipped, "other_files": pictures.others.total(), "weights": model.weights}
+        more = {
+            "skipped": pictures.skipped,
+            "other_files": pictures.others.total(),
+            "linked_folders": len(pictures.links),
+            "weights": model.weights,
+        }
         click.echo(json.dumps({"output": str(target), **counts, **more}))
     else:
-        told = [f"{number:,} {what}" for what, number in counts.items() if what != "pictures"]
-        told += [f"{pictures.skipped:,} skipped"]
-        weights_used = f"{model.weights['form']}, {model.weights['origin']}"
-        vectors = f"features of {count(counts['pictures'], 'picture')}, {', '.join(told)}{others(pictures)}"
-        click.echo(shown(f"{target}: {vectors}; weights: {weights_used}"), err=True)
+        click.echo(shown(f"{target}: {_summary(counts, pictures)}; weights: {_weights_used(model)}"), err=True)
     check_missing(pictures)
+
+
+_TOLD = {
+    "errors": "with an error (--retry-errors tries them again)",
+    "missing": "not there, but kept: their folder is missing or empty",
+}
+
+
+def _summary(counts: dict[str, int], pictures: "Pictures") -> str:
+    told = [f"{number:,} {_TOLD.get(what, what)}" for what, number in counts.items() if what != "pictures"]
+    told += [f"{pictures.skipped:,} skipped"]
+    return f"features of {count(counts['pictures'], 'picture')}, {', '.join(told)}{left_out(pictures)}"
+
+
+def _weights_used(model: "Model") -> str:
+    return f"{model.weights['form']}, {model.weights['origin']}, {model.precision}"
+
+
+@contextlib.contextmanager
+def _nothing_written(target: Path) -> Iterator[None]:
+    """Adds to an interruption that the file was not written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; {target} was not written") from None
 
 
 def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", normalize: bool) -> None:
@@ -144,51 +197,66 @@ def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", norma
 
 
 def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance") -> Iterator[_Item]:
-    """The same, telling a progress bar of each."""
+    """The results; moves the progress bar at each."""
     for result in results:
         advance(pictures.read + pictures.skipped)
         yield result
 
 
-@click.command()
-@with_options(*PICTURES, WEIGHTS, THREADS)
-@click.option(
-    "--labels", metavar="FILE", help="Names of the classes, one a line; of ImageNet's 1001, or of the last 1000."
+@click.command(
+    epilog=examples(
+        "fastmnv2 classify photos/ --labels labels.txt --top 1",
+        "fastmnv2 classify --weights flowers.safetensors new/",
+        "fastmnv2 classify photo.jpg --json",
+    )
 )
-@click.option("--top", type=click.IntRange(1), metavar="K", help="How many classes.  [default: 5, or all if fewer]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@with_options(*PICTURES, WEIGHTS, PRECISION, THREADS)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    help="Names of the classes, one a line: of all outputs, of ImageNet's 1001, or of the last 1000 of these.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    metavar="K",
+    help="Print the K most probable classes.  [default: 5, or all if fewer]",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, with index, label, probability."
+)
 def classify(
     paths: tuple[str, ...],
     labels: str | None,
     top: int | None,
     as_json: bool,
     weights: str | None,
+    precision: Any,
     threads: int | None,
-    batch_size: int,
     **find: Any,
 ) -> None:
-    """Print path, class and probability of pictures (files, folders, quoted globs), tab-separated."""
+    """Print the path, class and probability of pictures, separated by tabs.
+
+    PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input. Classes are those of the
+    weights' own head, such as one that "fastmnv2 train" made, else ImageNet's.
+    """
     import fastmnv2
     from fastmnv2.core.progress import progress, silent
 
     pictures = find_pictures(paths, **find)
-    model = fastmnv2.load(weights, threads=threads)
-    model.classify(
-        np.empty((0, *model.network.image_shape), np.float32), top=top
-    )  # if it can't, say so before decoding
+    model = fastmnv2.load(weights, threads=threads, precision=precision)
+    nothing = np.empty((0, *model.network.image_shape), np.float32)
+    model.classify(nothing, top=top)  # if it can't, say so before decoding
     names: Sequence[str] | None = model.classes
     if labels is not None:
-        names = (
-            read_lines(Path(labels), len(model.classes))
-            if model.classes
-            else _read_labels(Path(labels), model.network.classes)
-        )
+        file, known = Path(labels), model.classes
+        names = read_lines(file, len(known)) if known else _read_labels(file, model.network.classes)
 
     def compute(images: Any, threads: int) -> list[tuple[Any, Any]]:
         return list(zip(*model.classify(images, top=top, threads=threads), strict=True))
 
     results = pictures.results(compute, model.thread_count(), model.network.size)
-    quiet = sys.stdout.isatty()  # the lines themselves show how far it is
+    quiet = sys.stdout.isatty()  # the lines themselves show the progress
     bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
         for path, (row, values) in _telling(results, pictures, advance):
@@ -201,8 +269,8 @@ def classify(
                 continue
             for i, p in zip(row.tolist(), values, strict=True):
                 click.echo(f"{shown(path)}\t{shown(names[i] if names else i)}\t{p:.4f}")
-    if pictures.others:
-        click.echo(shown(others(pictures).removeprefix("; ")), err=True)
+    if left_out(pictures):
+        click.echo(shown(left_out(pictures).removeprefix("; ")), err=True)
     check_some(pictures)
     check_missing(pictures)
 

@@ -5,56 +5,108 @@ from typing import Any
 
 import click
 
+from fastmnv2.cli.common import (
+    DECODING,
+    FOLLOW_LINKS,
+    PRECISION,
+    THREADS,
+    check_free,
+    distinct,
+    examples,
+    report_skipped,
+    shown,
+    with_options,
+)
 from fastmnv2.core.errors import printable
 
 _PAIRS = 5
 
 
-@click.command()
-@click.argument("data", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, metavar="FILE.safetensors", type=click.Path(path_type=Path))
-@click.option("--weights", metavar="W", help='Where features come from: "imagenet" (default), a file or folder.')
-@click.option("--precision", type=click.Choice(["float32", "int8"]), default="float32", show_default=True)
-@click.option("--report", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a report to look at.")
-@click.option("--augment/--no-augment", help="Train on mirror images and crops too, if that helps.")
-@click.option("--balanced/--no-balanced", default=True, help="Weigh classes alike (default), or pictures.")
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="N")
-@click.option("--method", type=click.Choice(["tf2", "tf1", "area"]), default="tf2", show_default=True)
-@click.option("--cache/--no-cache", "use_cache", default=True, help="Keep features for the next time (default).")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Default: every usable CPU.")
-@click.option("--force", is_flag=True, help="Overwrite FILE.")
+@click.command(
+    epilog=examples(
+        "fastmnv2 train flowers/ -o flowers.safetensors --report report.html",
+        "fastmnv2 train labels.csv -o tags.safetensors --augment",
+        "fastmnv2 classify --weights flowers.safetensors new/",
+    )
+)
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="FILE.safetensors",
+    type=click.Path(path_type=Path),
+    help="Write the network with its new head to this file.",
+)
+@click.option(
+    "--weights",
+    metavar="W",
+    help='The network that features come from: "imagenet" (default), "untrained", or a file or folder.',
+)
+@PRECISION
+@click.option("--report", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a report as a web page.")
+@click.option(
+    "--augment/--no-augment",
+    default=False,
+    show_default=True,
+    help="Train on mirror images and crops too, if that lowers the loss.",
+)
+@click.option(
+    "--balanced/--no-balanced",
+    default=True,
+    show_default=True,
+    help="Weight classes equally, or pictures equally.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Parts of the cross-validation that measures the accuracy.",
+)
+@with_options(*DECODING, FOLLOW_LINKS)
+@click.option(
+    "--cache/--no-cache",
+    "use_cache",
+    default=True,
+    show_default=True,
+    help="Keep features in the user's cache for the next training.",
+)
+@with_options(THREADS)
+@click.option("--force", is_flag=True, help="Overwrite the output and the report if they are there already.")
 def train(
     data: Path,
     output: Path,
     weights: str | None,
-    precision: str,
+    precision: Any,
     report: Path | None,
     augment: bool,
     balanced: bool,
     folds: int,
-    method: Any,
     use_cache: bool,
     threads: int | None,
+    follow_links: bool,
     force: bool,
+    **decoding: Any,
 ) -> None:
-    """Train a classifier on FOLDER's pictures, a folder for each class, and write it to FILE.
+    """Train a classifier on DATA's pictures and write it to FILE. Needs fastmnv2[learn].
 
-    Instead of a folder, a .csv, .tsv or .parquet table with the columns path and label; several labels are separated
-    by ";". Needs fastmnv2[learn]. Then: fastmnv2 classify --weights FILE new/
+    DATA is a folder with a folder of pictures for each class, or a .csv, .tsv or .parquet table with the columns path
+    and label. Several labels of one picture are separated by ";". Pictures whose label is missing are left out.
+
+    The head gives ImageNet's features a new meaning: classify with the same options for pictures.
     """
     if output.suffix.lower() != ".safetensors":
         raise click.BadParameter(f"expected a name ending in .safetensors, got {str(output)!r}")
+    table = None if data.is_dir() else data
+    distinct(**{"--output": output, "--report": report, "DATA": table, "--weights": weights})
     for path in (output, *([report] if report else [])):
-        if path.exists() and not force:
-            raise click.ClickException(f"{path} is there already; --force overwrites it")
-        if not path.parent.is_dir():
-            raise click.ClickException(f"{path}: there is no folder {str(path.parent)!r} to write it to")
+        check_free(path, force=force)
     from fastmnv2 import learn
+    from fastmnv2.image.decode import Options
 
-    def skip(path: str, why: object) -> None:
-        click.echo(f"skipped {printable(str(path))}: {printable(str(why))}", err=True)
-
-    options: dict[str, Any] = {} if use_cache else {"cache": None}
+    cache: dict[str, Any] = {} if use_cache else {"cache": None}
     outcome = learn.study(
         data,
         weights=weights,
@@ -62,17 +114,18 @@ def train(
         augment="auto" if augment else False,
         class_weight="balanced" if balanced else None,
         folds=folds,
-        method=method,
+        options=Options(**decoding),
+        follow_links=follow_links,
         threads=threads,
-        on_skip=skip,
+        on_skip=report_skipped,
         progress=True,
-        **options,
+        **cache,
     )
-    outcome.save(output)
+    learn.save(output, outcome)
     if report is not None:
         learn.write_report(report, outcome)
     _say(outcome)
-    click.echo(f"wrote {output}{f' and {report}' if report else ''}", err=True)
+    click.echo(shown(f"wrote {output}{f' and {report}' if report else ''}"), err=True)
 
 
 def _say(outcome: Any) -> None:
@@ -87,5 +140,5 @@ def _say(outcome: Any) -> None:
         click.echo(f"{name:<{width}} {found.pictures:>8} {found.precision:>9.1%} {found.recall:>7.1%}")
     if outcome.data.exclusive and (pairs := outcome.measures.confused(_PAIRS)):
         click.echo("most confused")
-        for i, j, count in pairs:
-            click.echo(f"  {names[i]} taken for {names[j]}: {count}")
+        for i, j, number in pairs:
+            click.echo(f"  {names[i]} taken for {names[j]}: {number}")

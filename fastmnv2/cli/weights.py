@@ -2,34 +2,71 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 
-from fastmnv2 import image
-from fastmnv2.cli.common import PRECISION, THREADS, WEIGHTS, read_lines, shown, suffix, with_options
+from fastmnv2.cli.common import (
+    DECODING,
+    FOLLOW_LINKS,
+    FORCE,
+    PRECISION,
+    THREADS,
+    WEIGHTS,
+    check_free,
+    distinct,
+    examples,
+    left_out,
+    read_lines,
+    report_skipped,
+    shown,
+    suffix,
+    with_options,
+)
+from fastmnv2.core.threads import available
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fastmnv2 convert imagenet imagenet.safetensors",
+        "fastmnv2 convert mine.keras mine.onnx",
+        "fastmnv2 convert mine.tflite saved_model --no-head --input-range 0 1",
+    )
+)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST", type=click.Path(path_type=Path))
-@click.option("--force", is_flag=True, help="Overwrite DST.")
-@click.option("--head/--no-head", default=True, help="Keep what stands behind the pooling (default).")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite DST if it is there already. A folder is replaced only if convert wrote it.",
+)
+@click.option("--head/--no-head", default=True, show_default=True, help="Keep the layers after the pooling, the head.")
 @click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
-@click.option("--input-range", type=(float, float), metavar="BLACK WHITE", help="What the network takes; see load.")
-@click.option("--size", type=click.IntRange(min=1), metavar="N", help="Of images, where SRC does not say; see load.")
+@click.option(
+    "--input-range",
+    type=(float, float),
+    metavar="BLACK WHITE",
+    help="The numbers that the network takes for black and white, if SRC doesn't say so and they are not -1 and 1.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Height and width of the network's images in pixels, if SRC doesn't record them.",
+)
 @PRECISION
 def convert(
     source: str,
     target: Path,
     force: bool,
-    precision: str,
+    precision: Any,
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
     size: int | None,
 ) -> None:
-    """Write weights of any form to another, by DST's suffix.
+    """Convert weights of any form to the one that DST's suffix names.
 
     \b
     .safetensors    the native form, which loads fastest
@@ -40,14 +77,14 @@ def convert(
     SRC is a TF1 hub module (folder, archive or URL), a TF-Slim checkpoint, a Keras or TFLite file, or a name
     ("imagenet", "untrained").
     """  # noqa: D301 -- click's own mark
-    if target.exists() and not force:
-        raise click.ClickException(f"{target} is there already; --force overwrites it")
-    if not target.parent.is_dir():
-        raise click.ClickException(f"{target}: there is no folder {str(target.parent)!r} to write it to")
+    check_free(target, force=force)
+    distinct(**{"DST": target, "--classes": classes})
     from fastmnv2 import export
     from fastmnv2.weights.resolve import adapted
 
     names = read_lines(Path(classes)) if classes is not None else None
+    if precision is None and (target.suffix.lower() != ".safetensors" or input_range is not None):
+        precision = "float32"  # all that these can be
     found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision, size=size)
     folded = export.write(target, found)
     click.echo(f"network  {folded.network.name}")
@@ -57,11 +94,18 @@ def convert(
     click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
     for note in folded.notes:
         click.echo(f"note     {note}")
-    size = sum(path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file())
-    click.echo(f"wrote    {shown(target)}, {size:,} bytes")
+    written = sum(
+        path.stat().st_size for path in (target.rglob("*") if target.is_dir() else [target]) if path.is_file()
+    )
+    click.echo(f"wrote    {shown(target)}, {written:,} bytes")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "fastmnv2 quantize imagenet int8.safetensors --calibrate photos/",
+        "fastmnv2 embed photos/ -o features.npz --weights int8.safetensors",
+    )
+)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST.safetensors", callback=suffix(".safetensors"))
 @click.option(
@@ -70,34 +114,50 @@ def convert(
     multiple=True,
     required=True,
     metavar="PATH",
-    help="Pictures or folders of them; repeatable.",
+    help="Pictures, folders or quoted globs to calibrate on. Repeat it for several.",
 )
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the report.")
-@click.option("--force", is_flag=True, help="Overwrite DST.")
-@with_options(THREADS)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Draw the report to this file, such as report.png; needs matplotlib.",
+)
+@with_options(*DECODING, FOLLOW_LINKS, FORCE, THREADS)
 def quantize(
-    source: str, target: Path, paths: tuple[str, ...], plot: Path | None, force: bool, threads: int | None
+    source: str,
+    target: Path,
+    paths: tuple[str, ...],
+    plot: Path | None,
+    follow_links: bool,
+    force: bool,
+    threads: int | None,
+    **decoding: Any,
 ) -> None:
-    """Make an int8 network of float weights SRC, calibrated on pictures.
+    """Make an int8 network of the float weights SRC, calibrated on pictures.
 
-    At least 5 pictures, a few dozen are enough; every fifth is held out, for the report on how near it is to float32.
+    It takes at least 5 pictures, and a few dozen are enough. Every fifth is held out for the report, which says how
+    close the features are to those of float32.
     """
-    if target.exists() and not force:
-        raise click.ClickException(f"{target} is there already; --force overwrites it")
+    check_free(target, force=force)
+    if plot:
+        check_free(plot, force=force)
+    distinct(**{"DST": target, "--plot": plot, "SRC": source})
+    from fastmnv2.image import embed
+    from fastmnv2.image.decode import Options
     from fastmnv2.image.find import find
     from fastmnv2.weights.int8 import calibration
     from fastmnv2.weights.resolve import resolve
 
-    def skip(path: str, why: object) -> None:
-        click.echo(f"skipped {click.format_filename(path)}: {why}", err=True)
-
-    folded = resolve(source)
-    pictures = []
-    for path in find(paths, skip).paths:
-        try:
-            pictures.append(image.load_image(path, folded.network.size))
-        except (ValueError, OSError) as error:
-            skip(path, error)
+    folded = resolve(source, precision="float32")
+    options = Options(**decoding, size=folded.network.size)
+    found = find(paths, report_skipped, follow_links=follow_links)
+    results = embed.run(
+        lambda images, _threads: images.copy(), found.paths, options, batch_size=64,
+        threads=available(), on_error=lambda error: report_skipped(error.name, error.reason),
+    )  # fmt: skip
+    pictures = [result.value for result in results]
+    if left_out(found):
+        click.echo(shown(left_out(found).removeprefix("; ")), err=True)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
     report = calibration.quantize(folded, target, np.stack(pictures), threads=threads)
@@ -105,14 +165,14 @@ def quantize(
         click.echo(line)
     if plot:
         report.plot(plot)
-    click.echo(f"wrote    {target}, {target.stat().st_size:,} bytes")
+    click.echo(f"wrote    {shown(target)}, {target.stat().st_size:,} bytes")
 
 
-@click.command()
+@click.command(epilog=examples("fastmnv2 info", "fastmnv2 info --weights mine.keras --json"))
 @WEIGHTS
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(weights: str | None, as_json: bool) -> None:
-    """Print what a bug report needs."""
+    """Print versions, instruction sets and weights: what a bug report needs."""
     import fastmnv2
 
     found = fastmnv2.info(weights)

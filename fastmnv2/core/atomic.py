@@ -1,6 +1,7 @@
-"""Writing files whole or not at all: a temporary file beside each, then a rename."""
+"""Writing files atomically, through a temporary file next to each and a rename; and one writer a folder."""
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -39,6 +40,16 @@ def writing(target: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, place)
 
 
+def check_writable(target: Path) -> None:
+    """Raise what ``writing`` raises at its beginning."""
+    with contextlib.suppress(_Checked), writing(target):
+        raise _Checked
+
+
+class _Checked(Exception):
+    pass
+
+
 def _mode(place: Path, target: Path) -> int | None:
     """Permissions of the file that is to be replaced, None if there is none."""
     try:
@@ -53,3 +64,45 @@ def _mode(place: Path, target: Path) -> int | None:
 def _discard(path: Path) -> None:
     with contextlib.suppress(OSError):  # such as a name too long, of which opening it tells
         path.unlink()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same lock out of ``folder``. The lock ends with this process.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        ValueError: the file ``.lock`` in the folder is a link, a pipe or anything else but a regular file.
+    """
+    with os.fdopen(_open_lock(folder / ".lock"), "rb") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BlockingIOError(f"{folder}: another process is writing to this folder") from None
+        yield
+
+
+def _open_lock(place: Path) -> int:
+    """A descriptor of the file, which is made if there is none: never through a link, nothing in it changed."""
+    # Without waiting: opening a pipe could take for ever.
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    refused = ValueError(f"{place}: expected a regular file to lock, got a link, a pipe or the like; remove it")
+    if place.is_symlink():
+        raise refused
+    try:
+        descriptor = os.open(place, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise refused from error
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise refused
+    return descriptor

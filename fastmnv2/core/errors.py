@@ -17,6 +17,48 @@ def is_this_machines(error: object) -> TypeGuard[OSError]:
     return isinstance(error, OSError) and error.errno in _MACHINES
 
 
+# Errors of a path itself: trying it again on the same machine gives the same.
+_PATHS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
+_NETWORK = frozenset({"aiohttp", "aiobotocore", "asyncio", "botocore", "http", "requests", "urllib3"})
+_REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 that another try may not meet
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether this machine or the network caused an error, not the picture: a later try may succeed.
+
+    Examples are missing permissions, packages, memory or file handles, and HTTP 503. The causes of ``error`` count too.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if _is_transient(cause):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__
+    return False
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, (ImportError, MemoryError, TimeoutError, ConnectionError)):
+        return True
+    status = next(
+        (getattr(error, name, None) for name in ("status", "status_code", "code") if hasattr(error, name)), None
+    )
+    if isinstance(status, int):
+        return status >= 500 or status in _REFUSED
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own OSErrors have no number
+        return error.errno not in _PATHS
+    return type(error).__module__.partition(".")[0] in _NETWORK
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, or its type, which must do for one that says nothing or fails to."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""
     # What a file says of itself may be anything. Cut first: there may be megabytes of it.
@@ -56,14 +98,16 @@ class ImageError(ValueError):
         index: its place among the items, from 0 on.
         name: its path or URL, or what kind of thing it is.
         reason: what is wrong with it.
+        transient: whether this machine or the network caused the error, not the picture, so that a later try may
+            succeed: missing permissions, packages or memory, HTTP 503 and the like.
     """
 
-    def __init__(self, index: int, name: str, reason: str) -> None:
+    def __init__(self, index: int, name: str, reason: str, transient: bool = False) -> None:
         super().__init__(f"item {index}, {printable(name)}: {printable(reason)}")
-        self.index, self.name, self.reason = index, name, reason
+        self.index, self.name, self.reason, self.transient = index, name, reason, transient
 
-    def __reduce__(self) -> tuple[type["ImageError"], tuple[int, str, str]]:
-        return type(self), (self.index, self.name, self.reason)
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[int, str, str, bool]]:
+        return type(self), (self.index, self.name, self.reason, self.transient)
 
     @classmethod
     def of(cls, error: Exception, index: int, name: str) -> "ImageError":
@@ -73,7 +117,7 @@ class ImageError(ValueError):
         elif isinstance(error, MemoryError):
             reason = "not enough memory to decode it"
         else:
-            reason = (str(error) or type(error).__name__).removeprefix(f"{name}: ")
-        found = cls(index, name, reason)
+            reason = text_of(error).removeprefix(f"{name}: ")
+        found = cls(index, name, reason, is_transient(error))
         found.__cause__ = error
         return found

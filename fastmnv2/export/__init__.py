@@ -5,16 +5,25 @@ Every exported model takes the module's own input, images ``[n,height,width,3]``
 have them.
 """
 
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from fastmnv2._version import __version__
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import Folded, Source
 
 SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
 """Valid suffixes of a target; without one, the target is the folder of a TF2 SavedModel."""
+
+MARK = "fastmnv2.json"
+"""A file in the folder of a SavedModel, by which ``write`` knows what it may replace."""
+
+_OURS = frozenset({MARK, "saved_model.pb", "fingerprint.pb"})
+_VARIABLES = re.compile(r"variables/variables\.(index|data-\d+-of-\d+)")
 
 
 def write(target: str | os.PathLike[str], source: Source) -> Folded:
@@ -34,13 +43,15 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
     Raises:
         WeightsError: ``source`` is not complete.
-        ValueError: the suffix is unknown, or 8-bit weights were to be written to another form than ``.safetensors``.
+        ValueError: the suffix is unknown, 8-bit weights were to be written to another form than ``.safetensors``, or
+            ``target`` is something that must not be replaced.
         ImportError: a package is missing; the message says which.
         OSError: ``target`` can't be written.
     """
     path = Path(target)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name ending in {', '.join(SUFFIXES[:-1])}, or a folder without a suffix")
+    check_replaceable(path)
     if source.quantised and path.suffix.lower() != ".safetensors":
         raise ValueError(f"{path}: 8-bit weights are written to .safetensors only; precision float32 dequantises them")
     folded = source.quantised or fold(source)
@@ -49,8 +60,9 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
         native.write(path, folded)
         return folded
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
     # Keras insists on the suffix, so the temporary file keeps its name, in a temporary folder.
-    scratch = path.parent / f".{path.name}.{os.urandom(4).hex()}.tmp"
+    scratch = place.parent / f".{place.name}.{os.urandom(4).hex()}.tmp"
     try:
         scratch.mkdir()
     except OSError as error:
@@ -59,12 +71,40 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
     try:
         made = scratch / path.name
         _writer(path.suffix.lower())(made, source, folded)
-        if path.is_dir() and not path.is_symlink():
-            path.rename(scratch / "replaced")
-        made.replace(path)
+        if made.is_dir():
+            (made / MARK).write_text(json.dumps({"fastmnv2": __version__, "sha256": folded.sha256}) + "\n")
+        check_replaceable(path)  # again, because writing takes seconds
+        if place.is_dir():
+            place.rename(scratch / "replaced")
+        made.replace(place)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return folded
+
+
+def check_replaceable(path: Path) -> None:
+    """Make sure that writing to ``path`` replaces nothing but a file, or a SavedModel that ``write`` made.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    if not path.exists():
+        return
+    if path.suffix:
+        if not path.is_file():
+            raise ValueError(
+                f"{path}: expected a file to write, got {'a folder' if path.is_dir() else 'a special file'}"
+            )
+        return
+    if not path.is_dir():
+        raise ValueError(f"{path}: expected a folder to write, for a name without a suffix, got a file")
+    found = {entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()}
+    ours = MARK in found and all(name in _OURS or _VARIABLES.fullmatch(name) for name in found)
+    if not ours and any(path.iterdir()):
+        raise ValueError(
+            f"{path}: a folder that holds other files than fastmnv2 wrote is not replaced; remove it, or write to "
+            "another place"
+        )
 
 
 def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:

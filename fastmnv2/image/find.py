@@ -4,9 +4,10 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
+from fastmnv2.image import keys
 from fastmnv2.image.decode import SUFFIXES
 
 _Skip = Callable[[str, object], None]
@@ -14,52 +15,122 @@ _Skip = Callable[[str, object], None]
 NOT_THERE = "no such file or folder"
 
 
-class Found(NamedTuple):
-    """What ``find`` came upon: pictures, and how many files of other kinds in the folders, by suffix."""
+@dataclass
+class Found:
+    """The result of a search.
 
-    paths: list[str]
-    others: Counter[str]
-
-
-def find(arguments: Iterable[str], skip: _Skip, *, recursive: bool = True) -> Found:
-    """Picture files behind paths, folders and globs, sorted, each once.
-
-    A path that is named, or that a glob matches, is taken whatever its suffix; folders are searched for
-    ``SUFFIXES``, hidden files and folders left out. What is not there or can't be searched is handed to
-    ``skip`` (path, why).
+    Attributes:
+        paths: of the pictures, sorted, each once. A URL that was named is among them.
+        others: how many files of other kinds the folders hold, by suffix.
+        links: folders within the folders that are symbolic links and were not searched.
+        searched: arguments that are folders in which there are pictures.
+        empty: arguments that are folders without any.
+        unlisted: arguments that are not there or could not be searched, and why.
     """
-    found: dict[Path, str] = {}
-    others: Counter[str] = Counter()
+
+    paths: list[str] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
+    links: list[str] = field(default_factory=list)
+    searched: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    unlisted: dict[str, str] = field(default_factory=dict)
+
+
+def find(arguments: Iterable[str], skip: _Skip, *, recursive: bool = True, follow_links: bool = False) -> Found:
+    """Search for pictures.
+
+    Args:
+        arguments: paths, folders, globs and URLs. A path that is named, or that a glob matches, is taken whatever its
+            suffix. Folders are searched for ``SUFFIXES``, without hidden files and folders.
+        skip: is called with the path and the reason for each path that is not there or can't be searched.
+        recursive: search folders within folders.
+        follow_links: search folders within folders that are symbolic links too, each folder once.
+    """
+    search = _Search(skip, recursive, follow_links)
     for argument in arguments:
-        for path in _expand(argument, skip, recursive, others):
-            found.setdefault(path.absolute(), str(path))
-    return Found(sorted(found.values()), others)
+        search.add(argument)
+    search.found.paths = sorted(search.paths.values())
+    return search.found
 
 
-def _expand(argument: str, skip: _Skip, recursive: bool, others: Counter[str]) -> Iterator[Path]:
-    names = [argument]
-    if not os.path.lexists(argument):
-        names = glob.glob(argument, recursive=True) if any(sign in argument for sign in "*?[") else []
-        if not names:
-            skip(argument, NOT_THERE)
-    for name in names:
-        if Path(name).is_dir():
-            yield from _search(name, skip, recursive, others)
-        else:
-            yield Path(name)
+class _Search:
+    def __init__(self, skip: _Skip, recursive: bool, follow_links: bool) -> None:
+        self._skip, self._recursive, self._follow_links = skip, recursive, follow_links
+        self.found = Found()
+        self.paths: dict[Path | str, str] = {}
 
-
-def _search(folder: str, skip: _Skip, recursive: bool, others: Counter[str]) -> Iterator[Path]:
-    def unreadable(error: OSError) -> None:
-        skip(str(error.filename), error.strerror)
-
-    for parent, folders, files in os.walk(folder, onerror=unreadable):
-        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if name.startswith("."):
+    def add(self, argument: str) -> None:
+        """All pictures behind an argument."""
+        names = [argument]
+        if not _exists(argument):
+            if keys.is_url(argument):
+                self.paths.setdefault(argument, argument)
+                return
+            names = glob.glob(argument, recursive=True) if any(sign in argument for sign in "*?[") else []
+            if not names:
+                self._unlisted(argument, NOT_THERE)
+        for name in names:
+            if not os.path.isdir(name):
+                self._add(Path(name))
                 continue
-            if path.suffix.lower() in SUFFIXES:
-                yield path
+            count = 0
+            for path in self._walk(name):
+                self._add(path)
+                count += 1
+            if name not in self.found.unlisted:
+                (self.found.searched if count else self.found.empty).append(name)
+
+    def _add(self, path: Path) -> None:
+        self.paths.setdefault(path.absolute(), str(path))
+
+    def _unlisted(self, source: str, why: str) -> None:
+        self.found.unlisted[source] = why
+        self._skip(source, why)
+
+    def _walk(self, folder: str) -> Iterator[Path]:
+        def unreadable(error: OSError) -> None:
+            if error.filename == folder:
+                self._unlisted(folder, str(error.strerror))
             else:
-                others[path.suffix.lower()] += 1
+                self._skip(str(error.filename), error.strerror)
+
+        visited: set[tuple[int, int]] = set()
+        for parent, folders, files in os.walk(folder, onerror=unreadable, followlinks=self._follow_links):
+            if self._follow_links and not _first_visit(parent, visited):
+                folders[:] = []
+                continue
+            folders[:] = [name for name in folders if self._recursive and not name.startswith(".")]
+            if not self._follow_links:
+                self.found.links += [os.path.join(parent, name) for name in folders if _is_link(parent, name)]
+            for name in files:
+                path = Path(parent, name)
+                if name.startswith("."):
+                    continue
+                if path.suffix.lower() in SUFFIXES:
+                    yield path
+                else:
+                    self.found.others[path.suffix.lower()] += 1
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # a NUL in it
+        return False
+
+
+def _is_link(parent: str, name: str) -> bool:
+    return os.path.islink(os.path.join(parent, name))
+
+
+def _first_visit(folder: str, visited: set[tuple[int, int]]) -> bool:
+    """Whether a folder is not yet among the visited ones, which would be a circle of links; then it is added."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return True  # the walk says why
+    number = (found.st_dev, found.st_ino)
+    if number in visited:
+        return False
+    visited.add(number)
+    return True

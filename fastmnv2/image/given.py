@@ -1,10 +1,12 @@
 """The pictures that a command was given: as paths, folders and globs, or as a list of names in a file or a pipe."""
 
+import codecs
 import contextlib
 import dataclasses
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -15,26 +17,35 @@ from fastmnv2.image.find import NOT_THERE, find
 from fastmnv2.image.stream import Compute
 
 _NOT_THERE = (NOT_THERE, os.strerror(errno.ENOENT))
-_LONGEST = 1 << 16  # bytes of a name in a list
+_LONGEST = 1 << 16  # characters of a name in a list
+_TOO_LONG = f"a name of more than {_LONGEST} characters"
+_CHUNK = 1 << 16
+
+Skip = Callable[[str, str], None]
 
 
 class Pictures:
-    """Picture files, which ``results`` goes through once.
+    """Picture files, which ``results`` iterates over once.
 
-    What ``find`` finds is sorted; names in lists are taken as they come, however many, and may be URLs. What can't
-    be read is handed to ``skip`` (path, why), counted in ``skipped`` and left out; ``read`` counts the rest.
-    ``total`` is how many there are, None while a list is being read; ``missing`` counts what was named and is not
-    there, ``others`` by suffix what was left out of folders.
+    The files that ``find`` found are sorted; names in lists are taken in their order, however many, and may be URLs.
+    Each picture that can't be read is reported to ``skip`` (path, why) and left out.
+
+    Attributes:
+        read: how many were read.
+        skipped: how many were not.
+        missing: how many of those are not there.
+        others, links, searched, empty, unlisted: as in ``find.Found``.
     """
 
     def __init__(
         self,
         arguments: Sequence[str],
-        skip: Callable[[str, str], None],
+        skip: Skip,
         *,
         listed: str | None = None,
         null: bool = False,
         recursive: bool = True,
+        follow_links: bool = False,
         options: Options | None = None,
         batch_size: int = 64,
     ) -> None:
@@ -44,25 +55,28 @@ class Pictures:
         self._listed = [name for name in (*(["-"] if "-" in arguments else []), listed) if name is not None]
         self._null = null
         named = [name for name in arguments if name != "-"]
-        self.found, self.others = find(named, self.failed, recursive=recursive)
+        found = find(named, self.failed, recursive=recursive, follow_links=follow_links)
+        self.found: list[str] = found.paths
+        self.others: Counter[str] = found.others
+        self.links, self.searched, self.empty, self.unlisted = found.links, found.searched, found.empty, found.unlisted
 
     @property
     def total(self) -> int | None:
-        """How many pictures there are, if that is known."""
+        """How many pictures there are, None while a list is not read to its end."""
         return None if self._listed else len(self.found)
 
     def names(self) -> Iterator[str]:
-        """Every picture's name."""
+        """The name of each picture."""
         yield from self.found
         for source in self._listed:
             if source == "-":
-                yield from self._lines(sys.stdin.buffer)
+                yield from read_names(sys.stdin.buffer, self.failed, null=self._null)
             else:
                 with open(source, "rb") as file:
-                    yield from self._lines(file)
+                    yield from read_names(file, self.failed, null=self._null)
 
     def results(self, compute: Compute, threads: int, size: tuple[int, int]) -> Generator[tuple[str, Any], None, None]:
-        """Each picture's name and what ``compute`` makes of it, resized to height and width ``size``."""
+        """The name of each picture, and what ``compute`` returns for it, resized to height and width ``size``."""
         items: Any = self.names() if self._listed else self.found
         options, batch_size = dataclasses.replace(self.options, size=size), self.batch_size
         run = embed.run(compute, items, options, batch_size=batch_size, threads=threads, on_error=self._failed)
@@ -75,24 +89,61 @@ class Pictures:
         self.failed(error.name, error.reason)
 
     def failed(self, path: str, why: object) -> None:
-        """Count one more that can't be read, and tell why."""
+        """Count one more picture that can't be read, and report it."""
         self.skipped += 1
         self.missing += str(why) in _NOT_THERE
         self._report(path, str(why))
 
-    def _lines(self, file: BinaryIO) -> Iterator[str]:
-        end = b"\0" if self._null else b"\n"
-        rest = b""
-        while chunk := file.read1(_LONGEST) if hasattr(file, "read1") else file.read(_LONGEST):
-            *lines, rest = (rest + chunk).split(end)
-            for line in lines:
-                yield from self._name(line)
-            if len(rest) > _LONGEST:
-                self.failed(os.fsdecode(rest[:80]) + "…", "a name of more than 65536 bytes; nothing after it is read")
-                return
-        yield from self._name(rest)
 
-    def _name(self, line: bytes) -> Iterator[str]:
-        line = line if self._null else line.removesuffix(b"\r")
-        if line:
-            yield os.fsdecode(line)
+def read_names(file: BinaryIO, skip: Skip, *, null: bool) -> Iterator[str]:
+    """The names in a list: one a line, or ended by NUL with ``null``, in UTF-8 or UTF-16.
+
+    Names are bytes on POSIX systems, and may be no UTF-8. A list in UTF-16 is known by its byte order mark, which
+    Windows programs write. Names that can't be one are reported to ``skip``.
+    """
+    ending = "\0" if null else "\n"
+    for name in _split(_decoded(file), ending, skip):
+        found = name if null else name.removesuffix("\r")
+        if "\0" in found:
+            skip(found[:80], "a NUL in a name: -0 reads names that end with NUL; UTF-16 needs a byte order mark")
+        elif found:
+            yield found
+
+
+def _decoded(file: BinaryIO) -> Iterator[str]:
+    """The text of a list as it arrives, without its byte order mark; other bytes as ``os.fsdecode`` has them."""
+    start = b""
+    while len(start) < 3 and (chunk := _read(file)):
+        start += chunk
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        decoder: codecs.IncrementalDecoder = codecs.getincrementaldecoder("utf-16")("surrogatepass")
+    else:
+        start = start.removeprefix(codecs.BOM_UTF8)
+        decoder = codecs.getincrementaldecoder(sys.getfilesystemencoding())("surrogateescape")
+    yield decoder.decode(start)
+    while chunk := _read(file):
+        yield decoder.decode(chunk)
+    yield decoder.decode(b"", final=True)
+
+
+def _read(file: BinaryIO) -> bytes:
+    return file.read1(_CHUNK) if hasattr(file, "read1") else file.read(_CHUNK)
+
+
+def _split(chunks: Iterator[str], ending: str, skip: Skip) -> Iterator[str]:
+    """Names out of chunks of text; of one that is longer than any path, no more than a chunk is held."""
+    rest, reported = "", False  # reported: the end of a name that is too long is still to come
+    for chunk in chunks:
+        *names, rest = (rest + chunk).split(ending)
+        for name in names:
+            if len(name) <= _LONGEST and not reported:
+                yield name
+            elif not reported:
+                skip(name[:80] + "…", _TOO_LONG)
+            reported = False
+        if len(rest) > _LONGEST:
+            if not reported:
+                skip(rest[:80] + "…", _TOO_LONG)
+            rest, reported = "", True
+    if not reported:
+        yield rest

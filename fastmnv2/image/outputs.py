@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core.atomic import writing
+from fastmnv2.core.atomic import check_writable, writing
 from fastmnv2.core.errors import CONTROLS
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
@@ -55,6 +55,14 @@ def open_output(target: Path, features: int) -> Iterator[Writer]:
         OSError: ``target``'s folder does not exist or can't be written to.
         ImportError: pyarrow is needed and not installed.
     """
+    check_target(target)
+    with writing(target) as file, contextlib.closing(WRITERS[target.suffix.lower()](file, features)) as writer:
+        yield writer
+        writer.finish()
+
+
+def check_target(target: Path) -> None:
+    """Raise what ``open_output`` raises, without writing anything."""
     suffix = target.suffix.lower()
     if suffix not in WRITERS:
         raise ValueError(f"{target}: expected a name ending in {', '.join(WRITERS)}, got {suffix or 'none of them'!r}")
@@ -62,9 +70,9 @@ def open_output(target: Path, features: int) -> Iterator[Writer]:
         raise ValueError(f"{target}: expected a file to write, got a folder")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"{target}: there is no folder {str(target.parent)!r} to write it to")
-    with writing(target) as file, contextlib.closing(WRITERS[suffix](file, features)) as writer:
-        yield writer
-        writer.finish()
+    check_writable(target)
+    if suffix == ".parquet":
+        _pyarrow()
 
 
 def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
@@ -160,17 +168,21 @@ class Csv(Writer):
         self._text.detach()
 
 
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
+        raise ImportError(says, name="pyarrow") from error
+    return pyarrow
+
+
 class Parquet(Writer):
     """A row group for about every thousand images."""
 
     def __init__(self, file: IO[bytes], features: int) -> None:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
-            raise ImportError(says, name="pyarrow") from error
-        self._arrow: Any = pyarrow
+        self._arrow = pyarrow = _pyarrow()
         self._features = features
         schema = [("path", pyarrow.string()), ("features", pyarrow.list_(pyarrow.float32(), features))]
         self._schema = pyarrow.schema(schema)

@@ -7,37 +7,75 @@ Needs ``pip install 'fastmnv2[learn]'``.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastmnv2.core.model import Model
-from fastmnv2.learn.study import Outcome, study
+from fastmnv2.learn.study import KEEP, Outcome, Precision, study
 
-__all__ = ["Outcome", "study", "train", "write_report"]
+if TYPE_CHECKING:
+    from fastmnv2.image.decode import Options
+    from fastmnv2.image.resizing import Method
+
+__all__ = ["Outcome", "save", "study", "train", "write_report"]
+
+
+def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
+    """Write a trained model to a native file, for ``fastmnv2.load`` and ``fastmnv2 classify --weights``.
+
+    Args:
+        path: the ``.safetensors`` file, which is written atomically.
+        trained: what ``study`` or ``train`` returned, or any other model.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    from fastmnv2.weights.forms import native
+
+    native.write(path, trained.folded)
 
 
 def write_report(path: str | os.PathLike[str], outcome: Outcome) -> None:
-    """Write an HTML page with everything in an outcome: no other file, no script, nothing fetched."""
+    """Write an outcome as one HTML page: no other file, no script, nothing fetched."""
     from fastmnv2.learn import report
 
     report.write(Path(path), outcome)
 
 
-def train(data: Any, *, report: str | os.PathLike[str] | None = None, **settings: Any) -> Model:
+def train(
+    data: Any,
+    *,
+    report: str | os.PathLike[str] | None = None,
+    weights: Any = None,
+    precision: Precision | None = None,
+    augment: bool | Literal["auto"] = False,
+    class_weight: Literal["balanced"] | None = "balanced",
+    folds: int = 5,
+    method: "Method" = "tf2",
+    options: "Options | None" = None,
+    follow_links: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    cache: str | os.PathLike[str] | None = KEEP,
+    on_skip: Callable[[str, object], None] | None = None,
+    progress: bool = False,
+) -> Model:
     """Train a linear head on pictures and return a model with it: ``study(data, ...).model``.
 
-    Args:
-        data: as for ``study``, which tells the other settings too.
-        report: write the HTML report there.
-        **settings: as for ``study``.
+    If ``report`` is given, the HTML report is written there. All other arguments are those of ``study``.
 
     Returns:
-        a ``Model`` with ``predict`` and ``classes``; ``fastmnv2.learn.save`` or ``fastmnv2 train`` keep it in a file.
+        a ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
 
     Raises:
         ValueError, OSError, ImportError: as ``study``.
     """
-    outcome = study(data, **settings)
+    outcome = study(
+        data, weights=weights, precision=precision, augment=augment, class_weight=class_weight, folds=folds,
+        method=method, options=options, follow_links=follow_links, seed=seed, threads=threads, cache=cache,
+        on_skip=on_skip, progress=progress,
+    )  # fmt: skip
     if report is not None:
         write_report(report, outcome)
     return outcome.model

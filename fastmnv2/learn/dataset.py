@@ -1,7 +1,7 @@
 """Which pictures have which labels: folders of classes, tables, or pairs in memory."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2.image.decode import SUFFIXES
 from fastmnv2.image.find import find
 
 TABLES = (".csv", ".tsv", ".parquet")
 _PATHS = ("path", "file", "filename", "image")
 _LABELS = ("label", "labels", "class", "classes")
 _SEPARATORS = ";|"
+_MISSING = frozenset({"nan", "NaN", "NaT", "<NA>", "null", "NULL"})
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,13 @@ class Dataset:
         return Dataset([self.paths[i] for i in kept], self.classes, self.members[kept])
 
 
-def read(data: Any, skip: Callable[[str, object], None]) -> Dataset:
+Skip = Callable[[str, object], None]
+
+
+def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
     """The data set that ``data`` stands for; see ``fastmnv2.learn.study``.
+
+    Pictures whose label is missing are reported to ``skip`` and left out.
 
     Raises:
         FileNotFoundError: there is no such folder or table.
@@ -52,15 +59,15 @@ def read(data: Any, skip: Callable[[str, object], None]) -> Dataset:
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
         if path.is_dir():
-            labels = _folders(path, skip)
+            labels = _folders(path, skip, follow_links)
         elif path.suffix.lower() in TABLES:
-            labels = _table(path)
+            labels = _table(path, skip)
         elif path.exists():
             raise ValueError(f"{path}: expected a folder of classes, or a table ending in {', '.join(TABLES)}")
         else:
             raise FileNotFoundError(f"{path}: there is no such folder or table")
     else:
-        labels = _pairs(data)
+        labels = _labelled(_pairs(data), skip)
     classes = tuple(sorted({name for names in labels.values() for name in names}))
     if len(classes) < 2:
         given = data if isinstance(data, (str, os.PathLike)) else "data"
@@ -75,31 +82,87 @@ def read(data: Any, skip: Callable[[str, object], None]) -> Dataset:
     return Dataset(list(labels), classes, members)
 
 
-def _folders(folder: Path, skip: Callable[[str, object], None]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _folders(folder: Path, skip: Skip, follow_links: bool) -> dict[str, list[str]]:
+    labels: dict[str, list[str]] = {}
     for part in sorted(folder.iterdir()):
         if part.is_dir() and not part.name.startswith("."):
-            found |= {path: [part.name] for path in find([str(part)], skip).paths}
-    return found
+            found = find([str(part)], skip, follow_links=follow_links)
+            labels |= {path: [part.name] for path in found.paths}
+            for link in found.links:
+                skip(link, "a link to a folder; follow_links (--follow-links) searches it")
+    return labels
 
 
-def _table(path: Path) -> dict[str, list[str]]:
-    rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+_Rows = Iterable[tuple[str, Any]]
+"""Pairs of a path, "" if it is missing, and a label as it was given."""
+
+
+def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
+    """The names of each picture's classes, by its path. Pictures without a label are left out, with a report.
+
+    An empty label means "none of the classes" where other pictures have several: a multi-label task. Else it is a label
+    that is missing. An empty list always means none of the classes.
+    """
     found: dict[str, list[str]] = {}
-    for picture, label in rows:
-        # Relative to the table, wherever it is read from.
-        names = found.setdefault(str(path.parent / str(picture)), [])
-        names += [name for name in _split(label) if name not in names]
+    empty = []
+    for number, (path, label) in enumerate(rows):
+        if not path:
+            skip(f"row {number + 1}", "there is no path")
+            continue
+        names = _split(label)
+        if names is None:
+            skip(path, "there is no label")
+            continue
+        if not names and isinstance(label, (str, bytes)):
+            empty.append(path)
+        known = found.setdefault(path, [])
+        known += [name for name in names if name not in known]
+    if all(len(names) <= 1 for names in found.values()):
+        for path in empty:
+            if not found.get(path, True):
+                skip(path, "there is no label")
+                del found[path]
     return found
 
 
-def _split(label: Any) -> list[str]:
-    if isinstance(label, (list, tuple, np.ndarray)):
-        return [str(name) for name in label]
-    text = str(label)
+def _is_missing(value: Any) -> bool:
+    """Whether a value stands for none: null, NaN, pandas' own kinds of these, and how programs write them as text."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, str):
+        return value.strip() in _MISSING
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+
+
+def _split(label: Any) -> list[str] | None:
+    """The names in a label, None if it is missing."""
+    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)):
+        return [_name(name) for name in label if not _is_missing(name)]
+    if _is_missing(label):
+        return None
+    text = _name(label)
     for sign in _SEPARATORS[1:]:
         text = text.replace(sign, _SEPARATORS[0])
     return [name.strip() for name in text.split(_SEPARATORS[0]) if name.strip()]
+
+
+def _name(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+# ---- tables ----
+
+
+def _table(path: Path, skip: Skip) -> dict[str, list[str]]:
+    rows = _parquet(path) if path.suffix.lower() == ".parquet" else _csv(path)
+    return _labelled(((_place(path.parent, picture), label) for picture, label in rows), skip)
+
+
+def _place(folder: Path, picture: Any) -> Any:
+    """A picture's path, which is relative to the folder of the table, wherever that is read from."""
+    if _is_missing(picture) or picture == "":
+        return ""
+    return str(folder / (os.fsdecode(picture) if isinstance(picture, bytes) else str(picture)))
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:
@@ -120,11 +183,24 @@ def _csv(path: Path) -> list[tuple[Any, Any]]:
 
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-            picture, label = _columns(path, list(reader.fieldnames or ()))
-            return [(row[picture], row[label] or "") for row in reader if row[picture]]
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+            rows = [row for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: expected a CSV table in UTF-8: {error}") from error
+    header = rows[0] if rows else []
+    if len(header) == 2 and _is_picture(path, header[0]):  # a table without a header
+        header = [_PATHS[0], _LABELS[0]]
+    else:
+        rows = rows[1:]
+    picture, label = (header.index(name) for name in _columns(path, header))
+    width = max(picture, label) + 1
+    cells: list[list[str | None]] = [[*row, *[None] * (width - len(row))] for row in rows]
+    return [(row[picture], row[label]) for row in cells]
+
+
+def _is_picture(path: Path, name: str) -> bool:
+    """Whether a cell of a table names a picture, so that its row is no header."""
+    return Path(name).suffix.lower() in SUFFIXES or (path.parent / name).is_file()
 
 
 def _parquet(path: Path) -> list[tuple[Any, Any]]:
@@ -141,16 +217,16 @@ def _parquet(path: Path) -> list[tuple[Any, Any]]:
     return list(zip(table[picture].to_pylist(), table[label].to_pylist(), strict=True))
 
 
-def _pairs(data: Any) -> dict[str, list[str]]:
+# ---- pairs in memory ----
+
+
+def _pairs(data: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(data, dict):
         data = data.items()
     if not isinstance(data, Iterable):
         raise TypeError(f"data: expected a folder, a table or pairs of path and label, got {type(data).__name__}")
-    found: dict[str, list[str]] = {}
     for entry in data:
-        if not isinstance(entry, (tuple, list)) or len(entry) != 2:
+        if not isinstance(entry, (tuple, list, np.ndarray)) or len(entry) != 2:
             raise TypeError(f"data: expected pairs of path and label, got {entry!r}")
         path, label = entry
-        names = label if isinstance(label, (list, tuple)) else [label]
-        found.setdefault(os.fspath(path), []).extend(str(name) for name in names)
-    return found
+        yield ("" if _is_missing(path) else os.fsdecode(path)), label

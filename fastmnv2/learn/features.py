@@ -1,6 +1,7 @@
-"""Features of pictures and of their variants, kept by the content of their files."""
+"""Features of pictures and of their variants, cached by the content of their files."""
 
 import contextlib
+import dataclasses
 import hashlib
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -10,13 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2.core.errors import ImageError
 from fastmnv2.core.model import Model
-from fastmnv2.image import decode
+from fastmnv2.image import decode, embed, resizing
+from fastmnv2.image.decode import Options
+from fastmnv2.image.resizing import Method
 from fastmnv2.weights import cache
 
 _ROWS = 200_000  # vectors that are kept, 1 GB
-_CHUNK = 256  # pictures between two visits to the cache
+_CHUNK = 256  # pictures between two writes to the cache
+_HELD = 32  # files and variants that are held in memory
 
+Variant = tuple[bool, float, float, float]
 # Flip, then the part of each edge that is kept, then where the part lies, from 0 to 1 down and across.
 PLAIN = (False, 1.0, 0.5, 0.5)
 VARIANTS = (PLAIN, (True, 1.0, 0.5, 0.5), (False, 0.85, 0.2, 0.3), (True, 0.85, 0.8, 0.7), (False, 0.7, 0.6, 0.4))
@@ -36,7 +42,7 @@ class Kept:
             self._base.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB)")
 
     def get(self, keys: list[bytes], features: int) -> dict[bytes, NDArray[np.float32]]:
-        """Those that are there, of so many features."""
+        """The cached vectors among these, if they have so many features."""
         found: dict[bytes, NDArray[np.float32]] = {}
         if self._base is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -71,97 +77,127 @@ def compute(
     model: Model,
     digest: str,
     paths: list[str],
-    variants: tuple[Any, ...],
+    variants: tuple[Variant, ...],
     *,
-    method: str,
     place: Path | None,
     skip: Callable[[str, object], None],
+    method: Method = "tf2",
+    options: Options | None = None,
     advance: Callable[[int], object] = lambda done: None,
 ) -> tuple[NDArray[np.float32], list[bytes], NDArray[np.intp]]:
-    """Features of pictures.
+    """Features of pictures and of their variants.
+
+    Args:
+        model: computes the features.
+        digest: of all that it computes with, for the cache.
+        paths: of the pictures.
+        variants: of each picture, such as ``VARIANTS``.
+        place: the file of the cache, None for no cache.
+        skip: is called with the path and the reason for each picture that can't be read. Those are left out.
+        method: how pictures are resized, if there are no ``options``.
+        options: how pictures are decoded and resized, the variants too.
+        advance: is called with how many pictures are done.
 
     Returns:
-        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and which of ``paths`` they are;
-        those that can't be read are handed to ``skip`` and left out.
+        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and which of ``paths`` they are.
     """
+    options = dataclasses.replace(options or Options(method), size=model.network.size)
     kept = Kept(place)
     rows, hashes, places = [], [], []
     with contextlib.closing(kept):
         for start in range(0, len(paths), _CHUNK):
-            wanted = {}
-            for index in range(start, min(start + _CHUNK, len(paths))):
-                try:
-                    wanted[index] = hashlib.sha256(Path(paths[index]).read_bytes()).digest()
-                except OSError as error:
-                    skip(paths[index], error.strerror or error)
-            found = _chunk(model, kept, digest, paths, wanted, variants, method, skip)
-            for index, content in wanted.items():
-                if index in found:
-                    rows.append(found[index])
-                    hashes.append(content)
-                    places.append(index)
+            chunk = _Chunk(paths[start : start + _CHUNK], variants, options, digest, kept)
+            for index, content, vectors in chunk.run(model, skip):
+                rows.append(vectors)
+                hashes.append(content)
+                places.append(start + index)
             advance(min(start + _CHUNK, len(paths)))
     shape = (-1, len(variants), model.network.features)
     features = np.stack(rows).reshape(shape) if rows else np.empty((0, *shape[1:]), np.float32)
     return features, hashes, np.array(places, np.intp)
 
 
-def _chunk(
-    model: Model,
-    kept: Kept,
-    digest: str,
-    paths: list[str],
-    wanted: dict[int, bytes],
-    variants: tuple[Any, ...],
-    method: str,
-    skip: Callable[[str, object], None],
-) -> dict[int, NDArray[np.float32]]:
-    keys = {
-        (index, number): hashlib.sha256(content + f"{digest} {method} {variant}".encode()).digest()
-        for index, content in wanted.items()
-        for number, variant in enumerate(variants)
-    }
-    known = kept.get(list(keys.values()), model.network.features)
-    missing = [place for place, key in keys.items() if key not in known]
-    bad: set[int] = set()
+class _Chunk:
+    """Some pictures: each is read once, and what was read is hashed, looked up and decoded."""
 
-    def failed(error: Any) -> None:
-        index = missing[error.index][0]
-        if index not in bad:
-            skip(paths[index], error.reason)
-        bad.add(index)
+    def __init__(
+        self, paths: list[str], variants: tuple[Variant, ...], options: Options, digest: str, kept: Kept
+    ) -> None:
+        self._paths, self._variants, self._options, self._digest, self._kept = paths, variants, options, digest, kept
+        self._contents: dict[int, bytes] = {}  # hashes
+        self._found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by picture and variant
+        self._asked: list[tuple[int, int]] = []  # what is computed, in order
+        self._bad: dict[int, object] = {}
 
-    items = _pictures(paths, missing, variants)
-    done = list(model.iter_embed_images(items, method=method, on_error=failed))  # type: ignore[arg-type]
-    good = [place for place in missing if place[0] not in bad]
-    fresh = {keys[place]: vector for place, (_, vector) in zip(good, done, strict=True)}
-    kept.put(fresh)
-    known |= fresh
-    return {
-        index: np.stack([known[keys[index, number]] for number in range(len(variants))])
-        for index in wanted
-        if index not in bad
-    }
+    def run(
+        self, model: Model, skip: Callable[[str, object], None]
+    ) -> Iterator[tuple[int, bytes, NDArray[np.float32]]]:
+        """Index, hash and vectors ``[variants,features]`` of each picture that can be read."""
 
+        def failed(error: ImageError) -> None:
+            self._bad.setdefault(self._asked[error.index][0], error.reason)
 
-def _pictures(paths: list[str], places: list[tuple[int, int]], variants: tuple[Any, ...]) -> Iterator[Any]:
-    """Paths where the whole picture is wanted, which are decoded on all cores, and arrays of the other variants."""
-    last, picture = -1, None
-    for index, number in places:
-        if variants[number] == PLAIN:
-            yield paths[index]
-            continue
-        if index != last:
+        results = embed.vectors(
+            model, self._items(model), self._options, batch_size=_HELD, threads=None, on_error=failed, normalize=False
+        )
+        fresh = {}
+        try:
+            with contextlib.closing(results):
+                for result in results:
+                    place = self._asked[result.index]
+                    self._found[place] = fresh[self._key(*place)] = result.value
+        finally:  # an interrupted training has these the next time
+            self._kept.put(fresh)
+        for index, path in enumerate(self._paths):
+            if index in self._bad:
+                skip(path, self._bad[index])
+            else:
+                yield (
+                    index,
+                    self._contents[index],
+                    np.stack([self._found[index, v] for v in range(len(self._variants))]),
+                )
+
+    def _key(self, index: int, variant: int) -> bytes:
+        options = [str(value) for value in dataclasses.astuple(self._options)]
+        how = f"{self._digest} {options} {self._variants[variant]}"
+        return hashlib.sha256(self._contents[index] + how.encode()).digest()
+
+    def _items(self, model: Model) -> Iterator[Any]:
+        """The pictures and variants whose vectors are not in the cache."""
+        for index, path in enumerate(self._paths):
             try:
-                last, picture = index, decode.read(paths[index])
-            except (OSError, ValueError):
-                picture = None
-        yield paths[index] if picture is None else _variant(picture, variants[number])
+                data, self._contents[index] = decode.content(path)
+            except (OSError, ValueError) as error:
+                self._bad[index] = ImageError.of(error, index, path).reason
+                continue
+            names = {self._key(index, number): number for number in range(len(self._variants))}
+            known = self._kept.get(list(names), model.network.features)
+            self._found |= {(index, names[name]): vector for name, vector in known.items()}
+            missing = [number for name, number in names.items() if name not in known]
+            yield from self._variants_of(index, data, missing)
+
+    def _variants_of(self, index: int, data: bytes, missing: list[int]) -> Iterator[Any]:
+        """The whole picture as its file's bytes, which are decoded on all cores, and the variants as small arrays."""
+        picture = None
+        for number in missing:
+            item: Any = data
+            if self._variants[number] != PLAIN:
+                try:
+                    picture = decode.read_with(data, self._options) if picture is None else picture
+                except Exception as error:
+                    self._bad[index] = ImageError.of(error, index, decode.name_of(data)).reason
+                    return
+                item = _variant(picture, self._variants[number], self._options)
+            self._asked.append((index, number))
+            yield item
 
 
-def _variant(picture: NDArray[np.uint8], variant: tuple[bool, float, float, float]) -> NDArray[np.uint8]:
+def _variant(picture: NDArray[np.uint8], variant: Variant, options: Options) -> NDArray[np.float32]:
+    """A part of a picture, resized: the whole ones would not fit in memory."""
     flip, part, down, across = variant
     height, width = (max(1, round(edge * part)) for edge in picture.shape[:2])
     top, left = round((picture.shape[0] - height) * down), round((picture.shape[1] - width) * across)
     found = picture[top : top + height, left : left + width]
-    return np.ascontiguousarray(found[:, ::-1] if flip else found)
+    found = np.ascontiguousarray(found[:, ::-1] if flip else found)
+    return resizing.resize(found, options.size, method=options.method, crop=options.crop)

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress as progress_bar
+from fastmnv2.image.decode import Options
+from fastmnv2.image.resizing import Method
 from fastmnv2.learn import dataset, features, regression
 from fastmnv2.learn.measures import Measures
 from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.tensors import Folded
 
-_KEEP = "default"
+KEEP = "default"
+
+Precision = Literal["float32", "int8"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +55,24 @@ class Outcome:
         native.write(path, self.folded)
 
 
+# The longest notes that a training adds to those of its weights.
+_SPACE = ("x" * 1000,) * 4
+
+
 def study(
     data: Any,
     *,
     weights: Any = None,
-    precision: str = "float32",
+    precision: Precision | None = None,
     augment: bool | Literal["auto"] = False,
     class_weight: Literal["balanced"] | None = "balanced",
     folds: int = 5,
-    method: Literal["tf2", "tf1", "area"] = "tf2",
+    method: Method = "tf2",
+    options: Options | None = None,
+    follow_links: bool = False,
     seed: int = 0,
     threads: int | None = None,
-    cache: str | os.PathLike[str] | None = _KEEP,
+    cache: str | os.PathLike[str] | None = KEEP,
     on_skip: Callable[[str, object], None] | None = None,
     progress: bool = False,
 ) -> Outcome:
@@ -70,19 +80,25 @@ def study(
 
     Args:
         data: a folder with a folder of pictures for each class; a CSV, TSV or Parquet table with the columns path
-            (relative to the table) and label; a dict or pairs of path and label. A label of several names, as a
-            list or separated by ";" or "|", or none, or a path that comes in several rows, makes it a multi-label
-            task: each class then has a sigmoid of its own instead of the softmax over all.
-        weights: what the features come from, as for ``fastmnv2.load``. What stands behind its pooling is left out.
-        precision: of the features and of the model that is made, as for ``fastmnv2.load``.
+            (relative to the table) and label; a dict or pairs of path and label. A table of two columns needs no
+            header. A label may be several names, as a list or separated by ";" or "|", or an empty list for none of
+            the classes, and a path may come in several rows. That makes it a multi-label task: each class then has
+            a sigmoid of its own instead of the softmax over all. Pictures whose label is missing (null, NaN, or an
+            empty text in a task of single labels) are left out and reported to ``on_skip``.
+        weights: what the features come from, as for ``fastmnv2.load``. Their own head is not used.
+        precision: of the features and of the model that is made, as for ``fastmnv2.load``. The model's file says
+            which, so that later it is loaded with the same.
         augment: train on mirror images and crops too: True, False, or "auto", where that lessens the log-loss.
         class_weight: "balanced" gives classes of few pictures as much weight as those of many; None counts pictures.
         folds: parts of the cross-validation; fewer where a class has fewer pictures. Equal files share a part.
         method: how pictures are resized, as for ``fastmnv2.embed_images``. Predict with the same.
+        options: how pictures are decoded and resized, all settings in one value, instead of ``method``.
+        follow_links: search folders within the folders of classes that are symbolic links too.
         seed: of the division into folds.
         threads: the most threads to use for features.
         cache: a file that keeps features by the pictures' content; None for none.
-        on_skip: told of each picture that can't be read, with the reason; a warning if there is none.
+        on_skip: is called with the path and the reason for each picture that is left out; by default, each is a
+            warning.
         progress: draw a bar on stderr.
 
     Returns:
@@ -90,7 +106,7 @@ def study(
 
     Raises:
         FileNotFoundError, TypeError, ValueError: ``data`` is not as above, or there are fewer than two classes or
-            fewer than two readable pictures of one.
+            fewer than two readable pictures of one, or names of classes are too long for a native file.
         ImportError: scikit-learn or Pillow is not installed.
         WeightsError: as ``fastmnv2.load``.
     """
@@ -101,14 +117,15 @@ def study(
     if class_weight not in ("balanced", None):
         raise ValueError(f"class_weight: expected 'balanced' or None, got {class_weight!r}")
     skip = on_skip or (lambda path, why: warnings.warn(f"skipped {path}: {why}", stacklevel=3))
-    asked = dataset.read(data, skip)
+    asked = dataset.read(data, skip, follow_links=follow_links)
     folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
-    place = features.default_place() if cache == _KEEP else Path(cache) if cache is not None else None
+    _check_names(folded, asked.classes)
+    place = features.default_place() if cache == KEEP else Path(cache) if cache is not None else None
     variants = features.VARIANTS if augment else features.VARIANTS[:1]
     with progress_bar("features", len(asked.paths), unit="pictures") if progress else _nothing() as advance:
         x, hashes, rows = features.compute(
             Model(folded, threads=threads), folded.digest, asked.paths, variants,
-            method=method, place=place, skip=skip, advance=advance,
+            options=options or Options(method), place=place, skip=skip, advance=advance,
         )  # fmt: skip
     found = asked.only(rows)
     parts = regression.folds(found.members, hashes, _check(found, folds), seed)
@@ -127,6 +144,16 @@ def study(
     return Outcome(
         Model(folded, threads=threads), found, measures, choice.strength, choice.losses, augmented, notes, folded
     )
+
+
+def _check_names(folded: Folded, classes: tuple[str, ...]) -> None:
+    """WeightsError if the model could not be saved, which is better known before the training."""
+    from fastmnv2.weights.forms import native
+
+    features, count = folded.network.features, len(classes)
+    layer = {"kernel": np.zeros((features, count), np.float32), "bias": np.zeros(count, np.float32)}
+    head = Head((Step("dense", "learned", layer), Step("softmax", "learned")), classes, features)
+    native.check(dataclasses.replace(folded, head=head, notes=(*folded.notes, *_SPACE)))
 
 
 def _nothing() -> Any:

@@ -193,6 +193,11 @@ class Folded(Source):
             digest.update(np.ascontiguousarray(array, "<f4").data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def features_digest(self) -> str:
+        """SHA-256 of all that features are computed with: ``digest`` without the logits layer and the head."""
+        return replace(self.without_logits(), head=None).digest
+
     def without_logits(self) -> "Folded":
         """The same without the logits layer."""
         logits = DEFAULT.logits.folded()

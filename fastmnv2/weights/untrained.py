@@ -71,7 +71,7 @@ def _rounded(values: _Array) -> _Array:
     return rounded
 
 
-def _images(random: np.random.RandomState, count: int, network: Network) -> _Array:
+def _images(random: np.random.RandomState, count: int, network: Network = DEFAULT) -> _Array:
     """Images in [0,1] whose amplitude falls with frequency, as in photographs: blurred noise of four scales."""
     height, width = network.size
     image = np.zeros((count, height, width, 3))

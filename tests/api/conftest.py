@@ -1,4 +1,4 @@
-"""Calls get the threads that they ask for, whatever this machine has: the bits must not depend on it."""
+"""Give calls as many threads as they ask for on any machine, because the bits must not depend on the number."""
 
 import pytest
 

@@ -5,7 +5,7 @@
 
 #include <time.h>
 
-/* One call as the network makes it, of any kernel, and how many multiply-adds (or floats) it handles. */
+/* One call of a kernel as the network makes it, and its number of multiply-adds (or floats). */
 typedef struct timed {
     const fm_kernels *kernels;
     const char *name;
@@ -38,7 +38,7 @@ static void time_scale_u8(const timed *t) { t->kernels->scale_u8(&t->scale_u8); 
 static void time_pool(const timed *t) { t->kernels->pool(&t->pool); }
 static void time_peak(const timed *t) { t->kernels->peak(&t->peak); }
 
-/* Numbers that take no longer than others: odd_value's denormals would. */
+/* Ordinary numbers: denormals, which odd_value gives, would take longer. */
 static float *ordinary(size_t floats) {
     float *array = fenced(floats * sizeof(float));
     for (size_t i = 0; i < floats; i++) array[i] = (float)rand() / (float)RAND_MAX * 0.25f - 0.125f;
@@ -51,7 +51,7 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* Work a nanosecond in one burst of some 50 us. */
+/* Work per nanosecond in one burst of about 50 us. */
 static double burst(const timed *t, int calls) {
     const double start = now();
     for (int i = 0; i < calls; i++) t->run(t);
@@ -70,7 +70,7 @@ static timed timed_peak(const fm_kernels *kernels) {
                    .peak = {2000, 0.5f, 0.25f}};
 }
 
-/* The best of many bursts, each beside one of the peak's. */
+/* The best of many bursts, each next to one of the peak measurement. */
 static void report(const timed *t, int is_macs) {
     enum { BURSTS = 300 };
     const timed peak = timed_peak(t->kernels);
@@ -96,7 +96,7 @@ static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels)
     return packed;
 }
 
-/* As many pixels as the network hands over at once. */
+/* As many pixels as the network passes at once. */
 static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_height * layer->in_width, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
     const int n = fm_padded_columns(layer);

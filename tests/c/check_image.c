@@ -1,6 +1,6 @@
-/* The resize kernels of every instruction set against the scalar ones, and whole resizes against plain loops: the same
- * bits, nothing read or written outside the arrays, nothing written to the inputs, no register or mode changed that is
- * the caller's. Every array ends at an unreadable page, and in a second round begins after one.
+/* Checks the resize kernels of every instruction set against the scalar ones, and whole resizes against plain loops:
+ * the bits are the same, nothing is read or written outside the arrays, the inputs are not written to, and the caller's
+ * registers and modes are preserved. Every array ends at an unreadable page, and in a second round starts after one.
  *
  *   check_image          the instruction sets that this machine can run
  *   check_image --all    all that are compiled in (for builds whose vectors are emulated)
@@ -33,14 +33,14 @@ static uint8_t *bytes(size_t n) {
     return array;
 }
 
-/* In [-1, 1): halves and hairs too. */
+/* In [-1, 1), including halves and values next to them. */
 static float *floats(size_t n) {
     float *array = fenced(n * sizeof(float));
     for (size_t i = 0; i < n; i++) array[i] = (float)(rand() % 4096 - 2048) / (rand() % 3 ? 2048.0f : 1999.0f);
     return array;
 }
 
-/* A kernel's call, and a look at what it left behind. */
+/* Call a kernel and check what it left behind. */
 #define CALL(kernels, kernel, args)                                                    \
     do {                                                                               \
         const char *wrong = NULL;                                                      \
@@ -133,7 +133,7 @@ static void check_add_columns(const fm_image_kernels *kernels, int n) {
     release();
 }
 
-/* ---- whole pictures, against the sums written down plainly ---- */
+/* ---- whole pictures, against plain loops ---- */
 
 typedef enum layout { UPRIGHT, PADDED, UPSIDE_DOWN, MIRRORED, TURNED, LAYOUTS } layout;
 

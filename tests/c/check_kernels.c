@@ -1,7 +1,7 @@
-/* Every kernel of every instruction set against the scalar one: the same bits, nothing read or written
- * outside the arrays, nothing written to the inputs, no register or mode changed that is the caller's.
- * Every array ends at an unreadable page, and in a second round begins after one. Shapes are drawn from all
- * that the contract in kernels.h allows, with a fixed seed: the whole family of networks and more.
+/* Checks every kernel of every instruction set against the scalar one: the bits are the same, nothing is read or
+ * written outside the arrays, the inputs are not written to, and the caller's registers and modes are preserved. Every
+ * array ends at an unreadable page, and in a second round starts after one. Shapes are random with a fixed seed, from
+ * all that the contract in kernels.h allows: the whole family of networks and more.
  *
  *   check_kernels          the instruction sets that this machine can run
  *   check_kernels --bench  every kernel of every layer: GMAC/s, and the share of the multiply-add peak
@@ -16,8 +16,9 @@
 #include "float32/pack.h"
 #include "float32/tables.h"
 #include "net/layers.h"
+#include "some_network.h"
 
-/* Some ordinary numbers, and all that are not. */
+/* Some ordinary numbers, and all special ones. */
 static float odd_value(void) {
     static const float odd[] = {0.0f, -0.0f, 6.0f, 5.9999995f, 6.0000005f, -1e-45f, 1e-45f, 1e-39f, 3e38f, -3e38f};
     const int pick = rand() % 64;
@@ -66,7 +67,7 @@ static weights fill_weights(const fm_layer *layer, const fm_kernels *const table
     return w;
 }
 
-/* Equal bit for bit; any NaN equals any other. */
+/* Bitwise equal, or both NaN. */
 static void expect_same(const char *what, const fm_kernels *kernels, float *const results[2], size_t n) {
     const float *want = results[0], *got = results[1];
     checks++;
@@ -78,7 +79,7 @@ static void expect_same(const char *what, const fm_kernels *kernels, float *cons
     }
 }
 
-/* A kernel's call, and a look at what it left behind. */
+/* Call a kernel and check what it left behind. */
 static long call(const fm_kernels *kernels, any_function kernel, const void *args) {
     const char *wrong = NULL;
     const long result = checked_call(kernel, args, NULL, NULL, NULL, &wrong);
@@ -156,8 +157,8 @@ static void check_pointwise(const fm_kernels *kernels, numbers which) {
     check_pointwise_shape(kernels, 1, 56, some_network().classes, FM_LINEAR, which);
 }
 
-/* Sums a hair from the middle between two floats: right only where a multiply-add rounds once, which on random
- * numbers shows once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
+/* Sums very close to the middle between two floats: only a multiply-add that rounds once gets them right. Random
+ * numbers would show a difference once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
 static void check_middles(const fm_kernels *kernels) {
     const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* whole eights: others are padded */
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 2, .out_channels = n};
@@ -332,7 +333,7 @@ static void check_peak(const fm_kernels *kernels, numbers which) {
     call(kernels, (any_function)kernels->peak, &args);
 }
 
-/* Every kernel that the contract lists: one that is not checked above does not compile. */
+/* Every kernel of the contract; one without a check above does not compile. */
 static void check_table(const fm_kernels *kernels) {
     check_middles(kernels);
     for (fence_front = 0; fence_front < 2; fence_front++) {
@@ -380,7 +381,7 @@ static void check_multiply_add(void) {
 
 #include "bench_kernels.h"
 
-/* ---- mutants: what these checks are there to catch ---- */
+/* ---- mutants: errors that these checks must catch ---- */
 
 static void overrunning_pool(const fm_pool_args *args) {
     fm_float32_scalar.pool(args);
@@ -401,7 +402,7 @@ static void flushing_pool(const fm_pool_args *args) {
 #endif
 }
 
-/* As handwritten assembly may by mistake: take a register of the caller's, leave the upper halves in use. */
+/* Typical mistakes of handwritten assembly: changing a register of the caller, leaving upper halves in use. */
 void keeping_pool(const fm_pool_args *args);
 void untidy_pool(const fm_pool_args *args);
 #ifdef FM_X86

@@ -1,6 +1,6 @@
-/* Calls a function of up to four arguments and tells what of the processor's state it did not leave as it was:
- * registers that belong to the caller, the direction flag, the floating-point control words, and on x86 the
- * upper halves of the vector registers, which slow the caller down if they are not cleared. */
+/* Calls a function of up to four arguments and reports which processor state it changed: registers that belong to the
+ * caller, the direction flag, the floating-point control words, and on x86 the upper halves of the vector registers,
+ * which slow the caller down if they are not cleared. */
 #ifndef CHECKED_CALL_H
 #define CHECKED_CALL_H
 
@@ -14,7 +14,7 @@ typedef void (*any_function)(void);
 #include <cpuid.h>
 #include <xmmintrin.h>
 
-/* Returns what `function` returns; *changed counts the registers that came back with another value. */
+/* Returns what `function` returns; *changed is the number of registers with another value afterwards. */
 long call_with_marks(any_function function, long a, long b, long c, long d, unsigned *changed);
 __asm__(".text\n"
         ".globl call_with_marks\n"
@@ -63,7 +63,7 @@ static unsigned long control_words(void) {
     return (_mm_getcsr() & ~0x3fu) | (unsigned long)x87 << 32; /* without the exception flags */
 }
 
-/* Whether the processor tells which halves are in use: XGETBV with ECX = 1. */
+/* Whether XGETBV with ECX = 1 reports which upper halves are in use. */
 static int upper_halves_told(void) {
     static int told = -1; /* CPUID is slow on virtual machines */
     unsigned a = 0, b = 0, c = 0, d = 0;
@@ -159,13 +159,6 @@ static long checked_call(any_function function, const void *a, const void *b, co
              : upper_halves()           ? "the upper halves of the vector registers"
                                         : NULL;
     return result;
-}
-
-/* A member of the family, for the shapes of its layers. */
-static inline fm_network some_network(void) {
-    fm_network network;
-    if (fm_network_make(0.75, 96, 96, &network) != FM_OK) abort();
-    return network;
 }
 
 #endif

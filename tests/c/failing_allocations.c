@@ -1,4 +1,4 @@
-/* Preloaded into Python: the n-th allocation that the extension module asks the C library for fails. */
+/* Preloaded into Python: makes the n-th C allocation of the extension module fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,7 +10,8 @@ void *__libc_memalign(size_t align, size_t bytes);
 
 static long failing = -1, asked;
 
-/* From here on the one after `n` more fails; none if negative. Returns how many were asked for since the last call. */
+/* After `n` more allocations, one fails; none if `n` is negative. Returns the number of allocations since the last
+ * call. */
 long fail_after(long n);
 long fail_after(long n) {
     const long before = asked;

@@ -1,4 +1,4 @@
-/* Arrays at guard pages: each ends right before an unreadable page or, with fence_front, begins right after one. */
+/* Arrays at guard pages: each ends right before an unreadable page or, with fence_front, starts right after one. */
 #ifndef FENCE_H
 #define FENCE_H
 
@@ -21,7 +21,7 @@ static void *fenced(size_t bytes) {
     if (fence_count == FENCED) abort();
     char *base = mmap(NULL, body + 2 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED || mprotect(base + page, body, PROT_READ | PROT_WRITE)) abort();
-    memset(base + page, CANARY, body); /* what lies around the array must still be this afterwards */
+    memset(base + page, CANARY, body); /* canaries around the array, checked at the end */
     char *array = base + page + (fence_front ? 0 : body - bytes);
     fences[fence_count].base = base;
     fences[fence_count].array = array;
@@ -30,7 +30,7 @@ static void *fenced(size_t bytes) {
     return array;
 }
 
-/* From here on nothing writes to the arrays made so far. */
+/* Write-protect the arrays made so far. */
 static void seal(void) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < fence_count; i++) {
@@ -38,7 +38,7 @@ static void seal(void) {
     }
 }
 
-/* Unmaps every array, after a look at the canaries on the side where there is no guard page. */
+/* Check the canaries on the side without a guard page, then unmap every array. */
 static void release(void) {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     while (fence_count > 0) {

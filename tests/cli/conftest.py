@@ -1,4 +1,4 @@
-"""The command line in this process, and pictures for it."""
+"""Run the command line in this process, on made-up pictures."""
 
 import numpy as np
 import PIL.Image
@@ -12,7 +12,7 @@ NAMES = ["a.png", "b.JPG", "sub/c.bmp", "sub/deep/d.webp"]
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """Four readable pictures, and files that a search leaves out."""
+    """Four readable pictures, and files that a search skips."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.RandomState(3)
     (folder / "sub" / "deep").mkdir(parents=True)

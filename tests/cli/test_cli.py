@@ -183,7 +183,7 @@ class TestEmbed:
         output = tmp_path / f"f{suffix}"
         output.write_text("kept")
         result = run("embed", pictures, "--batch-size", 1, "-o", output, "--force", code=130)
-        assert result.stderr == "interrupted; nothing was written\n"
+        assert result.stderr == f"interrupted; {output} was not written\n"
         gc.collect()
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
         assert output.read_text() == "kept"

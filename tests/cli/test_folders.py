@@ -15,7 +15,8 @@ from processes import run as run_program
 from processes import start
 
 from fastmnv2 import cli, image
-from fastmnv2.image import jobs
+from fastmnv2.core.atomic import locked
+from fastmnv2.image import parts
 
 pytest.importorskip("pyarrow")
 
@@ -68,7 +69,7 @@ def check(rows, paths, model):
 
 
 def test_parts_and_rows(run, tmp_path, model, monkeypatch):
-    monkeypatch.setattr(jobs, "PART_ROWS", 10)
+    monkeypatch.setattr(parts, "PART_ROWS", 10)
     pictures = make(tmp_path / "pictures", 25)
     out = tmp_path / "out"
     summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json").stdout)
@@ -78,7 +79,7 @@ def test_parts_and_rows(run, tmp_path, model, monkeypatch):
 
 
 def test_new_changed_and_gone(run, tmp_path, model, monkeypatch):
-    monkeypatch.setattr(jobs, "PART_ROWS", 10)
+    monkeypatch.setattr(parts, "PART_ROWS", 10)
     pictures, out = make(tmp_path / "pictures", 25), tmp_path / "out"
     run("embed", pictures, "-o", f"{out}/")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -148,7 +149,7 @@ def test_lists_from_pipes_and_files(run, tmp_path, model):
 def test_two_writers_at_once(run, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     out.mkdir()
-    with jobs._locked(out):
+    with locked(out):
         assert "another process is writing" in run("embed", pictures, "-o", f"{out}/", code=1).stderr
     run("embed", pictures, "-o", f"{out}/")
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Pages whose lines stand for themselves. tests/api/test_recipes.py runs those of docs/clusters.md.
 PAGES = {"README.md": 1, "docs/learning.md": 3, "docs/pictures.md": 1, "docs/weights.md": 2}
-NOT_MADE = ("keras_model.h5", "mobilenet_v2_1.0_224")  # files of the table that `place` does not hold
+NOT_MADE = "mobilenet_v2_1.0_224"  # Hugging Face's, which `place` does not hold
 ELSEWHERE = ("pip install", "RAY_ADDRESS=")  # .ci/run runs the first, tests/api/test_ray.py the second
 
 
@@ -51,6 +51,11 @@ def place(tmp_path_factory):
     network.save_weights(folder / "mobilenet.weights.h5")
     network.save_weights(folder / "mine.weights.h5")
     keras.Model(network.input, keras.layers.Dense(3, "softmax")(network.output)).save(folder / "mine.keras")
+    layers = keras.layers
+    network = keras.applications.MobileNetV2((224, 224, 3), alpha=0.35, include_top=False, weights=None)
+    body = keras.Sequential([network, layers.GlobalAveragePooling2D()])
+    head = keras.Sequential([layers.Dense(100, "relu"), layers.Dense(3, "softmax", use_bias=False)])
+    keras.Sequential([keras.Input((224, 224, 3)), body, head]).save(folder / "keras_model.h5")  # Teachable Machine's
     rng = np.random.RandomState(0)
     for number in range(24):
         picture = rng.randint(0, 120, (96, 96, 3)).astype(np.uint8)
@@ -115,14 +120,15 @@ def test_the_lines_of_a_page(name, names, monkeypatch):
         assert [Path(path).name for path in names["paths"]] == [f"{number:02d}.png" for number in range(24)]
 
 
+@pytest.mark.slow
 def test_every_file_of_the_readmes_table(names, monkeypatch):
     """A line for each file that people hold; each gives a model that takes pictures."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")
     lines = re.findall(r"^\| .* \| `(model = .*)` \|$", page("README.md"), re.MULTILINE)
     assert len(lines) == 11
     for line in lines:
-        if not any(name in line for name in NOT_MADE):
-            run(line, names)
+        if NOT_MADE not in line:
+            run_lines(line, names)
             features = names["model"].embed_images(names["paths"][:2])
             assert np.isfinite(features).all(), line
 

@@ -1,4 +1,4 @@
-"""Computes while library argv[2] does, which has an OpenMP runtime of its own, loaded "before" ours or "after" it."""
+"""Compute at the same time as library argv[2], whose own OpenMP runtime is loaded "before" or "after" ours."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Features of the images in argv[3], saved to argv[2]; prints the instruction set."""
+"""Save the features of the images in argv[3] to argv[2]; print the instruction set."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Embeds pictures for ever, until Ctrl-C."""
+"""Embed pictures until Ctrl-C."""
 
 import itertools
 import signal

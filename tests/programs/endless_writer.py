@@ -1,4 +1,4 @@
-"""Writes feature files of other rows and paths to argv[1], one after the other, without end."""
+"""Write feature files with changing rows and paths to argv[1], forever."""
 
 import itertools
 import sys

@@ -1,4 +1,4 @@
-"""Loads the default weights, which are downloaded and kept; prints a sum of features."""
+"""Load the default weights, which are downloaded and cached; print a sum of features."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Children forked before and after another library's parallel region, by argv[2]; prints their exit codes.
+"""Fork children before and after another library's parallel region, by argv[2]; print their exit codes.
 
 "Python" forks as os.fork does, with Python's hooks; "C" as a C library does, without.
 """

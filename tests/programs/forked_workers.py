@@ -1,4 +1,4 @@
-"""Four children forked from a program whose other thread is computing; prints their exit codes."""
+"""Fork four children while another thread computes; print their exit codes."""
 
 import os
 import sys

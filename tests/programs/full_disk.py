@@ -1,4 +1,4 @@
-"""The command line where a file may have 3000 bytes: to a writer the same as a full disk."""
+"""The command line with a limit of 3000 bytes per file, which looks like a full disk to a writer."""
 
 import resource
 import signal

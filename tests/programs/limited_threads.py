@@ -1,4 +1,4 @@
-"""Embeds where threads can't be started: argv[2] names the limit. Prints how many threads each call left there."""
+"""Embed when threads can't be started; argv[2] names the limit. Print the number of threads after each call."""
 
 import os
 import resource
@@ -35,27 +35,27 @@ def mapped():
 
 
 def in_new_threads():
-    """One after the other, each with workers of its own, which end with it."""
+    """Run in new threads, one after the other. Each has its own workers, which end with it."""
     for _ in range(50):
         thread = threading.Thread(target=embed, args=[4])
         try:
             thread.start()
-        except RuntimeError:  # Python itself may not start one
+        except RuntimeError:  # even Python can't start one
             return
         thread.join()
 
 
 seen = []
-if limit.startswith("processes"):  # "processes 3": at most so many threads of this user
+if limit.startswith("processes"):  # "processes 3": at most 3 threads of this user
     if os.getuid() == 0:
-        os.setuid(54321)  # the superuser may start as many as it likes
+        os.setuid(54321)  # the limit does not apply to the superuser
     if "later" in limit:
         seen.append(embed(2))
     lower(resource.RLIMIT_NPROC, int(limit.split()[1]))
-elif limit.startswith("group"):  # the same with a control group
+elif limit.startswith("group"):  # the same by a control group
     with open(f"{limit.split()[1]}/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
-elif limit.startswith("memory"):  # "memory 20": so many MB more than now
+elif limit.startswith("memory"):  # "memory 20": at most 20 MB more than now
     lower(resource.RLIMIT_AS, mapped() + (int(limit.split()[1]) << 20))
 seen += [embed(count) for count in (2, 4, 2, 8, 3, 64)]
 in_new_threads()

@@ -1,6 +1,6 @@
-"""Load argv[1]; print seconds of processor time, megabytes of memory at its peak, and why it was refused."""
+"""Load argv[1]; print the processor time in seconds, the peak memory in megabytes, and why it was refused."""
 
-# What readers import takes memory that is not the file's: all of it comes before the first look.
+# Import what the readers import first, so that this memory is not counted for the file.
 import hashlib  # noqa: F401
 import re
 import resource

@@ -1,4 +1,4 @@
-"""Loads a file again and again, which its parent changes meanwhile."""
+"""Load a file repeatedly while the parent process changes it."""
 
 import contextlib
 import sys

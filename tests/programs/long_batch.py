@@ -11,7 +11,7 @@ import numpy as np
 
 import fastmnv2
 
-# A shell that runs tests in the background may have Ctrl-C ignored, and children inherit that.
+# A shell that runs tests in the background may ignore Ctrl-C, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 model = fastmnv2.load(sys.argv[1], threads=int(sys.argv[2]))
 few, images = np.zeros((100, 96, 96, 3), np.uint8), np.zeros((20000, 96, 96, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Features of the images in argv[2], saved to argv[3]; prints how many threads there are."""
+"""Save the features of the images in argv[2] to argv[3]; print the number of threads."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Prints by how many bytes the process's memory grew at most while it embedded a picture several times."""
+"""Print the peak growth of the process's memory, in bytes, while it embeds a picture several times."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ def status(what):
     return int(line.split()[1]) * 1024
 
 
-Path("/proc/self/clear_refs").write_text("5")  # the most that it had until now, or its parent, is forgotten
+Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, which may be the parent's
 before = status("VmRSS")
 model.embed_images([path] * 3, threads=1, method=method)
 print(status("VmHWM") - before)

@@ -1,4 +1,4 @@
-"""Reads argv[1] as a user who may read little; prints why it can't be read."""
+"""Read argv[1] as a user without permission; print the error."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The command line with a model that takes a minute."""
+"""The command line with a model that takes a minute per call."""
 
 import signal
 import time
@@ -6,7 +6,7 @@ import time
 import fastmnv2
 from fastmnv2.cli import main
 
-# A shell that runs tests in the background may have Ctrl-C ignored, nohup SIGHUP, and children inherit that.
+# A background shell may ignore Ctrl-C, nohup ignores SIGHUP, and their children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

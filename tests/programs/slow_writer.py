@@ -1,4 +1,4 @@
-"""The command line, which waits where it would write to the disk what is complete, before it renames it."""
+"""The command line, with a pause between completing the temporary file and renaming it."""
 
 import os
 import time

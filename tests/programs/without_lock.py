@@ -1,4 +1,4 @@
-"""Sixteen threads that share models and load some, on a Python without the interpreter lock."""
+"""Sixteen threads that share and load models, on a Python without the GIL."""
 
 import concurrent.futures
 import sys

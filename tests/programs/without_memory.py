@@ -1,4 +1,4 @@
-"""Loading and every kind of call, with the n-th allocation failing, for every n: argv[2] names whose allocations."""
+"""Load and make every kind of call while the n-th allocation fails, for every n; argv[2] names the allocator."""
 
 import ctypes
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import fastmnv2
 from fastmnv2.core import threads
 
-threads.usable = lambda: 64  # whatever this machine has
+threads.usable = lambda: 64  # regardless of this machine
 path, whose = sys.argv[1:]
 images = np.random.RandomState(0).rand(5, 96, 96, 3).astype(np.float32)
 shared = fastmnv2.load(path)
@@ -50,5 +50,5 @@ if whose == "core":
 else:
     import _testcapi
 
-    # Not endpoints: they make a generator, which CPython 3.12 and 3.13 do not survive when there is no memory for it.
+    # Not endpoints: they create a generator, and CPython 3.12 and 3.13 crash if there is no memory for one.
     check("shared", lambda n: _testcapi.set_nomemory(n, n + 1), _testcapi.remove_mem_hooks)

@@ -1,4 +1,4 @@
-"""Resizes, and prints why the picture argv[1] can't be read."""
+"""Resize an array, and print why the picture argv[1] can't be read."""
 
 import sys
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmnv2.core import head
 from fastmnv2.core.atomic import writing
@@ -34,7 +35,7 @@ from fastmnv2.weights.tensors import Folded, Source
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse,
 _WITH_NETWORK = "3"  # and of those of another network than 0.75/96, which may have a head, too
-_HEADER_LIMIT = 256 << 10  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
+_HEADER_LIMIT = 1 << 20  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
 _ALIGN = 64
 
 _WIDEST_SHAPES = shapes(of(WIDEST, *DEFAULT.size).layers, folded=True)
@@ -43,7 +44,25 @@ _TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all."""
+    """Write ``folded`` to ``path``, whole or not at all.
+
+    Raises:
+        WeightsError: what it says of itself, such as names of classes, is too long for the format.
+    """
+    text, arrays = _header(folded)
+    with writing(Path(path)) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays:
+            file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+
+
+def check(folded: Folded) -> None:
+    """WeightsError if ``write`` would refuse it."""
+    _header(folded)
+
+
+def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
+    """The header, and the arrays in their order."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -78,10 +97,13 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
-    with writing(Path(path)) as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in list(header)[1:]:
-            file.write(arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False).tobytes())
+    if len(text) > _HEADER_LIMIT:
+        names = len(json.dumps(folded.head.classes)) if folded.head else 0
+        raise WeightsError(
+            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, {names} of them for names of "
+            "classes: shorter names fit"
+        )
+    return text, [arrays[name] for name in list(header)[1:]]
 
 
 def precision_of(path: Path) -> str:

@@ -1,0 +1,53 @@
+"""Names of pictures: which are URLs, and the key under which a folder of parts stores each.
+
+The key of a file is its absolute path, so that a job gives the same keys in every working directory. Links in the path
+are not resolved. A path that is not text (bytes that are not UTF-8) becomes a file URL, in which these bytes are
+percent-encoded: no other picture has that key. The key of a URL is the URL.
+"""
+
+import os
+from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
+
+_FILE = "file://"
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a URL that fsspec fetches, or a data URL."""
+    return "://" in name or name.startswith("data:")
+
+
+def local(name: str) -> str | None:
+    """The path that a name stands for on this machine, None for a URL of elsewhere."""
+    if name.startswith(_FILE + "/"):  # as fsspec reads it: nothing in it is an escape
+        return name[len(_FILE) :]
+    return None if is_url(name) else name
+
+
+def key(name: str) -> str:
+    """The key of a picture."""
+    place = local(name)
+    if place is None:
+        return name if _is_text(name) else quote(os.fsencode(name), safe=":/?#[]@!$&'()*+,;=%")
+    path = Path(place).absolute()
+    return str(path) if _is_text(str(path)) else path.as_uri()
+
+
+def path_of(key: str) -> str | None:
+    """The path that a key stands for, None for a URL."""
+    if key.startswith(_FILE):  # a file URL that a user gave is stored as a path
+        return os.fsdecode(unquote_to_bytes(key[len(_FILE) :]))
+    return local(key)
+
+
+def text(value: str) -> str:
+    """A value as UTF-8 can store it: lone surrogates are escaped."""
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,152 @@
+"""What the command line is given: lists in several encodings, links, URLs, names of one file twice; and its help."""
+
+import os
+import re
+import subprocess
+import sys
+
+import click
+import numpy as np
+import PIL.Image
+import pytest
+
+from fastmnv2 import cli
+from fastmnv2.image.find import find
+from fastmnv2.image.given import read_names
+
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="symbolic links and odd names")
+NAMES = ["a.png", "naïve 猫.png", "c d.png"]
+
+
+class Trickle:
+    """A file that gives a few bytes at a time, as pipes do."""
+
+    def __init__(self, data, step):
+        self.data, self.step = data, step
+
+    def read1(self, _size):
+        chunk, self.data = self.data[: self.step], self.data[self.step :]
+        return chunk
+
+
+@pytest.mark.parametrize("step", [1, 3, 100_000])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\0"])
+def test_lists_in_every_encoding(step, encoding, ending):
+    bom = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    data = bom + (ending.join(NAMES) + ending).encode(encoding)
+    assert list(read_names(Trickle(data, step), pytest.fail, null=ending == "\0")) == NAMES
+
+
+def test_names_in_lists_that_are_none():
+    skipped = []
+    data = b"a.png\0b.png\nc.png\n" + b"x" * 70_000 + b"\n" + b"y" * 200_000 + b"\nd.png"
+    for step in (1000, 1 << 20):
+        skipped.clear()
+        found = list(read_names(Trickle(data, step), lambda *what: skipped.append(what), null=False))
+        assert found == ["c.png", "d.png"]
+        assert [re.sub(r"(.)\1+", r"\1", name) for name, _ in skipped] == ["a.png\0b.png", "x…", "y…"]
+        assert "-0 reads names" in skipped[0][1]
+
+
+@POSIX
+def test_bytes_that_are_no_utf8_stay_as_they_are():
+    assert list(read_names(Trickle(b"a\xff.png\n\xe9", 2), pytest.fail, null=False)) == [
+        os.fsdecode(b"a\xff.png"),
+        os.fsdecode(b"\xe9"),
+    ]
+
+
+@POSIX
+@pytest.mark.parametrize("command", ["embed", "classify"])
+def test_linked_folders(run, pictures, tmp_path, command):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    os.symlink(pictures / "sub", tmp_path / "in" / "link")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "deep" / "circle")
+    (tmp_path / "in" / "a.png").write_bytes((pictures / "a.png").read_bytes())
+
+    def result(*options):
+        output = ["-o", tmp_path / "f.npz", "--force"] if command == "embed" else ["--top", 1]
+        return run(command, tmp_path / "in", *options, *output)
+
+    said = result()
+    assert "2 linked folders left out (--follow-links searches them)" in said.stderr
+    assert "features of 1 picture" in said.stderr or said.stdout.count("\n") == 1
+    said = result("--follow-links")
+    assert "left out" not in said.stderr
+    assert "features of 3 pictures" in said.stderr or said.stdout.count("\n") == 3
+
+
+def test_urls_are_arguments_too(tmp_path):
+    skipped = []
+    found = find(["https://x.example/a.png", "data:image/png;base64,AA"], lambda *what: skipped.append(what))
+    assert found.paths == ["data:image/png;base64,AA", "https://x.example/a.png"]
+    assert not skipped
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1"])
+def test_output_that_can_t_be_encoded_is_escaped(pictures, tmp_path, encoding):
+    (tmp_path / "猫.png").write_bytes((pictures / "a.png").read_bytes())
+    (tmp_path / "broken猫.png").write_bytes(b"\x89PNG")
+    command = [sys.executable, "-m", "fastmnv2", "classify", str(tmp_path), "--weights", "untrained", "--top", "1"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=120)
+    assert b"\\u732b.png" in done.stdout
+    assert b"broken\\u732b.png" in done.stderr
+
+
+def test_one_file_for_two_purposes(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.csv").write_text("a.png\n")
+    says = "name the same file"
+    assert says in run("embed", "--from", "x.csv", "-o", "./x.csv", "--force", code=2).stderr
+    for report in ("m.safetensors", "./m.safetensors", tmp_path / "m.safetensors"):
+        assert says in run("train", pictures, "-o", "m.safetensors", "--report", report, code=2).stderr
+    assert says in run("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
+    quantize = ("quantize", "untrained", "q.safetensors", "--calibrate", pictures)
+    assert says in run(*quantize, "--plot", "q.safetensors", code=2).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def commands():
+    context = click.Context(cli.cli)
+    return [cli.cli, *(cli.cli.get_command(context, name) for name in cli.cli.list_commands(context))]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
+def test_every_option_is_explained(command):
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help, option.name
+    with click.Context(command, info_name="fastmnv2") as context:
+        text = command.get_help(context)
+    assert "Examples:" in text
+    assert max(map(len, text.splitlines())) <= 100
+    for line in text.split("Examples:")[1].splitlines():
+        words = line.split()
+        for number, word in enumerate(words):
+            if word == "fastmnv2":  # the examples are true: such commands and options there are
+                found = cli.cli.get_command(context, words[number + 1])
+                known = {name for option in found.params for name in (*option.opts, *option.secondary_opts)}
+                assert {part for part in words[number + 2 :] if part.startswith("-") and part != "-"} <= known
+
+
+def test_pictures_of_alpha(run, tmp_path):
+    """Decoding options of the command line are those of the library."""
+    from fastmnv2.cli.common import DECODING
+    from fastmnv2.image.decode import Options
+
+    names = {option.name for option in click.Command("x", params=_params(DECODING)).params}
+    fields = set(Options.__dataclass_fields__)
+    assert names == fields - {"size"}
+    PIL.Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(tmp_path / "a.png")
+    run("embed", tmp_path / "a.png", "-o", tmp_path / "f.npy")
+
+
+def _params(options):
+    def nothing():
+        pass
+
+    for option in options:
+        option(nothing)
+    return nothing.__click_params__
