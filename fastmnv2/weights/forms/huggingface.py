@@ -20,7 +20,8 @@ from fastmnv2.core.head import LIMIT as HEAD_LIMIT
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.forms import checkpoint, native
+from fastmnv2.weights.forms import native
+from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source, Tensors, range_of
 
 SCHEME = "hf://"
@@ -165,7 +166,7 @@ def _source(
     arrays = _arrays(path, origin)
     tensors: Tensors = {}
     for name, values in arrays.items():
-        plain = checkpoint.slim_name(name)
+        plain = slim_name(name)
         if plain is not None:
             tensors[plain] = values
         elif found := _NAME.fullmatch(name):
