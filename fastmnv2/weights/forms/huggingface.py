@@ -167,8 +167,8 @@ def _source(
     tensors: Tensors = {}
     for name, values in arrays.items():
         plain = slim_name(name)
-        if plain is not None:
-            tensors[plain] = values
+        if plain is not None and (not plain.endswith("/biases") or plain == DEFAULT.logits.biases_name):
+            tensors[plain] = values  # as trained: folded ones are those of a native file that lost what it says
         elif found := _NAME.fullmatch(name):
             scope = _scope(found)
             tensors[_tensor_name(scope, found)] = _slim_layout(values, scope) if found["kernel"] else values
