@@ -35,7 +35,6 @@ static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_k
 
 fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
                             fm_model **result) {
-    if (!fm_network_supported(network)) return FM_UNSUPPORTED;
     const fm_int8_kernels *kernels = fm_int8_table(isa);
     fm_int8_model *model = calloc(1, sizeof *model);
     if (!model) return FM_NO_MEMORY;

@@ -34,7 +34,7 @@ static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *need
 
 fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
     fm_plan plan = {.needs = *needs, .group = GROUP, .first_grouped = FM_BLOCKS};
-    plan.image_row = (size_t)(network->width + needs->padding) * (size_t)network->colours;
+    plan.image_row = (size_t)(network->width + 2 * needs->padding) * (size_t)network->colours;
     plan.map = (size_t)network->classes + SPARE_COLUMNS; /* the logits are computed in one */
 
     for (int b = FM_BLOCKS - 1; b >= 0; b--) {
