@@ -68,13 +68,15 @@ class Case(NamedTuple):
 
 
 class Worker:
-    """An engine's process, stopped unless it is asked something."""
+    """An engine's process, stopped unless it is asked something. ``threads``: 0 for the engine's default."""
 
     def __init__(self, peer: str, threads: int, models: Path, cpus: set[int]) -> None:
         self.threads = threads
         pinned = ",".join(map(str, sorted(cpus)))
         command = [sys.executable, str(Path(__file__).with_name("worker.py")), peer, str(threads), str(models), pinned]
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+        if threads:
+            environment["OMP_NUM_THREADS"] = str(threads)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

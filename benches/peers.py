@@ -20,7 +20,8 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Peer(NamedTuple):
-    """An engine: which distribution it comes in, and how to make it run ``batch`` images on ``threads``."""
+    """An engine: which distribution it comes in, and how to make it run ``batch`` images on ``threads`` (0: its own
+    choice)."""
 
     distribution: str
     make: Callable[[Path, int, int], Run]
@@ -62,13 +63,13 @@ def make_models(folder: Path, weights: str, formats: set[str]) -> None:
 
 
 def _fastmnv2(folder: Path, threads: int, batch: int) -> Run:
-    model = fastmnv2.load(folder / "native.safetensors", threads=threads)
+    model = fastmnv2.load(folder / "native.safetensors", threads=threads or None)
     return model.embed
 
 
 def _int8(name: str) -> Callable[[Path, int, int], Run]:
     def make(folder: Path, threads: int, batch: int) -> Run:
-        return fastmnv2.load(folder / name, threads=threads, precision="int8").embed
+        return fastmnv2.load(folder / name, threads=threads or None, precision="int8").embed
 
     return make
 
@@ -77,7 +78,7 @@ def _litert_google(folder: Path, threads: int, batch: int) -> Run:
     """To the pool, which is our features: uint8 in and out, one image at a time, for its RESHAPE takes no more."""
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(folder / "google.tflite"), num_threads=threads)
+    interpreter = Interpreter(str(folder / "google.tflite"), num_threads=threads or None)
     interpreter.allocate_tensors()
     source = interpreter.get_input_details()[0]["index"]
     ops = interpreter._get_ops_details()
@@ -98,7 +99,7 @@ def _litert_google(folder: Path, threads: int, batch: int) -> Run:
 def _litert(folder: Path, threads: int, batch: int, name: str = "network.tflite") -> Run:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(folder / name), num_threads=threads)
+    interpreter = Interpreter(str(folder / name), num_threads=threads or None)
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
     interpreter.resize_tensor_input(source, [batch, 96, 96, 3])

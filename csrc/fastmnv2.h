@@ -100,6 +100,10 @@ uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
  * threads don't get a processor each. */
 double fm_ping_ticks(void);
 
+/* For measurements: how many calls of this process so far stopped sharing an image among threads, because something
+ * else ran in place of one. Calls with fewer images than threads then take fewer for a while, up to two seconds. */
+unsigned long fm_late_teams(void);
+
 /* ---- models -------------------------------------------------------------------------------- */
 
 typedef struct fm_model fm_model;

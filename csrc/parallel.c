@@ -6,6 +6,7 @@
 #include "cpu.h"
 #include "fastmnv2.h"
 #include "fpenv.h"
+#include "patience.h"
 #include "pool.h"
 
 #if defined(FM_X86)
@@ -46,23 +47,40 @@ static void work_in_mode(fm_team team, void (*work)(fm_team team, void *job), vo
     fm_fpenv_leave(saved);
 }
 
+#ifdef _OPENMP
+static void barrier_init(fm_barrier *barrier, int threads) {
+    atomic_int *const flags[] = {&barrier->present, &barrier->start, &barrier->crowded, &barrier->absent,
+                                 &barrier->waited};
+    for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) atomic_init(flags[i], 0);
+    atomic_init(&barrier->ends, 0);
+    for (int i = 0; i < threads; i++) {
+        atomic_init(&barrier->ranks[i].arrivals, 0);
+        atomic_init(&barrier->ranks[i].cpu, -1);
+    }
+}
+
+/* Teams that never waited for each other tell nothing, unless not even all came. */
+static void report(const fm_barrier *barrier, int size) {
+    const int absent = atomic_load(&barrier->absent), late = absent || atomic_load(&barrier->ends);
+    if (absent || atomic_load(&barrier->ranks[0].arrivals)) fm_team_ended(size, late);
+}
+#endif
+
 void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) {
 #ifdef _OPENMP
     threads = fm_pool_ask(threads);
     if (threads > 1) {
         fm_barrier barrier;
-        atomic_init(&barrier.crowded, 0);
-        for (int i = 0; i < threads; i++) {
-            atomic_init(&barrier.ranks[i].arrivals, 0);
-            atomic_init(&barrier.ranks[i].cpu, -1);
-        }
+        int size = 0;
+        barrier_init(&barrier, threads);
 #pragma omp parallel num_threads(threads)
         {
             const fm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier};
-            if (team.rank == 0) fm_pool_begun(team.size);
+            if (team.rank == 0) fm_pool_begun(size = team.size);
             else fm_pool_joined();
             work_in_mode(team, work, job);
         }
+        report(&barrier, size);
         return;
     }
 #endif
@@ -70,35 +88,65 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
     work_in_mode((fm_team){0, 1, NULL}, work, job);
 }
 
-/* Counts this thread's arrival, and waits for the others': spinning at first, then letting others run each time. */
-static void meet(fm_team team, int spins, void (*let_run)(void)) {
-    const unsigned now =
-        1 + atomic_fetch_add_explicit(&team.barrier->ranks[team.rank].arrivals, 1, memory_order_release);
+/* Counts this thread's arrival, and waits for the others': spinning at first, then letting others run each time. A call
+ * has some thirty of these a few microseconds apart, so waiting is spinning: OpenMP's own barrier takes six times as
+ * long (two cores, Zen 4). With more threads than processors the others need to be let in. Returns how many meetings
+ * there have been.
+ *
+ * A thread that something else runs in place of is noticed by both: another has waited for long, and it has itself been
+ * idle for long since it began, which tells it from one that has more to do. It says so before it arrives, so that all
+ * know when they leave. */
+static unsigned meet(fm_team team) {
+    enum { SPINS = 2000 }; /* tens of microseconds */
+    fm_barrier *barrier = team.barrier;
+    const unsigned met = 1 + atomic_load_explicit(&barrier->ranks[team.rank].arrivals, memory_order_relaxed);
+    if (atomic_load_explicit(&barrier->waited, memory_order_relaxed) &&
+        fm_idle_time() - barrier->ranks[team.rank].idle_time > FM_PATIENCE) {
+        atomic_store(&barrier->ends, met);
+    }
+    atomic_store_explicit(&barrier->ranks[team.rank].arrivals, met, memory_order_release);
+    int64_t since = 0;
     for (int i = 0; i < team.size; i++) {
-        const atomic_uint *other = &team.barrier->ranks[i].arrivals;
+        const atomic_uint *other = &barrier->ranks[i].arrivals;
         /* The difference is signed, so that another's next arrival counts as this one, too. */
-        for (int spun = 0; (int)(atomic_load_explicit(other, memory_order_acquire) - now) < 0; spun++) {
-            if (spun < spins) pause_briefly();
-            else let_run();
+        for (int spun = 0; (int)(atomic_load_explicit(other, memory_order_acquire) - met) < 0; spun++) {
+            if (spun < SPINS) {
+                pause_briefly();
+                continue;
+            }
+            let_others_run();
+            const int64_t now = fm_now();
+            if (!since) since = now;
+            else if (now - since > FM_PATIENCE) atomic_store(&barrier->waited, 1);
         }
     }
+    return met;
 }
 
-/* A call has some thirty of these a few microseconds apart, so waiting is spinning: OpenMP's own barrier takes six
- * times as long (two cores, Zen 4). With more threads than processors the others need to be let in. */
 void fm_wait(fm_team team) {
-    enum { SPINS = 2000 }; /* tens of microseconds */
-    if (team.size > 1) meet(team, SPINS, let_others_run);
+    if (team.size > 1) meet(team);
 }
 
-/* A thread that slept is often woken on the processor of the one that woke it, although another is idle (Linux guests:
- * idle virtual processors count as taken). There it waits for its turn while the other, spinning, waits for it, until
- * the system moves one after some milliseconds. So who does not find the others here soon goes to sleep, which lets
- * them in, and who comes and finds its processor taken leaves it. One image on two threads after 100 ms of rest:
- * 7.1 ms became 0.8, where one thread takes 0.95 and two take 0.36 without a rest (two cores of a Xeon). */
-int fm_spread(fm_team team) {
-    enum { SPINS = 100 }; /* a few microseconds */
-    if (team.size == 1) return 1;
+int fm_wait_or_end(fm_team *team) {
+    if (team->size == 1) return 1;
+    const unsigned met = meet(*team), ends = atomic_load(&team->barrier->ends);
+    if (!ends || met < ends) return 1;
+    const int first = team->rank == 0;
+    *team = (fm_team){0, 1, NULL};
+    return first;
+}
+
+/* ---- the beginning of a team ------------------------------------------------------------------------ */
+
+enum { UNSETTLED, TOGETHER, ALONE }; /* fm_barrier.start */
+
+static int settle(fm_barrier *barrier, int start) {
+    int unsettled = UNSETTLED;
+    return atomic_compare_exchange_strong(&barrier->start, &unsettled, start);
+}
+
+/* Moves this thread off a processor that another of its team has; says so where that can't be done. */
+static void take_processor(fm_team team) {
     int cpus[FM_MAX_THREADS], taken = 0;
     for (int pass = 0; pass < 2; pass++) {
         const int mine = fm_current_cpu();
@@ -112,6 +160,33 @@ int fm_spread(fm_team team) {
         else break;
     }
     if (taken) atomic_store(&team.barrier->crowded, 1);
-    meet(team, SPINS, sleep_briefly);
-    return !atomic_load(&team.barrier->crowded);
+}
+
+/* A thread that slept is often woken on the processor of the one that woke it, although another is idle (Linux guests:
+ * idle virtual processors count as taken). There it waits for its turn while the other, spinning, waits for it, until
+ * the system moves one after some milliseconds. So who does not find the others here soon goes to sleep, which lets
+ * them in, and who comes and finds its processor taken leaves it. One image on two threads after 100 ms of rest:
+ * 7.1 ms became 0.8, where one thread takes 0.95 and two take 0.36 without a rest (two cores of a Xeon). Where
+ * something else keeps a thread from coming, the first one begins alone, and those who come later leave. */
+int fm_spread(fm_team team) {
+    enum { SPINS = 100 }; /* a few microseconds */
+    fm_barrier *barrier = team.barrier;
+    if (team.size == 1) return 1;
+    take_processor(team);
+    if (atomic_fetch_add(&barrier->present, 1) == team.size - 1) {
+        settle(barrier, atomic_load(&barrier->crowded) ? ALONE : TOGETHER);
+    }
+    int64_t since = 0;
+    for (int spun = 0; atomic_load_explicit(&barrier->start, memory_order_acquire) == UNSETTLED; spun++) {
+        if (spun < SPINS) {
+            pause_briefly();
+            continue;
+        }
+        sleep_briefly();
+        const int64_t now = team.rank == 0 ? fm_now() : 0;
+        if (!since) since = now;
+        else if (now - since > FM_PATIENCE && settle(barrier, ALONE)) atomic_store(&barrier->absent, 1);
+    }
+    barrier->ranks[team.rank].idle_time = fm_idle_time();
+    return atomic_load(&barrier->start) == TOGETHER;
 }

@@ -3,6 +3,7 @@
 #define FM_PARALLEL_H
 
 #include <stdatomic.h>
+#include <stdint.h>
 
 enum { FM_MAX_THREADS = 64 };
 
@@ -12,9 +13,15 @@ enum { FM_MAX_THREADS = 64 };
 typedef struct fm_barrier {
     struct {
         _Alignas(128) atomic_uint arrivals;
-        atomic_int cpu; /* where it began; -1 until it has */
+        atomic_int cpu;    /* where it began; -1 until it has */
+        int64_t idle_time; /* what it was when it began */
     } ranks[FM_MAX_THREADS];
-    atomic_int crowded; /* two threads on one processor */
+    _Alignas(128) atomic_int present; /* how many have begun */
+    atomic_int start;                 /* whether they work together, once that is settled */
+    atomic_int crowded;               /* two threads on one processor */
+    atomic_int absent;                /* not all came in time */
+    atomic_int waited;                /* one has waited for long */
+    atomic_uint ends;                 /* the meeting that ends the team; 0: none does yet */
 } fm_barrier;
 
 /* The threads that work on something together, and this one's place among them. */
@@ -30,8 +37,17 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
 /* All of a team wait for each other here. */
 void fm_wait(fm_team team);
 
+/* The same, where a team may end: if the system let something else run for long in place of one of them, the first
+ * goes on alone, as a team of one, and the others are told 0 and leave. */
+int fm_wait_or_end(fm_team *team);
+
+/* How many of `threads` a team that will wait for each other should have now: fewer for a while after one of the last
+ * teams had to end. */
+int fm_team_limit(int threads);
+
 /* To be called by all of a team that is going to wait for each other: spreads it over processors of its own. Returns
- * whether each has one; else they would keep each other from what they wait for, and one thread is faster alone. */
+ * whether each has come and has one; else they would keep each other from what they wait for, and the first thread is
+ * faster alone. */
 int fm_spread(fm_team team);
 
 /* A thread's share of `count` things begins here; it ends where the next rank's begins. */

@@ -109,6 +109,7 @@ cdef extern from "fastmnv2.h" nogil:
     void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
     int fm_openmp()
     int fm_max_threads()
+    unsigned long fm_late_teams()
     void fm_watch_forks()
 
 
@@ -199,6 +200,11 @@ def images_in_a_moment(str isa):
 def max_threads():
     """OpenMP's present limit for the calling thread; 1 without OpenMP, and in a thread that a fork left alone."""
     return fm_max_threads()
+
+
+def late_teams():
+    """How many calls of this process so far stopped sharing an image because one of their threads was kept waiting."""
+    return fm_late_teams()
 
 
 def affinity_cpus():

@@ -9,6 +9,7 @@ import pytest
 from build_c import FLAGS, ISAS, OBJECTS, ROOT, SANITIZERS, Sanitized, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
+HELD_BACK = ["clock_gettime", "fm_spread", "fm_wait", "fm_wait_or_end", "fm_current_cpu"]  # check_teams.c has its own
 OPENMP = "-fopenmp"  # the quick programs' one flag, so that they share one core
 
 
@@ -109,6 +110,12 @@ def test_failing_allocations_and_many_calls(tmp_path):
     for what in ("memory", "threads", "rested"):
         run_checks(program, what)
     run_checks(program, "soak", "3000")
+
+
+def test_a_thread_that_is_held_back(tmp_path):
+    """At every meeting of a call, on a clock of the test's own: the same bits, from one thread until it is back."""
+    wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
+    assert ": 0 failures" in run_checks(build(tmp_path, "check_teams.c", OPENMP, f"-Wl,{wraps}"))
 
 
 @pytest.mark.slow

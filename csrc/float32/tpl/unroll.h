@@ -8,6 +8,22 @@
 #define FM_UNROLL
 #endif
 
+/* A loop that stays one, although what is in it is unrolled. */
+#if defined(__clang__)
+#define FM_ROLLED _Pragma("clang loop unroll(disable)")
+#elif defined(__GNUC__)
+#define FM_ROLLED _Pragma("GCC unroll 1")
+#else
+#define FM_ROLLED
+#endif
+
+/* No load is moved across this: gcc 12 would load for several steps of a tile at once, and spill the accumulators. */
+#if defined(__GNUC__)
+#define FM_STEP_ENDS() __asm__("" ::: "memory")
+#else
+#define FM_STEP_ENDS() (void)0
+#endif
+
 /* Always, for the vocabulary too: gcc 12 takes a function that only prefetches for one without effect, and
  * drops the calls that it has not yet inlined. */
 #if defined(_MSC_VER)

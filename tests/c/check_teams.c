@@ -1,0 +1,203 @@
+/* Teams with a thread that is held back, on a clock of the checks' own: how busy the machine is does not matter. The
+ * linker sends the core's calls of clock_gettime, fm_spread, fm_wait, fm_wait_or_end and fm_current_cpu here.
+ *
+ *   check_teams            all of it; "skipped" where no second thread can be had
+ *   check_teams ISA        the same on this instruction set */
+#define _GNU_SOURCE
+#include <sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "fastmnv2.h"
+#include "made_models.h"
+#include "parallel.h"
+#include "patience.h"
+
+enum { THREADS = 2, MOST_FEATURES = 1280 };
+
+static int failures;
+
+static void expect(int good, const char *what) {
+    if (good) return;
+    printf("FAIL %s\n", what);
+    failures++;
+}
+
+/* ---- the clock: it stands still until a check moves it ---- */
+
+static _Atomic int64_t nanoseconds = 1;
+static _Thread_local int64_t held_for; /* of these, the calling thread did not run */
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
+    const int64_t now = atomic_load(&nanoseconds) - (clock == CLOCK_THREAD_CPUTIME_ID ? held_for : 0);
+    *time = (struct timespec){.tv_sec = now / 1000000000, .tv_nsec = now % 1000000000};
+    return 0;
+}
+
+/* ---- who is held back, and where ---- */
+
+enum { NOWHERE = -1, AT_THE_START = 0 }; /* or at the n-th meeting */
+
+static struct {
+    int rank, meeting, works; /* it works meanwhile, instead of not running */
+} held = {.meeting = NOWHERE};
+
+static _Thread_local int meetings;
+static atomic_int teams; /* that began together */
+
+/* Until others have noticed. */
+static void hold_back(atomic_int *noticed) {
+    for (int turns = 0; !atomic_load(noticed) && turns < 100000; turns++) {
+        atomic_fetch_add(&nanoseconds, 1000000);
+        if (!held.works) held_for += 1000000;
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    }
+    expect(atomic_load(noticed), "a thread that waits notices");
+}
+
+static int is_held(fm_team team, int meeting) {
+    return team.size > 1 && held.meeting == meeting && held.rank == team.rank;
+}
+
+int __real_fm_spread(fm_team team);
+int __wrap_fm_spread(fm_team team);
+int __wrap_fm_spread(fm_team team) {
+    meetings = 0;
+    if (is_held(team, AT_THE_START)) hold_back(&team.barrier->start);
+    const int together = __real_fm_spread(team);
+    if (together && team.size > 1 && team.rank == 0) atomic_fetch_add(&teams, 1);
+    return together;
+}
+
+void __real_fm_wait(fm_team team);
+void __wrap_fm_wait(fm_team team);
+void __wrap_fm_wait(fm_team team) {
+    if (is_held(team, ++meetings)) hold_back(&team.barrier->waited);
+    __real_fm_wait(team);
+}
+
+int __real_fm_wait_or_end(fm_team *team);
+int __wrap_fm_wait_or_end(fm_team *team);
+int __wrap_fm_wait_or_end(fm_team *team) {
+    if (is_held(*team, ++meetings)) hold_back(&team->barrier->waited);
+    return __real_fm_wait_or_end(team);
+}
+
+/* All have processors of their own, wherever they run. */
+int __wrap_fm_current_cpu(void);
+int __wrap_fm_current_cpu(void) { return -1; }
+
+/* ---- checks ---- */
+
+static uint64_t want; /* of the model at hand */
+
+static uint64_t digest_of_one(const fm_model *model, int threads) {
+    float features[MOST_FEATURES];
+    memset(features, 0xff, sizeof features);
+    run(model, FM_FLOAT32, 0, 1, threads, features);
+    return fnv1a(0xcbf29ce484222325u, features, features_each * sizeof *features);
+}
+
+static void embed_one(const fm_model *model) { expect(digest_of_one(model, THREADS) == want, "the same bits"); }
+
+/* The pause is over, and forgotten. */
+static void calm_down(void) {
+    atomic_fetch_add(&nanoseconds, 10000000000);
+    for (int i = 0; i < 200; i++) fm_team_ended(THREADS, 0);
+}
+
+/* A call in which that thread is held back there gives the same bits; the next one takes one thread, after a pause
+ * both again. */
+static void check_held(const fm_model *model, int rank, int meeting) {
+    calm_down();
+    const unsigned long late = fm_late_teams();
+    const int before = atomic_load(&teams);
+    held.rank = rank;
+    held.meeting = meeting;
+    embed_one(model);
+    held.meeting = NOWHERE;
+    expect(fm_late_teams() == late + 1, "a thread that is held back is missed");
+    embed_one(model);
+    expect(atomic_load(&teams) == before + (meeting != AT_THE_START), "no team in the pause");
+    atomic_fetch_add(&nanoseconds, 40000000);
+    embed_one(model);
+    expect(atomic_load(&teams) == before + 1 + (meeting != AT_THE_START), "a team after the pause");
+    expect(fm_late_teams() == late + 1, "a thread that is not held back is not missed");
+}
+
+static void check_calls(const fm_model *model) {
+    atomic_store(&teams, 0);
+    embed_one(model);
+    const int last = meetings; /* of rank 0, which is this thread */
+    if (atomic_load(&teams) == 0) {
+        printf("skipped: no second thread\n");
+        return;
+    }
+    expect(last > 20, "threads meet in a call");
+    check_held(model, 1, AT_THE_START); /* the first thread begins without the other, but not the other way round */
+    for (int meeting = 1; meeting <= last; meeting++) {
+        for (int rank = 0; rank < THREADS; rank++) check_held(model, rank, meeting);
+    }
+}
+
+/* Who has more to do than the other is waited for. */
+static void check_unequal(const fm_model *model) {
+    calm_down();
+    const unsigned long late = fm_late_teams();
+    held.works = 1;
+    held.rank = 1;
+    held.meeting = 3;
+    embed_one(model);
+    held.works = 0;
+    held.meeting = NOWHERE;
+    expect(fm_late_teams() == late, "a thread that works is not missed");
+    expect(fm_team_limit(THREADS) == THREADS, "no pause after it");
+}
+
+/* Teams get half as large for a while, the longer the more often; good ones make that forgotten. */
+static void check_pauses(void) {
+    calm_down();
+    const int64_t pauses[] = {30000000, 120000000, 480000000, 1920000000, 2000000000, 2000000000};
+    for (size_t i = 0; i < sizeof pauses / sizeof pauses[0]; i++) {
+        expect(fm_team_limit(8) == 8, "no pause any more");
+        fm_team_ended(8, 1);
+        expect(fm_team_limit(8) == 4 && fm_team_limit(3) == 3 && fm_team_limit(1) == 1, "half as large");
+        fm_team_ended(4, 0);
+        atomic_fetch_add(&nanoseconds, pauses[i] - 1);
+        expect(fm_team_limit(8) == 4, "the pause is as long, whatever smaller teams do");
+        atomic_fetch_add(&nanoseconds, 1);
+    }
+    calm_down();
+    fm_team_ended(3, 1);
+    expect(fm_team_limit(3) == 1, "one of three");
+    atomic_fetch_add(&nanoseconds, pauses[0]);
+    expect(fm_team_limit(3) == 3, "the first pause again");
+}
+
+int main(int argc, char **argv) {
+    const fm_isa *isa = fm_isa_at(0);
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const int wanted = argc < 2 || strcmp(argv[1], fm_isa_name(fm_isa_at(i))) == 0;
+        if (wanted && fm_isa_supported(fm_isa_at(i))) isa = fm_isa_at(i);
+    }
+    make_network(0.75, 96, 96);
+    if (features_each > MOST_FEATURES) abort();
+    const fm_weights weights = make_weights();
+    make_images();
+    check_pauses();
+    fm_model *models[] = {make_model(isa, &weights), make_int8_model(isa)};
+    for (int i = 0; i < 2; i++) {
+        want = digest_of_one(models[i], 1);
+        check_calls(models[i]);
+        check_unequal(models[i]);
+        fm_model_free(models[i]);
+    }
+    free_images();
+    free_weights();
+    printf("%s: %d failures\n", fm_isa_name(isa), failures);
+    return failures != 0;
+}
