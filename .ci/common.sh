@@ -29,27 +29,38 @@ get() { # THING REQUIREMENT …
     pip install -q "$@" >"$work/get.log" 2>&1 || { lacking "$thing" "$(tail -1 "$work/get.log")"; return 1; }
 }
 
-# This package, whose failure is one, with as much of an extra as can be had; once a run in each environment.
+# This package with an extra, once a run in each environment. What of the extra can't be had is lacking; a failure of the
+# package itself is one.
 package_with() { # EXTRA
     [ "$(cat "$VIRTUAL_ENV/has" 2>/dev/null)" != "$run $1" ] || return 0
-    pip install -q .
+    if ! get "[$1]" ".[$1]"; then
+        pip install -q .
+        requirements_of "$1" | while read -r requirement; do
+            get "${requirement%%[^a-z0-9_-]*}" "$requirement" || true
+        done
+    fi
     echo "$run $1" >"$VIRTUAL_ENV/has"
-    get "[$1]" ".[$1]" && return
-    python - "$1" <<'END' | while read -r requirement; do get "${requirement%%[^a-z0-9_-]*}" "$requirement" || true; done
+}
+
+# What an extra of the installed package asks for.
+requirements_of() { # EXTRA
+    python - "$1" <<'END'
 import importlib.metadata
 import sys
 
 from pip._vendor.packaging.requirements import Requirement
 
+
 def of(extra):
-    for text in importlib.metadata.requires("fastmnv2"):
-        needed = Requirement(text)
-        if needed.marker and needed.marker.evaluate({"extra": extra}):
-            if needed.name == "fastmnv2":
-                for inner in needed.extras:
-                    yield from of(inner)
-            else:
-                yield f"{needed.name}{needed.specifier}"
+    for needed in map(Requirement, importlib.metadata.requires("fastmnv2")):
+        if not needed.marker or not needed.marker.evaluate({"extra": extra}):
+            continue
+        if needed.name == "fastmnv2":
+            for inner in needed.extras:
+                yield from of(inner)
+        else:
+            yield f"{needed.name}{needed.specifier}"
+
 
 print(*of(sys.argv[1]), sep="\n")
 END

@@ -38,6 +38,10 @@ static _Thread_local struct {
     int refused;    /* a team of this size could not be started */
     time_t when;    /* when that was; retried from the next second on */
     int alone;
+#if defined(__linux__)
+    int bound;       /* OpenMP has been told to pin threads to processors */
+    cpu_set_t usual; /* where this thread may run, if so */
+#endif
 } mine;
 
 /* State of the process. The lock is held from trying out threads until the team has them, so that no other team of ours
@@ -121,6 +125,24 @@ void fm_pool_watch(void) { pthread_once(&process.once, watch); }
 
 int fm_pool_alone(void) { return mine.alone; }
 
+/* ---- where threads may run ------------------------------------------------------------------ */
+
+/* Told to (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), the runtime pins not only its workers but also the thread
+ * that begins its first team. Whatever else that thread does, and the threads and processes that it starts, would then
+ * share one processor. So it gets back what it had. */
+static void note_affinity(void) {
+#if defined(__linux__)
+    mine.bound = omp_get_proc_bind() != omp_proc_bind_false && !sched_getaffinity(0, sizeof mine.usual, &mine.usual);
+#endif
+}
+
+static void restore_affinity(void) {
+#if defined(__linux__)
+    if (mine.bound) sched_setaffinity(0, sizeof mine.usual, &mine.usual);
+    mine.bound = 0;
+#endif
+}
+
 /* ---- whether threads can be started -------------------------------------------------------- */
 
 typedef struct visitor {
@@ -181,6 +203,7 @@ int fm_pool_ask(int wanted) {
     if (wanted <= 1) return 1;
     fm_pool_watch();
     if (mine.alone) return 1;
+    note_affinity();
     const int known = mine.ended == atomic_load(&process.ended) && !omp_in_parallel();
     const int have = known && mine.workers > 1 ? mine.workers : 1;
     if (wanted <= have) return wanted;
@@ -198,6 +221,7 @@ int fm_pool_ask(int wanted) {
 }
 
 void fm_pool_begun(int size) {
+    restore_affinity();
     /* OpenMP does not keep the workers of a nested team. */
     mine.workers = omp_get_level() == 1 ? size : 0;
     mine.ended = atomic_load(&process.ended);

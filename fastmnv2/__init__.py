@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from fastmnv2 import hub as hub
     from fastmnv2 import image as image
     from fastmnv2 import learn as learn
-    from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
-    from fastmnv2.image.resizing import Method
+    from fastmnv2.image.options import Colour, Decode
+    from fastmnv2.image.resizing import Crop, Method
     from fastmnv2.weights.int8.calibration import Report
 
 __all__ = [
@@ -146,15 +146,19 @@ def embed_images(
     out: NDArray[np.float32] | None = None,
     exif: bool = True,
     max_pixels: int | None = None,
+    crop: "Crop | None" = None,
+    background: "Colour | None" = None,
 ) -> NDArray[np.float32]:
     """Feature vectors of picture files and other pictures. Decodes, resizes and computes on every core.
 
     Needs ``pip install 'fastmnv2[images]'`` for anything but arrays.
 
     Args:
-        items: paths, fsspec URLs (``fastmnv2[fsspec]``), the bytes of files, open binary files, Pillow pictures, and
-            arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1], in any mix.
-            ``fastmnv2.image.read`` says how grey, alpha, CMYK, 16 bits and animations are converted.
+        items: paths, fsspec URLs (``fastmnv2[fsspec]``), ``data:`` URLs, the bytes of files, open binary files,
+            Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1], in any
+            mix. ``fastmnv2.image.read`` says how grey, alpha, CMYK, 16 bits and animations are converted. Pillow
+            pictures and arrays of an iterator are resized before it is asked for the next item, which may change them;
+            those of a list, tuple or array are not, and files behind paths are read later.
         weights: as for ``load``, or a model. Models are cached for the next call, as with ``embed``.
         batch_size: about how many items are held at a time, in all threads together.
         threads: maximum number of threads; None for every CPU that this process may use. Each holds a decoded
@@ -170,7 +174,10 @@ def embed_images(
         progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
         out: float32 [n,features] for the result. Skipped items leave no gaps; the filled rows are returned.
         exif: turn pictures upright by their EXIF orientation. ``exif=False`` leaves them as TensorFlow does.
-        max_pixels: refuse larger pictures; the default is 2^26.
+        max_pixels: refuse larger pictures; the default is 2^26. docs/pictures.md has the memory that each kind takes.
+        crop: None resizes whole pictures, which squeezes those of another shape than the network's images; "center"
+            resizes the largest window in the middle that has their shape: see ``fastmnv2.image.resize``.
+        background: a colour behind transparent parts, as for ``fastmnv2.image.read``; None drops alpha.
 
     Returns:
         float32 ``[n,features]``, in the order of the items.
@@ -181,7 +188,8 @@ def embed_images(
     """
     return _model(weights).embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
-        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels,
+        normalize=normalize, progress=progress, out=out, exif=exif, max_pixels=max_pixels, crop=crop,
+        background=background,
     )  # fmt: skip
 
 
@@ -197,6 +205,8 @@ def iter_embed_images(
     normalize: bool = False,
     exif: bool = True,
     max_pixels: int | None = None,
+    crop: "Crop | None" = None,
+    background: "Colour | None" = None,
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     """Pairs of an item and its feature vector, in order, for streams of any length, endless ones too.
 
@@ -207,7 +217,7 @@ def iter_embed_images(
     """
     return _model(weights).iter_embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
-        normalize=normalize, exif=exif, max_pixels=max_pixels,
+        normalize=normalize, exif=exif, max_pixels=max_pixels, crop=crop, background=background,
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from fastmnv2.core import kept
 from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
-from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
-from fastmnv2.image.resizing import Method
+from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
+from fastmnv2.image.resizing import Crop, Method
 
 if TYPE_CHECKING:
     Batch = dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ class ImageEmbedder:
             empty for all others; ``transient`` is true if this machine or the network caused the error, so that a
             later try may succeed. Without ``keep_errors`` the first such picture ends the job.
         threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
-        normalize, method, decode, exif, max_pixels: as for ``fastmnv2.embed_images``.
+        normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
     """
 
     def __init__(
@@ -53,10 +53,13 @@ class ImageEmbedder:
         decode: Decode = "exact",
         exif: bool = True,
         max_pixels: int = MAX_PIXELS,
+        crop: Crop | None = None,
+        background: Colour | None = None,
     ) -> None:
         self._model = weights if isinstance(weights, Model) else kept.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
-        self._options = embed.options(method, decode, exif, max_pixels, self._model.network.size)
+        size = self._model.network.size
+        self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)
 
     def __call__(self, batch: "Batch") -> "Batch":
         """Add the column ``features``, float32 [n,features], and those of ``keep_errors``."""

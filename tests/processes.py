@@ -15,7 +15,7 @@ def program(name, *arguments):
 def run(name, *arguments, check=True, **options):
     """Run a program to its end; its output is text."""
     command = program(name, *arguments)
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=check, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=check, **options)
 
 
 def start(name, *arguments):

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "fpenv.h"
+#include "int8/arrange.h"
 #include "net/walk.h"
 
 #define ELEMENT uint8_t
@@ -220,11 +221,25 @@ static void spread_nan(const fm_network *network, const fm_request *request) {
     }
 }
 
+/* Endpoints of expanded channels, back in the file's order. */
+static void restore_order(const fm_int8_model *model, const fm_request *request) {
+    for (int b = 0; request->endpoints && b < FM_BLOCKS; b++) {
+        const int indices[2] = {fm_expand_endpoint(b), fm_depthwise_endpoint(b)};
+        for (int i = 0; model->order[b] && i < 2; i++) {
+            const fm_endpoint shape = fm_endpoint_info(&model->base.network, indices[i]);
+            const size_t pixels = request->n * (size_t)(shape.height * shape.width);
+            uint8_t *map = request->endpoints[indices[i]];
+            if (map) fm_int8_restore(map, pixels, shape.channels, model->order[b]);
+        }
+    }
+}
+
 static fm_status int8_forward(const fm_model *model, const fm_request *request, int *out_of_range) {
     int outside = 0;
     const fm_status status = forward(model, request, &outside);
     if (outside & NAN_SEEN) spread_nan(&model->network, request);
     if (outside & 1) *out_of_range = 1;
+    if (status == FM_OK) restore_order((const fm_int8_model *)model, request);
     return status;
 }
 

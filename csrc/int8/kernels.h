@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 640 };
+enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 640, FM_INT8_PAIR_MOST = 128 };
 
 /* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that
  * sums and scales are within what the shorter way to float32 takes:
@@ -36,15 +36,18 @@ typedef struct fm_int8_output {
 enum { FM_INT8_MAGIC = 0x4b000000 };
 
 /* Some columns of one panel of a convolution, at most TILE_VECS vectors wide. Pixel i of the input starts at
- * a + i * lda; its quads, at most FM_INT8_MOST_STEPS, stand `offsets[step]` bytes from there, and meet the weights at
- * weights + step * ldw
- * (`part` bytes from one part to the next). Pixel i goes to c + i * ldc, plus `gap` for each `width` pixels before
- * it. Of the last vector only what makes up `columns` is written. */
+ * a + i * lda; its quads stand `offsets[k]` bytes from there. Pixel i goes to c + i * ldc, plus `gap` for each `width`
+ * pixels before it. Of the last vector only what makes up `columns` is written.
+ *
+ * Tables with a pair_most take some quads first whose weights are bytes: 2 * doubles + singles of them, `part` bytes
+ * from one to the next. A single obeys pair_most by itself, and the two quads of a double do so together. The other
+ * `steps` quads, of all tables, meet weights that stand `ldw` bytes from one step to the next and `part` bytes from one
+ * part to the next. Quads are at most FM_INT8_MOST_STEPS where they are cut into parts. */
 typedef struct fm_int8_conv_args {
     const uint8_t *a;
     size_t lda;
-    int pixels, steps;
-    const int32_t *offsets;
+    int pixels, doubles, singles, steps;
+    const int32_t *offsets; /* [2 * doubles + singles + steps] */
     const char *weights;
     size_t ldw, part;
     const int32_t *bias;
@@ -59,11 +62,12 @@ typedef struct fm_int8_conv_args {
 /* One or two output rows (`two`) of a 3x3 depthwise convolution over `channels` channels. rows[0..2] are the input
  * rows of the first output row, rows[1..3] those of the second; without one rows[3] is readable all the same. Output
  * pixel x reads the three columns at x * step, and `tap` bytes further each; it goes to out + x * out_step, in the
- * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point.
+ * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point. Where blocks
+ * are one vector deep, `step` is one or two taps, and the second only without `two`.
  *
- * `packed` holds blocks of 4 * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each for
- * the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each; then
- * bias, scale and -2^23 * scale. */
+ * `packed` holds blocks of deep * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each
+ * for the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each;
+ * then bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -103,11 +107,15 @@ typedef struct fm_int8_image_args {
 
 typedef struct fm_int8_kernels {
     const char *name;
-    int lanes;    /* int32 sums in a vector */
-    int vecs;     /* widest panel, in vectors */
-    int rows;     /* tallest tile, in pixels */
-    int parts;    /* of a quad */
-    int bytes;    /* of a weight: 1 or 2 */
+    int lanes; /* int32 sums in a vector */
+    int vecs;  /* widest panel, in vectors */
+    int rows;  /* tallest tile, in pixels */
+    int parts; /* of a quad */
+    int bytes; /* of a weight: 1 or 2 */
+    int deep;  /* vectors in a block of depthwise channels: 4, or 1 where the kernel slides along a row */
+    /* Tables whose conv adds products up in 16 bits have FM_INT8_PAIR_MOST here, others 0: what those weights that meet
+     * bytes 0 and 1 of a quad, or 2 and 3, may add up to, positive and negative ones apart. pack_pairs.c says why. */
+    int pair_most;
     int magic;    /* whether plain sums come with FM_INT8_MAGIC */
     int x_offset; /* what the kernels take away from each input byte, which the bias gives back */
 #define MEMBER(name, args) void (*name)(args);
@@ -118,8 +126,8 @@ typedef struct fm_int8_kernels {
     int32_t (*peak)(long rounds, int32_t x, int32_t w);
 } fm_int8_kernels;
 
-/* Channel of lane `lane` of vector `vec` of a depthwise block: what interleaving four rows within 128-bit lanes leaves,
- * and narrowing within 128-bit lanes puts back. */
+/* Channel of lane `lane` of vector `vec` of a depthwise block that is four vectors deep: what interleaving four rows
+ * within 128-bit lanes leaves, and narrowing within 128-bit lanes puts back. */
 static inline int fm_int8_channel(int lanes, int vec, int lane) {
     const int unit = lanes < 4 ? lanes : 4;
     return lane / unit * 4 * unit + unit * vec + lane % unit;

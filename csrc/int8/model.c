@@ -4,20 +4,73 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "int8/arrange.h"
 #include "int8/tables.h"
 
 enum { VALUES = 256 };
 
+/* Room that is needed while weights are packed: for the search for an order, and for a layer that is put into it. */
+typedef struct scratch {
+    fm_int8_couple *couples;
+    char *layer;
+} scratch;
+
+static int make_scratch(const fm_network *network, scratch *room) {
+    size_t channels = 0, bytes = 0;
+    for (int i = 0; i < 3 * FM_BLOCKS; i++) {
+        const fm_layer layer = fm_layer_info(network, i);
+        const size_t rows =
+            (size_t)(layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels));
+        const size_t columns = (size_t)layer.out_channels,
+                     own = rows * columns + columns * (sizeof(int32_t) + sizeof(float));
+        channels = columns > channels ? columns : channels;
+        bytes = own > bytes ? own : bytes;
+    }
+    room->couples = malloc(2 * channels * sizeof *room->couples);
+    room->layer = malloc(bytes);
+    return room->couples && room->layer;
+}
+
+/* Chooses the order of a block's expanded channels. */
+static void arrange_block(fm_int8_model *model, fm_int8_store *store, const fm_int8_kernels *kernels,
+                          const fm_int8_weights *weights, int b, const scratch *room) {
+    const fm_network *network = &model->base.network;
+    const fm_layer expand = fm_layer_info(network, fm_expand_layer(b));
+    const fm_layer project = fm_layer_info(network, fm_project_layer(b));
+    int16_t *order = fm_int8_take(store, sizeof *order * (size_t)project.in_channels);
+    if (store->block) {
+        fm_int8_arrange(kernels, &expand, &weights->layers[fm_expand_layer(b)], &project,
+                        &weights->layers[fm_project_layer(b)], room->couples, order);
+    }
+    model->order[b] = order;
+}
+
+/* A layer's weights in its block's order. */
+static fm_int8_layer arranged(const fm_int8_model *model, const fm_layer *layer, int index, const fm_int8_layer *own,
+                              const scratch *room) {
+    const int16_t *order = index < 3 * FM_BLOCKS ? model->order[index / 3] : NULL;
+    const int inputs = layer->kind == FM_DEPTHWISE ? 1 : layer->in_channels,
+              rows = layer->kernel * layer->kernel * inputs;
+    if (!order) return *own;
+    if (index == fm_project_layer(index / 3)) {
+        return fm_int8_arranged_rows(own, rows, layer->out_channels, order, room->layer);
+    }
+    return fm_int8_arranged_columns(own, rows, layer->out_channels, order, room->layer);
+}
+
 static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_kernels *kernels,
-                     const fm_int8_weights *weights) {
+                     const fm_int8_weights *weights, const scratch *room) {
     const fm_network *network = &model->base.network;
     const size_t sums = (size_t)(fm_last_pixels(network) * 255 + 1);
     const int row_bytes = (int)fm_image_row_bytes(&model->base.plan);
     for (int i = 0; i < (model->base.has_logits ? FM_LAYERS : FM_LOGITS); i++) {
         const fm_layer layer = fm_layer_info(network, i);
-        const fm_int8_layer *own = &weights->layers[i];
-        if (layer.kind == FM_DEPTHWISE) model->depthwise[i / 3] = fm_int8_pack_depthwise(store, kernels, &layer, own);
-        else model->conv[i] = fm_int8_pack_conv(store, kernels, &layer, own, row_bytes);
+        if (kernels->pair_most && i < 3 * FM_BLOCKS && i % 3 == 0) {
+            arrange_block(model, store, kernels, weights, i / 3, room);
+        }
+        const fm_int8_layer own = arranged(model, &layer, i, &weights->layers[i], room);
+        if (layer.kind == FM_DEPTHWISE) model->depthwise[i / 3] = fm_int8_pack_depthwise(store, kernels, &layer, &own);
+        else model->conv[i] = fm_int8_pack_conv(store, kernels, &layer, &own, row_bytes);
     }
     for (int b = 0; b < FM_BLOCKS; b++) {
         model->expanded_zero[b] = (uint8_t)weights->layers[fm_depthwise_layer(b)].in_zero;
@@ -50,15 +103,20 @@ fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const 
                                                        .ring_rows = 4, /* what two output rows read */
                                                        .slack = FM_INT8_SLACK});
     fm_int8_store store = {NULL, 0};
-    pack_all(model, &store, kernels, weights); /* measures */
-    base->bytes = store.used;
-    base->packed = fm_aligned_alloc(base->bytes);
-    if (!base->packed) {
-        free(model);
-        return FM_NO_MEMORY;
+    scratch room = {NULL, NULL};
+    pack_all(model, &store, kernels, weights, &room); /* measures */
+    base->packed = fm_aligned_alloc(store.used);
+    const int complete = base->packed && make_scratch(network, &room);
+    if (complete) {
+        store = (fm_int8_store){base->packed, 0};
+        pack_all(model, &store, kernels, weights, &room);
+        base->bytes = store.used;
+        *result = base;
     }
-    store = (fm_int8_store){base->packed, 0};
-    pack_all(model, &store, kernels, weights);
-    *result = base;
-    return FM_OK;
+    free(room.couples);
+    free(room.layer);
+    if (complete) return FM_OK;
+    fm_aligned_free(base->packed);
+    free(model);
+    return FM_NO_MEMORY;
 }

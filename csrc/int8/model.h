@@ -10,6 +10,7 @@ typedef struct fm_int8_model {
     fm_int8_conv conv[FM_LAYERS]; /* those of depthwise layers are empty */
     fm_int8_depthwise depthwise[FM_BLOCKS];
     fm_int8_add add[FM_BLOCKS];                   /* of blocks with a residual */
+    const int16_t *order[FM_BLOCKS];              /* of expanded channels, NULL if it is the file's; see arrange.h */
     uint8_t image_zero, expanded_zero[FM_BLOCKS]; /* what stands for zero: in the image, in expanded maps */
     uint8_t *pool;                                /* see fm_int8_weights */
     float *feature, *logit;

@@ -1,8 +1,10 @@
 #include "int8/pack.h"
 
+#include "int8/pack_pairs.h"
+
 #include <string.h>
 
-enum { ALIGN = 64, QUAD = 4 };
+enum { ALIGN = 64, QUAD = 4, MOST_LANES = 16 };
 
 void *fm_int8_take(fm_int8_store *store, size_t bytes) {
     void *found = store->block ? store->block + store->used : NULL;
@@ -12,14 +14,24 @@ void *fm_int8_take(fm_int8_store *store, size_t bytes) {
 
 /* ---- quads ------------------------------------------------------------------------------------------------ */
 
+/* How the weights of a quad are laid out: in how many parts, 1, 2 or 4, of how many bytes each. */
+typedef struct quad_form {
+    int parts, bytes;
+} quad_form;
+
+static const quad_form whole_bytes = {1, 1};
+
+static quad_form form_of(const fm_int8_kernels *kernels) { return (quad_form){kernels->parts, kernels->bytes}; }
+
 /* Bytes that the weights of one quad take for one output. */
 static int quad_bytes(const fm_int8_kernels *kernels) { return QUAD * kernels->bytes; }
 
 /* Puts weight `t` of a quad for column `column` of `columns`. */
-static void put_weight(const fm_int8_kernels *kernels, char *step, int columns, int column, int t, int value) {
-    const int parts = kernels->parts, each = QUAD / parts;
-    const int at = (t % parts * columns + column) * each + t / parts;
-    if (kernels->bytes == 1) {
+static void put_weight(quad_form form, char *step, int columns, int column, int t, int value) {
+    /* No division: a layer's weights come by one by one. */
+    const int each = form.parts == 1 ? QUAD : form.parts == 2 ? 2 : 1;
+    const int at = ((t & (form.parts - 1)) * columns + column) * each + t * each / QUAD;
+    if (form.bytes == 1) {
         ((int8_t *)step)[at] = (int8_t)value;
     } else {
         const int16_t wide = (int16_t)value;
@@ -28,22 +40,23 @@ static void put_weight(const fm_int8_kernels *kernels, char *step, int columns, 
 }
 
 /* What of a weight, from -255 to 255, goes to set `set`: signed bytes need up to three that add up. */
-static int share_of(const fm_int8_kernels *kernels, int value, int set) {
-    for (int part = 0; kernels->bytes == 1; set--, value -= part) {
+static int share_of(quad_form form, int value, int set) {
+    for (int part = 0; form.bytes == 1; set--, value -= part) {
         part = value < -128 ? -128 : value > 127 ? 127 : value;
         if (set == 0) return part;
     }
     return set == 0 ? value : 0;
 }
 
-/* How many sets of signed bytes a layer needs. */
-static int sets_of(const fm_int8_kernels *kernels, const uint8_t *kernel, size_t count, int zero) {
+/* How many sets a layer needs. */
+static int sets_of(quad_form form, const uint8_t *kernel, size_t count, int zero) {
     int least = 255, most = 0, sets = 1;
+    if (form.bytes > 1) return 1;
     for (size_t i = 0; i < count; i++) {
         least = kernel[i] < least ? kernel[i] : least;
         most = kernel[i] > most ? kernel[i] : most;
     }
-    while (share_of(kernels, least - zero, sets) || share_of(kernels, most - zero, sets)) sets++;
+    while (share_of(form, least - zero, sets) || share_of(form, most - zero, sets)) sets++;
     return sets;
 }
 
@@ -91,20 +104,28 @@ static int quad_row(const quad_map *map, int step, int t) {
     return tap < 9 ? step / 3 * 9 + tap : -1;
 }
 
+/* One panel of a convolution's weights, [depth][all]: `real` of its `columns` have weights. */
+typedef struct panel_source {
+    const quad_map *map;
+    const uint8_t *kernel; /* from the panel's first column on */
+    int all, zero, columns, real;
+} panel_source;
+
+static const uint8_t *source_row(const panel_source *source, int step, int t) {
+    const int row = quad_row(source->map, step, t);
+    return row < 0 ? NULL : source->kernel + (size_t)row * (size_t)source->all;
+}
+
 /* A step of a panel, of one set. Returns whether any weight is not 0. */
-static int fill_step(const fm_int8_kernels *kernels, const quad_map *map, const fm_int8_layer *weights, int all,
-                     const fm_int8_panel *panel, int step, int set, char *target) {
-    const int columns = panel->vecs * kernels->lanes, real = fm_least(columns, all - panel->start);
+static int fill_step(quad_form form, const panel_source *source, int step, int set, char *target) {
     int any = 0;
-    if (target) memset(target, 0, (size_t)(columns * quad_bytes(kernels)));
+    if (target) memset(target, 0, (size_t)(source->columns * QUAD * form.bytes));
     for (int t = 0; t < QUAD; t++) {
-        const int row = quad_row(map, step, t);
-        if (row < 0) continue;
-        const uint8_t *source = weights->kernel + (size_t)row * (size_t)all + panel->start;
-        for (int c = 0; c < real; c++) {
-            const int value = share_of(kernels, source[c] - weights->kernel_zero, set);
+        const uint8_t *row = source_row(source, step, t);
+        for (int c = 0; row && c < source->real; c++) {
+            const int value = share_of(form, row[c] - source->zero, set);
             any |= value;
-            if (target) put_weight(kernels, target, columns, c, t, value);
+            if (target) put_weight(form, target, source->columns, c, t, value);
         }
     }
     return any != 0;
@@ -112,12 +133,12 @@ static int fill_step(const fm_int8_kernels *kernels, const quad_map *map, const 
 
 /* The same where every weight fits its bytes and every byte of the quad has one, which is nearly always: whole rows at
  * a time, in loops that compilers turn into vectors. */
-static void fill_step_fast(const fm_int8_kernels *kernels, const uint8_t *rows, size_t all, int real, int zero,
-                           char *target, int columns) {
-    const uint8_t *r[QUAD] = {rows, rows + all, rows + 2 * all, rows + 3 * all};
-    const int parts = kernels->parts;
-    if (real < columns) memset(target, 0, (size_t)(columns * quad_bytes(kernels)));
-    if (kernels->bytes == 1) {
+static void fill_step_fast(quad_form form, const panel_source *source, int step, char *target) {
+    const int parts = form.parts, real = source->real, columns = source->columns, zero = source->zero;
+    const uint8_t *r[QUAD];
+    for (int t = 0; t < QUAD; t++) r[t] = source_row(source, step, t);
+    if (real < columns) memset(target, 0, (size_t)(columns * QUAD * form.bytes));
+    if (form.bytes == 1) {
         int8_t *to = (int8_t *)target;
         for (int c = 0; c < real; c++) {
             for (int t = 0; t < QUAD; t++) to[QUAD * c + t] = (int8_t)(r[t][c] - zero);
@@ -135,45 +156,91 @@ static void fill_step_fast(const fm_int8_kernels *kernels, const uint8_t *rows, 
 }
 
 /* Every quad once, and those again of which signed bytes could not hold all. */
-static void pack_panel(fm_int8_store *store, const fm_int8_kernels *kernels, const quad_map *map,
-                       const fm_int8_layer *weights, int all, int sets, const int32_t *offsets, fm_int8_panel *panel) {
-    const size_t step_bytes = (size_t)(panel->vecs * kernels->lanes * quad_bytes(kernels));
+static void pack_in_order(fm_int8_store *store, const fm_int8_kernels *kernels, const panel_source *source, int sets,
+                          const int32_t *offsets, fm_int8_panel *panel) {
+    const quad_form form = form_of(kernels);
+    const size_t step_bytes = (size_t)(source->columns * quad_bytes(kernels));
+    const int steps = source->map->steps;
     int more = 0;
     for (int set = 1; set < sets; set++) {
-        for (int step = 0; step < map->steps; step++) {
-            more += fill_step(kernels, map, weights, all, panel, step, set, NULL);
-        }
+        for (int step = 0; step < steps; step++) more += fill_step(form, source, step, set, NULL);
     }
-    panel->steps = map->steps + more;
-    int32_t *own = more ? fm_int8_take(store, sizeof(int32_t) * (size_t)panel->steps) : NULL;
-    char *packed = fm_int8_take(store, step_bytes * (size_t)panel->steps);
+    int32_t *own = more ? fm_int8_take(store, sizeof *own * (size_t)(steps + more)) : NULL;
+    char *packed = fm_int8_take(store, step_bytes * (size_t)(steps + more));
+    panel->steps = steps + more;
     panel->offsets = more ? own : offsets;
     panel->weights = packed;
     if (!store->block) return;
     int at = 0;
     for (int set = 0; set < sets; set++) {
-        for (int step = 0; step < map->steps; step++) {
-            if (sets == 1 && !map->first_conv) {
-                const uint8_t *rows = weights->kernel + (size_t)(step * QUAD) * (size_t)all + panel->start;
-                fill_step_fast(kernels, rows, (size_t)all, fm_least(panel->vecs * kernels->lanes, all - panel->start),
-                               weights->kernel_zero, packed + step_bytes * (size_t)at++, panel->vecs * kernels->lanes);
+        for (int step = 0; step < steps; step++) {
+            if (sets == 1 && !source->map->first_conv) {
+                fill_step_fast(form, source, step, packed + step_bytes * (size_t)at++);
                 continue;
             }
-            if (set > 0 && !fill_step(kernels, map, weights, all, panel, step, set, NULL)) continue;
-            fill_step(kernels, map, weights, all, panel, step, set, packed + step_bytes * (size_t)at);
-            if (own) own[at] = quad_offset(map, step);
+            if (set > 0 && !fill_step(form, source, step, set, NULL)) continue;
+            fill_step(form, source, step, set, packed + step_bytes * (size_t)at);
+            if (own) own[at] = quad_offset(source->map, step);
             at++;
         }
     }
 }
 
+static fm_int8_order order_of(const fm_int8_kernels *kernels, const panel_source *source) {
+    fm_int8_load loads[FM_INT8_MOST_STEPS];
+    for (int step = 0; step < source->map->steps; step++) {
+        const uint8_t *rows[QUAD];
+        for (int t = 0; t < QUAD; t++) rows[t] = source_row(source, step, t);
+        fm_int8_load_of(rows, source->real, source->zero, &loads[step]);
+    }
+    return fm_int8_order_quads(loads, source->map->steps, kernels->pair_most);
+}
+
+/* The quads that sums of 16 bits can take first, as bytes. While the store is measured each counts as a wide one: it
+ * takes longer to find out than the memory is worth, for what is not used is never touched. */
+static void pack_by_pairs(fm_int8_store *store, const fm_int8_kernels *kernels, const panel_source *source,
+                          fm_int8_panel *panel) {
+    const int steps = source->map->steps;
+    const size_t bytes_step = (size_t)(source->columns * QUAD), wide_step = bytes_step * (size_t)kernels->bytes;
+    fm_int8_order order = {.doubles = 0};
+    if (store->block) order = order_of(kernels, source);
+    const int bytes = 2 * order.doubles + order.singles;
+    int32_t *offsets = fm_int8_take(store, sizeof *offsets * (size_t)steps);
+    char *packed = fm_int8_take(store, bytes_step * (size_t)bytes + wide_step * (size_t)(steps - bytes));
+    panel->doubles = order.doubles;
+    panel->singles = order.singles;
+    panel->steps = steps - bytes;
+    panel->offsets = offsets;
+    panel->weights = packed;
+    for (int i = 0; store->block && i < steps; i++) {
+        const quad_form form = i < bytes ? whole_bytes : form_of(kernels);
+        offsets[i] = quad_offset(source->map, order.quads[i]);
+        if (source->map->first_conv) fill_step(form, source, order.quads[i], 0, packed);
+        else fill_step_fast(form, source, order.quads[i], packed);
+        packed += i < bytes ? bytes_step : wide_step;
+    }
+}
+
+static void pack_panel(fm_int8_store *store, const fm_int8_kernels *kernels, const quad_map *map,
+                       const fm_int8_layer *weights, int all, int sets, const int32_t *offsets, fm_int8_panel *panel) {
+    const int columns = panel->vecs * kernels->lanes;
+    const panel_source source = {.map = map,
+                                 .kernel = weights->kernel + panel->start,
+                                 .all = all,
+                                 .zero = weights->kernel_zero,
+                                 .columns = columns,
+                                 .real = fm_least(columns, all - panel->start)};
+    if (kernels->pair_most) pack_by_pairs(store, kernels, &source, panel);
+    else pack_in_order(store, kernels, &source, sets, offsets, panel);
+}
+
 fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_layer *layer,
                                const fm_int8_layer *weights, int row_bytes) {
     const int all = layer->out_channels, depth = layer->kernel * layer->kernel * layer->in_channels;
-    const int vecs = (all + kernels->lanes - 1) / kernels->lanes, count = (vecs + kernels->vecs - 1) / kernels->vecs;
+    const int vecs = (all + kernels->lanes - 1) / kernels->lanes, count = fm_int8_panels(kernels, vecs);
     const int first = layer->kind == FM_CONV;
     const quad_map map = {first ? 9 : depth / QUAD, row_bytes, first};
-    const int sets = sets_of(kernels, weights->kernel, (size_t)depth * (size_t)all, weights->kernel_zero);
+    const int sets = sets_of(form_of(kernels), weights->kernel, (size_t)depth * (size_t)all, weights->kernel_zero);
     fm_int8_panel *panels = fm_int8_take(store, sizeof *panels * (size_t)count);
     int32_t *offsets = fm_int8_take(store, sizeof *offsets * (size_t)map.steps);
     int32_t *bias = fm_int8_take(store, sizeof *bias * (size_t)(vecs * kernels->lanes));
@@ -181,8 +248,8 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
     float *offset = scale ? scale + vecs * kernels->lanes : NULL;
     const fm_int8_output output = output_of(weights, all, depth);
     for (int p = 0; p < count; p++) {
-        fm_int8_panel panel = {.start = vecs * p / count * kernels->lanes};
-        panel.vecs = vecs * (p + 1) / count - vecs * p / count;
+        fm_int8_panel panel = {.start = fm_int8_panel_start(kernels, vecs, p)};
+        panel.vecs = (fm_int8_panel_start(kernels, vecs, p + 1) - panel.start) / kernels->lanes;
         pack_panel(store, kernels, &map, weights, all, sets, offsets, &panel);
         if (store->block) panels[p] = panel;
     }
@@ -210,6 +277,8 @@ int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8
     const int lanes = conv->kernels->lanes, each = quad_bytes(conv->kernels), columns = panel->vecs * lanes;
     const int first = fm_most(panel->start, from), inside = first - panel->start;
     const int last = fm_least(fm_least(panel->start + columns, to), conv->columns);
+    args->doubles = panel->doubles;
+    args->singles = panel->singles;
     args->steps = panel->steps;
     args->offsets = panel->offsets;
     args->weights = panel->weights + inside * each / conv->kernels->parts;
@@ -225,7 +294,7 @@ int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8
 
 /* ---- depthwise -------------------------------------------------------------------------------------------- */
 
-static int block_channels(const fm_int8_kernels *kernels) { return 4 * kernels->lanes; }
+static int block_channels(const fm_int8_kernels *kernels) { return kernels->deep * kernels->lanes; }
 
 static size_t set_bytes(const fm_int8_kernels *kernels) {
     return (size_t)(2 * 3 * block_channels(kernels) * quad_bytes(kernels));
@@ -254,50 +323,56 @@ static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
     return layer->in_width % repeat == 0 ? repeat : 1;
 }
 
-/* One channel of a block, at lane `lane` of vector `vec`. */
-static void pack_channel(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, int channel,
-                         int sets, int plain, char *block, int vec, int lane) {
-    const int lanes = kernels->lanes, vec_bytes = lanes * quad_bytes(kernels) / kernels->parts;
-    char *const sums = block + (size_t)sets * set_bytes(kernels);
-    int total = 0;
-    for (int set = 0; set < sets; set++) {
-        for (int i = 0; i < 9; i++) {
-            const int value = weights->kernel[i * channels + channel] - weights->kernel_zero;
-            if (set == 0) total += value;
-            for (int lower = 0; lower < 2; lower++) {
-                /* A column's parts stand one after the other, four vectors each. */
-                const int t = i / 3 + lower, part = t % kernels->parts;
-                char *column = block + (size_t)set * set_bytes(kernels) +
-                               (size_t)(((lower * 3 + i % 3) * kernels->parts + part) * 4 + vec) * (size_t)vec_bytes;
-                put_weight(kernels, column - part * vec_bytes, lanes, lane, t, share_of(kernels, value, set));
+/* Vector `vec` of a block: of each lane the channel, or -1. */
+static void pack_vec(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, const int *channel,
+                     int sets, int plain, char *block, int vec) {
+    const quad_form form = form_of(kernels);
+    const int lanes = kernels->lanes, deep = kernels->deep, zero = weights->kernel_zero;
+    const size_t vec_bytes = (size_t)(lanes * quad_bytes(kernels) / form.parts), own_bytes = set_bytes(kernels);
+    int totals[MOST_LANES] = {0};
+    for (int i = 0; i < 9; i++) {
+        const uint8_t *row = weights->kernel + i * channels;
+        for (int lane = 0; lane < lanes; lane++) totals[lane] += channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
+        for (int k = 0; k < 2 * sets; k++) {
+            /* A column's parts stand one after the other, all vectors of each. */
+            const int set = k / 2, lower = k % 2, t = i / 3 + lower, part = t & (form.parts - 1);
+            char *column = block + (size_t)set * own_bytes +
+                           (size_t)((lower * 3 + i % 3) * form.parts * deep + part * (deep - 1) + vec) * vec_bytes;
+            for (int lane = 0; lane < lanes; lane++) {
+                const int value = channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
+                put_weight(form, column, lanes, lane, t, share_of(form, value, set));
             }
         }
     }
-    const int32_t bias = full_bias(kernels, weights, channel, total, plain);
-    const float scale = weights->scale[channel], offset = offset_of(scale);
-    const size_t at = (size_t)(vec * lanes + lane) * sizeof bias, array = sizeof bias * (size_t)block_channels(kernels);
-    memcpy(sums + at, &bias, sizeof bias);
-    memcpy(sums + at + array, &scale, sizeof scale);
-    memcpy(sums + at + 2 * array, &offset, sizeof offset);
+    int32_t *bias = (int32_t *)(void *)(block + (size_t)sets * own_bytes) + vec * lanes;
+    float *scale = (float *)(void *)(bias + block_channels(kernels)), *offset = scale + block_channels(kernels);
+    for (int lane = 0; lane < lanes; lane++) {
+        if (channel[lane] < 0) continue;
+        bias[lane] = full_bias(kernels, weights, channel[lane], totals[lane], plain);
+        scale[lane] = weights->scale[channel[lane]];
+        offset[lane] = offset_of(scale[lane]);
+    }
 }
 
 fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_layer *layer,
                                          const fm_int8_layer *weights) {
     const int channels = layer->in_channels, repeat = repeat_of(kernels, layer), block = block_channels(kernels);
     const int all = channels * repeat, blocks = (all + block - 1) / block;
-    const int sets = sets_of(kernels, weights->kernel, 9 * (size_t)channels, weights->kernel_zero);
+    const int sets = sets_of(form_of(kernels), weights->kernel, 9 * (size_t)channels, weights->kernel_zero);
     const size_t bytes = (size_t)blocks * block_bytes(kernels, sets);
     const fm_int8_output output = output_of(weights, channels, 9);
     char *packed = fm_int8_take(store, bytes);
     if (store->block) memset(packed, 0, bytes);
     for (int b = 0; store->block && b < blocks; b++) {
-        for (int vec = 0; vec < 4; vec++) {
+        for (int vec = 0; vec < kernels->deep; vec++) {
+            int of_lane[MOST_LANES];
             for (int lane = 0; lane < kernels->lanes; lane++) {
-                const int channel = b * block + fm_int8_channel(kernels->lanes, vec, lane);
-                if (channel >= all) continue;
-                pack_channel(kernels, weights, channels, channel % channels, sets, output.plain,
-                             packed + (size_t)b * block_bytes(kernels, sets), vec, lane);
+                const int inside = kernels->deep == 1 ? lane : fm_int8_channel(kernels->lanes, vec, lane);
+                const int found = b * block + inside;
+                of_lane[lane] = found < all ? found % channels : -1;
             }
+            pack_vec(kernels, weights, channels, of_lane, sets, output.plain,
+                     packed + (size_t)b * block_bytes(kernels, sets), vec);
         }
     }
     return (fm_int8_depthwise){kernels, packed, sets, all, repeat, output};
@@ -321,8 +396,8 @@ fm_int8_add fm_int8_pack_add(fm_int8_store *store, const fm_int8_kernels *kernel
         char *quads = packed + (size_t)digit * each;
         memset(quads, 0, each);
         for (int lane = 0; lane < kernels->lanes; lane++) {
-            put_weight(kernels, quads, kernels->lanes, lane, 0, digit_of(weights->ma, digit));
-            put_weight(kernels, quads, kernels->lanes, lane, 1, digit_of(weights->mb, digit));
+            put_weight(form_of(kernels), quads, kernels->lanes, lane, 0, digit_of(weights->ma, digit));
+            put_weight(form_of(kernels), quads, kernels->lanes, lane, 1, digit_of(weights->mb, digit));
         }
     }
     const uint32_t offset = (uint32_t)(kernels->x_offset * (weights->ma + weights->mb));

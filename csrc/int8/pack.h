@@ -14,9 +14,9 @@ typedef struct fm_int8_store {
 
 /* A panel of a convolution: `vecs` vectors of output channels from channel `start` on. */
 typedef struct fm_int8_panel {
-    int start, vecs, steps;
-    const int32_t *offsets; /* [steps]: where the quads of a pixel stand */
-    const char *weights;    /* [steps][parts][vecs * lanes] */
+    int start, vecs, doubles, singles, steps;
+    const int32_t *offsets; /* [2 * doubles + singles + steps]: where the quads of a pixel stand */
+    const char *weights;    /* quads of bytes, [2 * doubles + singles][vecs * lanes]; [steps][parts][vecs * lanes] */
 } fm_int8_panel;
 
 typedef struct fm_int8_conv {

@@ -103,6 +103,17 @@ SOURCES = (
 )
 DECODING = (
     click.option(
+        "--crop",
+        type=click.Choice(["center"]),
+        metavar="center",
+        help="Resize the largest window in the middle that has the network's shape, not the whole picture.",
+    ),
+    click.option(
+        "--background",
+        metavar="COLOUR",
+        help='Colour behind transparent parts: "#rrggbb", white or black.  [default: alpha is dropped]',
+    ),
+    click.option(
         "--method",
         type=click.Choice(METHODS),
         default="tf2",

@@ -83,6 +83,8 @@ def convert(
     from fastmnv2.weights.resolve import adapted
 
     names = read_lines(Path(classes)) if classes is not None else None
+    if precision is None and (target.suffix.lower() != ".safetensors" or input_range is not None):
+        precision = "float32"  # all that these can be
     found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision, size=size)
     folded = export.write(target, found)
     click.echo(f"network  {folded.network.name}")

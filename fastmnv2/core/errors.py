@@ -51,6 +51,14 @@ def _is_transient(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] in _NETWORK
 
 
+def text_of(error: BaseException) -> str:
+    """What an exception says, or its type, which must do for one that says nothing or fails to."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
 def printable(text: str, limit: int = 1000) -> str:
     """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""
     # What a file says of itself may be anything. Cut first: there may be megabytes of it.
@@ -109,7 +117,7 @@ class ImageError(ValueError):
         elif isinstance(error, MemoryError):
             reason = "not enough memory to decode it"
         else:
-            reason = (str(error) or type(error).__name__).removeprefix(f"{name}: ")
+            reason = text_of(error).removeprefix(f"{name}: ")
         found = cls(index, name, reason, is_transient(error))
         found.__cause__ = error
         return found

@@ -15,9 +15,9 @@ from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Network
 
 if TYPE_CHECKING:
-    from fastmnv2.image.decode import Decode
     from fastmnv2.image.embed import OnError
-    from fastmnv2.image.resizing import Method
+    from fastmnv2.image.options import Colour, Decode
+    from fastmnv2.image.resizing import Crop, Method
     from fastmnv2.weights.tensors import Folded
 
 ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in DEFAULT.endpoints))
@@ -114,8 +114,8 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the head's classes, in order, where the weights or ``load`` gave any."""
-        return self._folded.head.classes if self._folded.head else None
+        """Names of the head's classes, or else of ImageNet's, in order, where the weights or ``load`` gave any."""
+        return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -217,13 +217,15 @@ class Model:
         out: NDArray[np.float32] | None = None,
         exif: bool = True,
         max_pixels: int | None = None,
+        crop: "Crop | None" = None,
+        background: "Colour | None" = None,
     ) -> NDArray[np.float32]:
         """Feature vectors of picture files and other pictures: see ``fastmnv2.embed_images``."""
         from fastmnv2.image import embed
 
         return embed.embed_images(
-            self, items, embed.options(method, decode, exif, max_pixels, self._network.size), batch_size=batch_size,
-            threads=threads, on_error=on_error, normalize=normalize, progress=progress, out=out,
+            self, items, embed.options(method, decode, exif, max_pixels, self._network.size, crop, background),
+            batch_size=batch_size, threads=threads, on_error=on_error, normalize=normalize, progress=progress, out=out,
         )  # fmt: skip
 
     def iter_embed_images(
@@ -238,13 +240,15 @@ class Model:
         normalize: bool = False,
         exif: bool = True,
         max_pixels: int | None = None,
+        crop: "Crop | None" = None,
+        background: "Colour | None" = None,
     ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
         """Pairs of an item and its feature vector, as they come: see ``fastmnv2.iter_embed_images``."""
         from fastmnv2.image import embed
 
         return embed.iter_embed_images(
-            self, items, embed.options(method, decode, exif, max_pixels, self._network.size), batch_size=batch_size,
-            threads=threads, on_error=on_error, normalize=normalize,
+            self, items, embed.options(method, decode, exif, max_pixels, self._network.size, crop, background),
+            batch_size=batch_size, threads=threads, on_error=on_error, normalize=normalize,
         )  # fmt: skip
 
     def thread_count(self, threads: int | None = None) -> int:

@@ -5,6 +5,7 @@
 """
 
 from fastmnv2.image.decode import FORMATS, MAX_PIXELS, SUFFIXES, load_image, read
-from fastmnv2.image.resizing import SIZE, Method, resize
+from fastmnv2.image.options import Options
+from fastmnv2.image.resizing import SIZE, Crop, Method, resize
 
-__all__ = ["FORMATS", "MAX_PIXELS", "SIZE", "SUFFIXES", "Method", "load_image", "read", "resize"]
+__all__ = ["FORMATS", "MAX_PIXELS", "SIZE", "SUFFIXES", "Crop", "Method", "Options", "load_image", "read", "resize"]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import network as networks
 from fastmnv2.core.errors import ImageError
 from fastmnv2.core.progress import progress as progress_bar
-from fastmnv2.image.decode import MAX_PIXELS, Decode, Options
-from fastmnv2.image.resizing import Method
+from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
+from fastmnv2.image.resizing import Crop, Method
 from fastmnv2.image.stream import Compute, Result, stream
 
 OnError = Literal["raise", "skip"] | Callable[[ImageError], object]
@@ -38,9 +38,17 @@ class Network(Protocol):
 _NAMED = 5  # skipped items that a warning names
 
 
-def options(method: Method, decode: Decode, exif: bool, max_pixels: int | None, size: tuple[int, int]) -> Options:
+def options(
+    method: Method,
+    decode: Decode,
+    exif: bool,
+    max_pixels: int | None,
+    size: tuple[int, int],
+    crop: Crop | None = None,
+    background: Colour | None = None,
+) -> Options:
     """How pictures are read and what they become, checked; ``max_pixels`` is ``MAX_PIXELS`` unless given."""
-    return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels, size)
+    return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels, size, crop, background)
 
 
 def embed_images(
@@ -134,8 +142,10 @@ def run(
     """The same for anything that a model computes. Arguments are checked here, before the first item is taken."""
     if isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif"):
         raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
-    if isinstance(items, np.ndarray) and items.ndim != 4:
-        raise ValueError(f"items: expected arrays of pictures or one array [n, H, W, C], got {list(items.shape)}")
+    names = isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "UO"
+    if isinstance(items, np.ndarray) and items.ndim != 4 and not names:
+        says = "expected arrays of pictures, one array [n, H, W, C] or one of paths [n]"
+        raise ValueError(f"items: {says}, got {items.dtype} {list(items.shape)}")
     if not isinstance(items, Iterable):
         raise TypeError(f"items: expected an iterable of pictures, got {type(items).__name__}")
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:

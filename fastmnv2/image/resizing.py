@@ -2,8 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from fastmnv2.core.network import DEFAULT
 from fastmnv2.image import _resize
 
 Method = Literal["tf2", "tf1", "area"]
+Crop = Literal["center"]
 
 METHODS = ("tf2", "tf1", "area")
 SIZE = DEFAULT.size
@@ -20,12 +21,24 @@ UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
 
 _BAND_PIXELS = 1 << 18
+_LONG = 1 << 14  # inputs along an axis: longer ones are resized in pieces, and their weights are not kept
 
-Rows = Callable[[int, int], NDArray[np.uint8]]
-"""Rows start to stop of a picture, uint8 [stop - start, W, 3], of any strides."""
+Part = Callable[[int, int, int, int], NDArray[np.uint8]]
+"""Rows top to bottom, columns left to right of a picture: uint8 [bottom - top, right - left, 3], of any strides."""
 
 
-def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") -> NDArray[np.float32]:
+class Window(NamedTuple):
+    """What of a picture is resized."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resize(
+    image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2", crop: Crop | None = None
+) -> NDArray[np.float32]:
     """Resize bilinearly, bit for bit as TensorFlow on x86-64 does.
 
     Args:
@@ -37,6 +50,11 @@ def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") 
             averages what lies between the samples; "area" does, as ``tf.image.resize(image, size,
             antialias=True)``: a triangle as wide as two output pixels. They give features 30 to 50 % apart
             (relative L2) on photos: use what the rest of a data set was made with.
+        crop: None resizes the whole image, which squeezes one of another shape than ``size``. "center" resizes the
+            largest window in its middle that has the shape of ``size``, as if that were the whole image. For an
+            image H x W and a size h x w, the window is as wide as the image and ``round(W * h / w)`` rows high, if
+            that is at most H, else as high as the image and ``round(H * w / h)`` columns wide (halves are rounded
+            up); it begins at row ``(H - height) // 2`` and column ``(W - width) // 2``.
 
     Returns:
         float32 ``[h,w,C]`` or ``[n,h,w,C]``, as ``embed`` takes it: uint8 is scaled to [0,1] first, as by
@@ -46,51 +64,80 @@ def resize(image: Any, size: tuple[int, int] = SIZE, *, method: Method = "tf2") 
         TypeError, ValueError: an argument is not as above.
     """
     array = _checked(image)
-    check(size, method)
+    check(size, method, crop)
     result = np.empty((*array.shape[:-3], *size, array.shape[-1]), np.float32)
+    unit = UNIT if array.dtype == np.uint8 else np.float32(1)
     for source, out in zip(array, result, strict=True) if array.ndim == 4 else ((array, result),):
-        resize_array(source, out, method, UNIT if array.dtype == np.uint8 else np.float32(1))
+        resize_array(source, out, method, unit, crop=crop)
     return result
 
 
-def check(size: tuple[int, int], method: str) -> None:
-    """ValueError unless both are as ``resize`` takes them."""
-    if method not in METHODS:
-        raise ValueError(f"method: expected 'tf2', 'tf1' or 'area', got {method!r}")
+def check(size: tuple[int, int], method: str, crop: str | None = None) -> None:
+    """ValueError unless all are as ``resize`` takes them."""
+    check_method(method, crop)
     if len(size) != 2 or not all(isinstance(edge, (int, np.integer)) and edge > 0 for edge in size):
         raise ValueError(f"size: expected (height, width), two positive ints, got {size!r}")
 
 
-def resize_array(image: NDArray[Any], out: NDArray[np.float32], method: str, unit: np.float32) -> None:
+def check_method(method: str, crop: str | None) -> None:
+    """The same of these two."""
+    if method not in METHODS:
+        raise ValueError(f"method: expected 'tf2', 'tf1' or 'area', got {method!r}")
+    if crop not in (None, "center"):
+        raise ValueError(f"crop: expected None or 'center', got {crop!r}")
+
+
+def window(shape: tuple[int, ...], size: tuple[int, ...], crop: str | None) -> Window:
+    """What of a picture of ``shape`` becomes one of ``size``: see ``resize``."""
+    height, width = shape
+    if crop is None:
+        return Window(0, 0, height, width)
+    rows, columns = (max(1, (2 * width * size[0] + size[1]) // (2 * size[1])), width)
+    if rows > height:
+        rows, columns = height, min(width, max(1, (2 * height * size[1] + size[0]) // (2 * size[0])))
+    return Window((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+def resize_array(
+    image: NDArray[Any], out: NDArray[np.float32], method: str, unit: np.float32, *, crop: str | None = None
+) -> None:
     """``image`` [H,W,C] times ``unit``, resized into ``out`` [h,w,C], which is C-contiguous."""
+    top, left, height, width = window(image.shape[:2], out.shape[:2], crop)
+    image = image[top : top + height, left : left + width]
+
+    def part(top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
+        return image[top:bottom, left:right]
+
+    def copied(*box: int) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(part(*box))
+
     if image.dtype == np.uint8 and image.shape[-1] == 3 and image.strides[-1] == 1:
-        resize_rows(image.shape[:2], lambda start, stop: image[start:stop], out, method, unit, whole=True)
+        resize_parts(Window(0, 0, height, width), part, out, method, unit, whole=True)
+    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # grey that is repeated
+        resize_parts(Window(0, 0, height, width), copied, out, method, unit, whole=False)
     elif method == "area":
-        middle = _sum_spans(image, _spans(image.shape[0], out.shape[0]), unit)
-        out[...] = _sum_spans(middle.swapaxes(0, 1), _spans(image.shape[1], out.shape[1]), None).swapaxes(0, 1)
+        _average(image, out, unit)
     else:
         out[...] = _interpolate(image, out.shape[:2], method, unit)
 
 
-def resize_rows(
-    shape: tuple[int, ...], rows: Rows, out: NDArray[np.float32], method: str, unit: np.float32, *, whole: bool
+def resize_parts(
+    of: Window, part: Part, out: NDArray[np.float32], method: str, unit: np.float32, *, whole: bool
 ) -> None:
-    """The same from a picture of ``shape`` that is there in part: in bands of rows, unless ``whole``."""
-    height, width = shape
-    down, across = _axis(height, out.shape[0], method), _axis(width, out.shape[1], method)
-    if whole:
-        _resize.resize(_isa(os.environ.get("FASTMNV2_ISA")), rows(0, height), down, across, float(unit), out)
-        return
-    most, start = max(1, _BAND_PIXELS // width), 0
-    starts, ends = _extents(height, out.shape[0], method)
-    while start < len(starts):
-        stop = max(start + 1, int(np.searchsorted(ends, starts[start] + most, "right")))
-        first, last = int(starts[start]), int(ends[stop - 1])
-        part = _axis_part(height, out.shape[0], method, slice(start, stop), first, last)
-        _resize.resize(
-            _isa(os.environ.get("FASTMNV2_ISA")), rows(first, last), part, across, float(unit), out[start:stop]
-        )
-        start = stop
+    """The window ``of`` a picture that is handed out in parts: one part if it is there as a ``whole`` anyway."""
+    isa = _isa(os.environ.get("FASTMNV2_ISA"))
+    columns = list(_pieces(of.width, out.shape[1], method, _LONG))
+    most = _LONG if whole else _BAND_PIXELS // max(piece.inputs.stop - piece.inputs.start for piece in columns)
+    for rows in _pieces(of.height, out.shape[0], method, min(most, _LONG)):
+        for across in columns:
+            top, bottom = (of.top + edge for edge in (rows.inputs.start, rows.inputs.stop))
+            left, right = (of.left + edge for edge in (across.inputs.start, across.inputs.stop))
+            place = out[rows.outputs, across.outputs]
+            target = place if place.flags.c_contiguous else np.empty_like(place, order="C")
+            # No name for the part: it is gone before there is the next.
+            _resize.resize(isa, part(top, bottom, left, right), rows.axis, across.axis, float(unit), target)
+            if target is not place:
+                place[...] = target
 
 
 @functools.cache
@@ -107,47 +154,75 @@ def _isa(forced: str | None) -> str:
 _Places = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
-@functools.lru_cache(256)
-def _axis(source: int, target: int, method: str) -> _resize.Places | _resize.Spans:
-    return _axis_part(source, target, method, slice(None), 0, source)
+class _Piece(NamedTuple):
+    """Some outputs along an axis, the inputs that they are made of, and how."""
+
+    outputs: slice
+    inputs: slice
+    axis: _resize.Places | _resize.Spans
 
 
-def _axis_part(
-    source: int, target: int, method: str, outputs: slice, first: int, last: int
-) -> _resize.Places | _resize.Spans:
-    """Some outputs along an axis, of which inputs first to last are there."""
+def _pieces(source: int, target: int, method: str, most: int) -> Iterable[_Piece]:
+    """An axis in pieces of at most ``most`` inputs, or of one output where that has more."""
+    if source <= min(most, _LONG):
+        return [_whole_axis(source, target, method)]
+    return _short_pieces(source, target, method, most)
+
+
+@functools.lru_cache(64)  # of "area", 8 bytes an input: 8 MB in all
+def _whole_axis(source: int, target: int, method: str) -> _Piece:
+    outputs, inputs = slice(0, target), slice(0, source)
+    return _Piece(outputs, inputs, _axis(source, target, method, outputs, inputs))
+
+
+def _short_pieces(source: int, target: int, method: str, most: int) -> Iterator[_Piece]:
+    starts, ends = _extents(source, target, method)
+    start = 0
+    while start < target:
+        stop = max(start + 1, int(np.searchsorted(ends, starts[start] + most, "right")))
+        outputs, inputs = slice(start, stop), slice(int(starts[start]), int(ends[stop - 1]))
+        yield _Piece(outputs, inputs, _axis(source, target, method, outputs, inputs))
+        start = stop
+
+
+def _axis(source: int, target: int, method: str, outputs: slice, inputs: slice) -> _resize.Places | _resize.Spans:
+    """Some outputs along an axis, of which these inputs are there."""
+    first, count = np.int32(inputs.start), inputs.stop - inputs.start
     if method == "area":
-        starts, counts, weights = (part[outputs] for part in _spans(source, target))
-        return _resize.Spans(last - first, starts - np.int32(first), counts, np.ascontiguousarray(weights))
+        starts, counts, weights = _spans(source, target, outputs)
+        return _resize.Spans(count, starts - first, counts, weights)
     left, right, place = (part[outputs] for part in _places(source, target, method))
-    return _resize.Places(last - first, left - np.int32(first), right - np.int32(first), place)
+    return _resize.Places(count, left - first, right - first, place)
 
 
 def _extents(source: int, target: int, method: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Each output's first input, and the one after its last. Neither goes back from one output to the next."""
     if method == "area":
-        starts, counts, _ = _spans(source, target)
-        return starts, starts + counts
+        _, starts, last, _ = _triangles(source, target, slice(None))
+        return starts, last + np.int32(1)
     left, right, _ = _places(source, target, method)
     return left, np.maximum(left, right) + np.int32(1)
 
 
-@functools.lru_cache(64)
 def _places(source: int, target: int, method: str) -> _Places:
     """Each output's two neighbours, and how far it is from the first to the second."""
     scale = np.float32(source) / np.float32(target)
     half = np.float32(0.5 if method == "tf2" else 0)
     place = (np.arange(target, dtype=np.float32) + half) * scale - half
     floor = np.floor(place)
-    # Float32 rounding may put the last place of a very long axis past its end.
-    first = np.clip(floor, 0, source - 1).astype(np.int32)
-    second = np.minimum(np.ceil(place), source - 1).astype(np.int32)
+    first, second = _within(floor, source), _within(np.ceil(place), source)
     return first, second, place - floor
 
 
-@functools.lru_cache(64)
-def _spans(source: int, target: int) -> _Places:
-    """Each output's first input, how many it takes, and their weights [target, most], which add up to 1.
+def _within(places: NDArray[np.float32], source: int) -> NDArray[np.int32]:
+    """Inputs of an axis. Of a very long one, float32 may put the last past its end, and can't say where that is."""
+    return np.clip(places.astype(np.int64), 0, source - 1).astype(np.int32)
+
+
+def _triangles(
+    source: int, target: int, outputs: slice
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], np.float32]:
+    """The centres, the first and last inputs of the outputs of "area", and the radius that all have.
 
     The triangle of TensorFlow's ScaleAndTranslate: it falls from an output's centre to nothing at the centres of its
     neighbours (or, where the picture grows, of the next inputs).
@@ -155,16 +230,21 @@ def _spans(source: int, target: int) -> _Places:
     one, half = np.float32(1), np.float32(0.5)
     step = one / (np.float32(target) / np.float32(source))
     radius = max(step, one)
-    centre = (np.arange(target, dtype=np.float32) + half) * step
-    start = np.clip(np.ceil(centre - radius - half), 0, source - 1).astype(np.int32)
-    last = np.clip(np.floor(centre + radius - half), 0, source - 1).astype(np.int32)
-    inputs = start[:, np.newaxis] + np.arange(min(2 * int(np.ceil(radius)) + 1, source), dtype=np.int32)
+    centre = (np.arange(target, dtype=np.float32)[outputs] + half) * step
+    first, last = _within(np.ceil(centre - radius - half), source), _within(np.floor(centre + radius - half), source)
+    return centre, first, last, radius
+
+
+def _spans(source: int, target: int, outputs: slice) -> _Places:
+    """Of some outputs, the first input, how many there are, and their weights [outputs, most], which add up to 1."""
+    centre, first, last, radius = _triangles(source, target, outputs)
+    one, half = np.float32(1), np.float32(0.5)
+    counts = last - first + np.int32(1)
+    inputs = first[:, np.newaxis] + np.arange(counts.max(), dtype=np.int32)
     distance = np.abs((inputs.astype(np.float32) + half - centre[:, np.newaxis]) * (one / radius))
     weights = np.where((distance < 1) & (inputs <= last[:, np.newaxis]), one - distance, np.float32(0))
-    total = np.zeros(target, np.float32)
-    for column in weights.T:  # one after the other, for numpy's own sum adds in another order
-        total += column
-    return start, last - start + np.int32(1), weights * (one / total)[:, np.newaxis]
+    total = np.add.accumulate(weights, axis=1)[:, -1:]  # one after the other: numpy's sum adds in another order
+    return first, counts, weights * (one / total)
 
 
 # ---- with numpy ----
@@ -196,11 +276,63 @@ def _interpolate(image: NDArray[Any], size: tuple[int, ...], method: str, unit: 
     return result
 
 
-def _sum_spans(image: NDArray[Any], spans: _Places, unit: np.float32 | None) -> NDArray[np.float32]:
-    """Weighted sums along the first axis, the terms taken in order."""
-    starts, _, weights = spans
-    result = np.zeros((len(starts), *image.shape[1:]), np.float32)
+def _average(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
+    """Down and then across, the terms taken in order."""
+    if max(image.shape[:2]) > _LONG:
+        _average_long(image, out, unit)
+        return
+    middle = _sum_spans(image, out.shape[0], unit)
+    out[...] = _sum_spans(middle.swapaxes(0, 1), out.shape[1], np.float32(1)).swapaxes(0, 1)
+
+
+def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np.float32]:
+    """Weighted sums along the first axis, of all outputs at once."""
+    starts, _, weights = _spans(len(image), target, slice(None))
+    result = np.zeros((target, *image.shape[1:]), np.float32)
     for i, column in enumerate(weights.T):
         values = image[np.minimum(starts + i, len(image) - 1)].astype(np.float32)
-        result += column[:, np.newaxis, np.newaxis] * (values if unit is None else values * unit)
+        result += column[:, np.newaxis, np.newaxis] * (values if unit == 1 else values * unit)
     return result
+
+
+def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
+    """The same, one output and some columns at a time: of very long axes, all would be gigabytes."""
+    (height, width), (rows, columns) = image.shape[:2], out.shape[:2]
+    starts, ends = _extents(width, columns, "area")
+    out[...] = 0
+    across: dict[int, NDArray[np.float32]] = {}
+    for first in range(0, width, _LONG):
+        part = image[:, first : first + _LONG]
+        stop = first + part.shape[1]
+        middle = np.empty((rows, *part.shape[1:]), np.float32)
+        for row, (start, weights) in zip(middle, _by_output(height, rows), strict=True):
+            values = part[start : start + len(weights)].astype(np.float32) * unit
+            _add(weights[:, np.newaxis, np.newaxis] * values, row, begun=np.zeros_like(row))
+        touched = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(starts, stop, "left")))
+        across = {o: across[o] if o in across else _of_output(width, columns, o)[1] for o in touched}
+        for output, weights in across.items():
+            start = int(starts[output])
+            here = slice(max(start, first), min(start + len(weights), stop))
+            terms = middle[:, here.start - first : here.stop - first].swapaxes(0, 1)
+            terms = weights[here.start - start : here.stop - start, np.newaxis, np.newaxis] * terms
+            _add(terms, out[:, output], begun=out[:, output])
+
+
+def _add(terms: NDArray[np.float32], out: NDArray[np.float32], begun: NDArray[np.float32]) -> None:
+    """One after the other."""
+    if len(terms) > 64:  # numpy's own is fast along long axes
+        out[...] = np.add.accumulate(np.concatenate([begun[np.newaxis], terms]), axis=0)[-1]
+        return
+    total = begun.copy()
+    for term in terms:
+        total += term
+    out[...] = total
+
+
+def _of_output(source: int, target: int, output: int) -> tuple[int, NDArray[np.float32]]:
+    (start,), _, (weights,) = _spans(source, target, slice(output, output + 1))
+    return int(start), weights
+
+
+def _by_output(source: int, target: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    return (_of_output(source, target, output) for output in range(target))

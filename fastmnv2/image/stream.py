@@ -5,20 +5,21 @@ the batch is full or no picture waits. So nothing waits for anything but the nex
 balance: decoding may take three times as long as the network, or a third.
 """
 
+import os
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.errors import ImageError
-from fastmnv2.image import decode, resizing
-from fastmnv2.image.decode import Options
+from fastmnv2.image import decode, pillow, resizing
+from fastmnv2.image.options import Options
 
 Images = NDArray[np.float32]
 Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
@@ -39,14 +40,18 @@ class Result:
 
 
 class _Job(Result):
-    """A result on its way. ``data`` is what is decoded: the item, or what was read of it."""
+    """A result on its way.
 
-    __slots__ = ("data", "done", "fatal")
+    ``data`` is what is decoded: the item, or what was read of it. ``image`` is there instead where the item had to be
+    resized at once.
+    """
+
+    __slots__ = ("data", "done", "image")
 
     def __init__(self, index: int, item: Any) -> None:
         super().__init__(index, item)
         self.data: Any = item
-        self.fatal: BaseException | None = None
+        self.image: Images | None = None
         self.done = False
 
     def failed(self, error: Exception) -> None:
@@ -54,7 +59,12 @@ class _Job(Result):
 
 
 def stream(
-    items: Iterable[Any], compute: Compute, options: Options, *, threads: int = 1, batch_size: int = 64
+    items: Iterable[Any],
+    compute: Compute,
+    options: Options,
+    *,
+    threads: int = 1,
+    batch_size: int = 64,
 ) -> Generator[Result, None, None]:
     """What ``compute`` makes of each item, in order.
 
@@ -62,13 +72,17 @@ def stream(
     are a part of that; a picture being decoded is held by each thread. Items are taken from the iterable, and open
     files read, where the generator is advanced; when the next item does not come, what is there already is finished
     first. Closing the generator stops the threads after the picture, or batch, that each has in hand.
+
+    What an iterator hands out may be changed when it is asked for the next item: one buffer for all frames of a
+    camera, one Pillow picture for all pages. So arrays and Pillow pictures are resized, and bytes that can change
+    copied, before that. The items of a list, a tuple or an array are all there from the start, and are not.
     """
     if isinstance(items, Sized) and len(items) == 1:  # no threads for one: they would cost more than resizing
         yield from _one(next(iter(items)), compute, options, threads)
         return
     workers = _Workers(compute, options, threads, batch_size)
     try:
-        yield from workers.run(iter(items))
+        yield from workers.run(iter(items), lasting=type(items) in (list, tuple, np.ndarray))
     finally:
         workers.stop()
 
@@ -86,18 +100,24 @@ def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterato
 
 
 class _Workers:
-    """Threads that take jobs from a queue. ``_changed`` guards what they say of them."""
+    """Threads that take jobs from a queue. ``_changed`` guards what they say of them.
+
+    Queue, condition and threads are of the kinds that the standard library has when they are made: gevent replaces
+    them, perhaps after this module was imported.
+    """
 
     def __init__(self, compute: Compute, options: Options, threads: int, batch_size: int) -> None:
         self._compute, self._options = compute, options
         self._most = max(batch_size, 2 * threads)
         self._batch = max(1, self._most // (2 * threads))
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._stopped = False
+        self._ended: BaseException | None = None  # what a thread died of
+        self._process = os.getpid()
         self._threads = [threading.Thread(target=self._work, name=f"pictures-{i}", daemon=True) for i in range(threads)]
 
-    def run(self, items: Iterator[Any]) -> Iterator[Result]:
+    def run(self, items: Iterator[Any], *, lasting: bool) -> Iterator[Result]:
         for thread in self._threads:
             thread.start()
         window: deque[_Job] = deque()
@@ -111,34 +131,48 @@ class _Workers:
                     break
                 index += 1
                 window.append(job)
-                self._submit(job)
+                self._submit(job, lasting)
             if window:
                 self._wait_for(window[0])
                 job = window.popleft()
-                if job.fatal is not None:
-                    raise job.fatal
                 yield Result(job.index, job.item, job.value, job.error)
 
-    def _submit(self, job: _Job) -> None:
+    def _submit(self, job: _Job, lasting: bool) -> None:
         try:
             job.data = _readable(job.item)
+            if not lasting:
+                self._take(job)
         except Exception as error:
             job.failed(error)
             job.done = True
         else:
             self._jobs.put(job)
 
+    def _take(self, job: _Job) -> None:
+        """What may be changed later, as it is now."""
+        if isinstance(job.data, (str, bytes)):  # numpy's own of both would pass for arrays
+            return
+        if isinstance(job.data, (bytearray, memoryview)):
+            job.data = bytes(job.data)
+        elif _is_picture(job.data) or _is_array(job.data):
+            job.image = np.empty((*self._options.size, 3), np.float32)
+            _load(job.data, self._options, job.image)
+            job.data = None
+
     def _wait_for(self, job: _Job) -> None:
+        if self._process != os.getpid():  # a thread that is not here may hold the lock
+            raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
         with self._changed:
-            # Now and then, for where a wait without an end can't be interrupted, and for what a fork leaves behind.
-            while not self._changed.wait_for(lambda: job.done, timeout=0.5):
-                if not any(thread.is_alive() for thread in self._threads):
-                    raise RuntimeError(
-                        "the threads that decode pictures are gone: this iterator was begun before a fork"
-                    )
+            # Now and then, for where a wait without an end can't be interrupted.
+            while not self._changed.wait_for(lambda: job.done or self._ended, timeout=0.5):
+                pass
+            if not job.done and self._ended:
+                raise self._ended
 
     def stop(self) -> None:
         """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
+        if self._process != os.getpid():
+            return
         self._stopped = True
         for _ in self._threads:
             self._jobs.put(None)
@@ -148,6 +182,14 @@ class _Workers:
                 thread.join(max(0, until - time.monotonic()))
 
     def _work(self) -> None:
+        try:
+            self._go_on()
+        except BaseException as error:  # not a picture's fault: raised where the results are waited for
+            with self._changed:
+                self._ended = self._ended or error
+                self._changed.notify_all()
+
+    def _go_on(self) -> None:
         images = np.empty((self._batch, *self._options.size, 3), np.float32)
         waiting: list[_Job] = []
         since = 0.0
@@ -155,37 +197,38 @@ class _Workers:
         while True:
             try:
                 job = self._jobs.get(block=not waiting)
-            except Empty:
+            except queue.Empty:
                 self._finish(waiting, images)
                 continue
             if job is None or self._stopped:
                 return
             try:
-                _load(job.data, self._options, images[len(waiting)], room)
+                if job.image is not None:
+                    images[len(waiting)] = job.image
+                else:
+                    _load(job.data, self._options, images[len(waiting)], room)
             except Exception as error:
                 job.failed(error)
-                self._finish([job], images[:0])
+                self._tell([job])
             else:
                 since = since if waiting else time.monotonic()
                 waiting.append(job)
                 if len(waiting) == len(images) or time.monotonic() - since > _LATEST:
                     self._finish(waiting, images)
             finally:
-                job.data = None
+                job.data = job.image = None
 
     def _finish(self, jobs: list[_Job], images: Images) -> None:
-        if len(images):
-            try:
-                for job, value in zip(jobs, self._compute(images[: len(jobs)], 1), strict=True):
-                    job.value = value
-            except BaseException as error:  # not the pictures' fault: raised where the results are waited for
-                for job in jobs:
-                    job.fatal = error
+        for job, value in zip(jobs, self._compute(images[: len(jobs)], 1), strict=True):
+            job.value = value
+        self._tell(jobs)
+        jobs.clear()
+
+    def _tell(self, jobs: list[_Job]) -> None:
         with self._changed:
             for job in jobs:
                 job.done = True
             self._changed.notify_all()
-        jobs.clear()
 
 
 class _Room:
@@ -206,19 +249,32 @@ def _readable(item: Any) -> Any:
     return decode.read_whole(item, decode.name_of(item)) if hasattr(item, "read") else item
 
 
+def _is_picture(item: Any) -> bool:
+    return hasattr(item, "getexif")
+
+
+def _is_array(item: Any) -> bool:
+    return hasattr(item, "__array__") or hasattr(item, "__array_interface__")
+
+
 def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
     """One item, resized into ``out`` [height,width,3]."""
-    if hasattr(item, "getexif") or isinstance(item, (str, bytes, bytearray, memoryview)) or hasattr(item, "__fspath__"):
-        decode.open_picture(item, options, room).resize(out, options.method)
+    if isinstance(item, (str, bytes, bytearray, memoryview)) or _is_picture(item) or hasattr(item, "__fspath__"):
+        decode.open_picture(item, options, room).resize(out, options)
         return
-    array = _as_array(item, options.max_pixels)
+    array = _as_array(item, options)
+    if array.shape[2] == 4 and options.rgb:
+        if array.dtype == np.uint8:
+            pillow.of_rgba(array, options.rgb).resize(out, options)
+            return
+        array = _on_background(array, options.rgb)
     unit = resizing.UNIT if array.dtype == np.uint8 else np.float32(1)
-    resizing.resize_array(array, out, options.method, unit)
+    resizing.resize_array(array[..., :3], out, options.method, unit, crop=options.crop)
 
 
-def _as_array(item: Any, max_pixels: int) -> NDArray[Any]:
-    """An array of one picture as [H,W,3], uint8 or float: grey is repeated, alpha dropped."""
-    if not hasattr(item, "__array__") and not hasattr(item, "__array_interface__"):
+def _as_array(item: Any, options: Options) -> NDArray[Any]:
+    """An array of one picture as [H,W,3] or, with alpha, [H,W,4], uint8 or float: grey is repeated."""
+    if not _is_array(item):
         raise TypeError(
             f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}"
         )
@@ -229,6 +285,12 @@ def _as_array(item: Any, max_pixels: int) -> NDArray[Any]:
         array = array[..., np.newaxis]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
         raise ValueError(f"expected an array [H, W], or [H, W, C] of 1, 3 or 4 channels, got {list(array.shape)}")
-    if array.shape[0] * array.shape[1] > max_pixels:
-        raise ValueError(f"expected at most {max_pixels} pixels, got {array.shape[1]} x {array.shape[0]}")
-    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array[..., :3]
+    if array.shape[0] * array.shape[1] > options.max_pixels:
+        raise ValueError(f"expected at most {options.max_pixels} pixels, got {array.shape[1]} x {array.shape[0]}")
+    return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
+
+
+def _on_background(array: NDArray[Any], background: tuple[int, int, int]) -> NDArray[np.float32]:
+    alpha = array[..., 3:].astype(np.float32)
+    behind: NDArray[np.float32] = np.array(background, np.float32) * resizing.UNIT * (1 - alpha)
+    return array[..., :3].astype(np.float32) * alpha + behind

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,11 +167,10 @@ class _Chunk:
         """The pictures and variants whose vectors are not in the cache."""
         for index, path in enumerate(self._paths):
             try:
-                data = _content(path)
+                data, self._contents[index] = decode.content(path)
             except (OSError, ValueError) as error:
                 self._bad[index] = ImageError.of(error, index, path).reason
                 continue
-            self._contents[index] = hashlib.sha256(data).digest()
             names = {self._key(index, number): number for number in range(len(self._variants))}
             known = self._kept.get(list(names), model.network.features)
             self._found |= {(index, names[name]): vector for name, vector in known.items()}
@@ -196,13 +193,6 @@ class _Chunk:
             yield item
 
 
-def _content(path: str) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could take for ever
-        raise ValueError(f"{path}: expected a picture, got no regular file")
-    with open(path, "rb") as file:
-        return decode.read_whole(file, path)
-
-
 def _variant(picture: NDArray[np.uint8], variant: Variant, options: Options) -> NDArray[np.float32]:
     """A part of a picture, resized: the whole ones would not fit in memory."""
     flip, part, down, across = variant
@@ -210,4 +200,4 @@ def _variant(picture: NDArray[np.uint8], variant: Variant, options: Options) -> 
     top, left = round((picture.shape[0] - height) * down), round((picture.shape[1] - width) * across)
     found = picture[top : top + height, left : left + width]
     found = np.ascontiguousarray(found[:, ::-1] if flip else found)
-    return resizing.resize(found, options.size, method=options.method)
+    return resizing.resize(found, options.size, method=options.method, crop=options.crop)

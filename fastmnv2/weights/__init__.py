@@ -1,11 +1,13 @@
 """Weights files, one module a form. ``read`` knows the form by content."""
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fastmnv2.core.errors import WeightsError, is_this_machines
+from fastmnv2.core.head import named
 from fastmnv2.weights.files import exists, open_file
 from fastmnv2.weights.tensors import Source
 
@@ -13,7 +15,7 @@ __all__ = ["Source", "read"]
 
 FORMS = (
     "a hub module or SavedModel (folder or .tar.gz), a TF-Slim checkpoint, release (.tgz) or frozen graph (.pb), "
-    "Keras weights (.h5, .weights.h5, .keras), a TFLite file, or a native .safetensors"
+    "Keras weights (.h5, .weights.h5, .keras), a TFLite file, a Hugging Face folder, or a native .safetensors"
 )
 
 
@@ -21,7 +23,7 @@ PRECISIONS = ("float32", "int8")
 
 
 def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
-    """Read a weights file or folder of any of the five forms: with "int8" the integers of an 8-bit one (a Quantised).
+    """Read a weights file or folder of any of the forms: with "int8" the integers of an 8-bit one (a Quantised).
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
@@ -33,7 +35,24 @@ def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
     if not exists(place) and not _is_prefix(place):
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     with refusing(place):
-        return _quantised(place) if precision == "int8" else _read(place)
+        found = _quantised(place) if precision == "int8" else _read(place)
+        return _as_named(found, place)
+
+
+def _as_named(found: Source, path: Path) -> Source:
+    """With what a file's name, and the labels beside it, tell where it doesn't."""
+    if found.form == "native":
+        return found
+    from fastmnv2.weights import names
+
+    if found.size is None and (size := names.size_in(path)):
+        found = dataclasses.replace(found, size=size)
+    if found.head is not None and found.head.classes is None:
+        classes = names.labels_beside(path, found.head.count)
+        if classes:
+            notes = (*found.notes, f"names of the classes are those of {names.LABELS} beside it")
+            found = dataclasses.replace(found, head=named(found.head, classes), notes=notes)
+    return found
 
 
 @contextlib.contextmanager
@@ -90,6 +109,10 @@ def _read(path: Path) -> Source:
     if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
         from fastmnv2.weights.forms import native
 
+        if not native.is_own(path):
+            from fastmnv2.weights.forms import huggingface
+
+            return huggingface.read_file_alone(path)
         found = native.read(path)
         return found.quantised.dequantised() if found.quantised else found
     from fastmnv2.weights.forms import checkpoint, hub
@@ -100,10 +123,23 @@ def _read(path: Path) -> Source:
     if prefix is not None:
         return checkpoint.read(prefix)
     if path.is_dir():
-        raise WeightsError(f"{path}: expected a folder with saved_model.pb or one checkpoint, found neither")
+        from fastmnv2.weights.forms import huggingface
+
+        if (path / huggingface.CONFIG).is_file():
+            return huggingface.read(path)
+        raise WeightsError(
+            f"{path}: expected a folder with saved_model.pb, one checkpoint, or config.json and model.safetensors, "
+            "found none of them"
+        )
     path.stat()  # says why, where it may not be looked at
     if not path.is_file():
         raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
+    return _read_file(path, head)
+
+
+def _read_file(path: Path, head: bytes) -> Source:
+    """A regular file by its first bytes."""
+    from fastmnv2.weights.forms import hub
 
     if head[:8] == b"\x89HDF\r\n\x1a\n":
         from fastmnv2.weights.forms import keras

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from fastmnv2.core.errors import WeightsError, is_this_machines
+from fastmnv2.core.network import DEFAULT, Network
 from fastmnv2.core.progress import progress
 from fastmnv2.weights import read
 from fastmnv2.weights.files import file_sha256
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.forms import hub
+from fastmnv2.weights.names import Published
 from fastmnv2.weights.tensors import Folded
 
 LIMIT = 64 << 20  # bytes; the larger of the two files has about 6 MB
@@ -51,12 +53,19 @@ REMOTES = (
 
 def remotes() -> tuple[Remote, ...]:
     """``REMOTES``, or the mirrors that ``FASTMNV2_URLS`` lists, separated by spaces."""
-    mirrors = os.environ.get("FASTMNV2_URLS", "").split()
+    mirrors = [url for url in os.environ.get("FASTMNV2_URLS", "").split() if "{name}" not in url]
     return tuple(Remote(url) for url in mirrors) or REMOTES
 
 
-def fetch(sources: tuple[Remote, ...] | None = None) -> tuple[Folded | None, list[str]]:
-    """The first of ``sources``, else ``remotes()``, that arrives whole and is this network, and what went wrong before.
+def remotes_of(published: Published) -> tuple[Remote, ...]:
+    """Where published weights are downloaded from: the mirrors whose URL has {name} in it, else Google's places."""
+    mirrors = [url for url in os.environ.get("FASTMNV2_URLS", "").split() if "{name}" in url]
+    urls = [url.replace("{name}", published.name) for url in mirrors] or published.urls
+    return tuple(map(Remote, urls))
+
+
+def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT) -> tuple[Folded | None, list[str]]:
+    """The first of ``sources``, else ``remotes()``, that arrives whole and is ``network``, and what went wrong before.
 
     Raises:
         OSError: this machine has no room for it, or no more files to open.
@@ -65,7 +74,7 @@ def fetch(sources: tuple[Remote, ...] | None = None) -> tuple[Folded | None, lis
     failures: list[str] = []
     for remote in sources or remotes():
         try:
-            return _fetch_one(remote), failures
+            return _fetch_one(remote, network), failures
         except MemoryError:
             raise
         except Exception as error:  # a server can make urllib raise all kinds of things
@@ -91,7 +100,7 @@ def _explained(reason: BaseException | str) -> str:
     return text
 
 
-def _fetch_one(remote: Remote) -> Folded:
+def _fetch_one(remote: Remote, network: Network) -> Folded:
     _check_scheme(remote.url)
     with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch:
         path = Path(scratch, "download")
@@ -100,7 +109,10 @@ def _fetch_one(remote: Remote) -> Folded:
         digest = file_sha256(path)
         if remote.sha256 is not None and digest != remote.sha256:
             raise WeightsError(f"expected sha256 {remote.sha256}, got {digest}")
-        folded = fold(read(path))
+        source = read(path)
+        folded = fold(source if source.size else dataclasses.replace(source, size=network.size))
+        if folded.network != network:
+            raise WeightsError(f"expected {network.name}, got {folded.network.name}")
         # The file is gone when this returns: its arrays must not be views of it, and its name is the URL.
         tensors = {name: array.copy() for name, array in folded.tensors.items()}
     return dataclasses.replace(folded, tensors=tensors, origin=remote.url, sha256=digest, file="")

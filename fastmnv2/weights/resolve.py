@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
@@ -14,6 +14,9 @@ from fastmnv2.weights import PRECISIONS, Source, cache, first_layer, read, refus
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import RANGE_LIMIT, Folded, is_range
+
+if TYPE_CHECKING:
+    from fastmnv2.weights.names import Published
 
 IMAGENET, UNTRAINED = "imagenet", "untrained"
 
@@ -33,8 +36,8 @@ def resolve(weights: Any, **how: Any) -> Folded:
     try:
         return fold(found)
     except WeightsError as error:
-        if found.origin == str(cache.folder() / cache.FILE):
-            raise _broken_cache(error) from error
+        if Path(found.origin).parent == cache.folder():
+            raise _broken_cache(error, Path(found.origin)) from error
         raise
 
 
@@ -123,15 +126,23 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
         from fastmnv2.weights.untrained import untrained
 
         return untrained()
-    if not isinstance(weights, str) or exists(Path(name)):
+    if not isinstance(weights, str) or exists(Path(name)) or _is_prefix(name):
         return read(name)
+    if name.startswith("hf://"):
+        from fastmnv2.weights.forms import huggingface
+
+        with refusing(name):
+            return huggingface.read(huggingface.fetched(name, download=download), origin=name)
     if name.startswith(("https://", "http://")):
         return _from_url(name, download)
-    if not _is_prefix(name):
-        raise FileNotFoundError(
-            f"there are no weights at {name!r}: expected a path, a TF-Hub URL, {IMAGENET!r} or {UNTRAINED!r}"
-        )
-    return read(name)
+    from fastmnv2.weights import names
+
+    if found := names.published(name):
+        return _published(found, download)
+    raise FileNotFoundError(
+        f"there are no weights at {name!r}: expected a path, a name such as {IMAGENET!r}, 'mobilenet_v2_100_224' or "
+        f"{UNTRAINED!r}, a TF-Hub URL, or hf://organisation/name"
+    )
 
 
 def _integers(weights: str | os.PathLike[str] | None) -> Folded:
@@ -145,7 +156,7 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
         from fastmnv2.weights.untrained import untrained
 
         return calibration.untrained(fold(untrained()))
-    if name == IMAGENET and not isinstance(weights, os.PathLike):
+    if not isinstance(weights, os.PathLike) and _is_published(name):
         raise WeightsError(
             f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
             f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"
@@ -156,6 +167,15 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
     return found
 
 
+def _is_published(name: str) -> bool:
+    """Whether it is a name of published weights, all of which are float32."""
+    from fastmnv2.weights import names
+
+    if name != IMAGENET and exists(Path(name)):
+        return False
+    return name == IMAGENET or name.startswith("hf://") or names.published(name) is not None
+
+
 def _is_prefix(name: str) -> bool:
     return exists(Path(name + ".index"))
 
@@ -163,7 +183,10 @@ def _is_prefix(name: str) -> bool:
 def _imagenet(download: bool) -> Source:
     configured = os.environ.get("FASTMNV2_WEIGHTS")
     if configured:
-        if configured == IMAGENET or _is_handle(configured):  # which would lead back here
+        from fastmnv2.weights import names
+
+        told = names.published(configured)
+        if configured == IMAGENET or (told and told.is_default):  # which would lead back here
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
         return resolve_source(configured, download=download)
     if cache.embedded():
@@ -174,18 +197,20 @@ def _imagenet(download: bool) -> Source:
     if module := hub.find_cached(hub.HANDLE):
         return _cached_module(module, hub.HANDLE)
     cached = cache.folder() / cache.FILE
-    if cached.is_file():
-        try:
-            return read(cached)
-        except WeightsError as error:
-            if isinstance(error.__cause__, OSError):  # it could not be read
-                raise
-            raise _broken_cache(error) from error
-    return _download(cached, download)
+    return _read_cached(cached) if cached.is_file() else _download(cached, download)
 
 
-def _broken_cache(error: WeightsError) -> WeightsError:
-    return WeightsError(f"{error}; this is a broken cache: delete {cache.folder() / cache.FILE}")
+def _read_cached(cached: Path) -> Source:
+    try:
+        return read(cached)
+    except WeightsError as error:
+        if isinstance(error.__cause__, OSError):  # it could not be read
+            raise
+        raise _broken_cache(error, cached) from error
+
+
+def _broken_cache(error: WeightsError, cached: Path) -> WeightsError:
+    return WeightsError(f"{error}; this is a broken cache: delete {cached}")
 
 
 def _cached_module(folder: Path, handle: str) -> Source:
@@ -195,39 +220,48 @@ def _cached_module(folder: Path, handle: str) -> Source:
         return hub.read(folder, origin=handle)
 
 
-def _is_handle(url: str) -> bool:
-    if "://" not in url:  # a path, which may be of the native form: it loads fast without the other readers
-        return False
-    from fastmnv2.weights.forms import hub
-
-    return url.split("?", maxsplit=1)[0].rstrip("/") == hub.HANDLE
-
-
 def _from_url(url: str, download: bool) -> Source:
+    from fastmnv2.weights import names
     from fastmnv2.weights.forms import hub
 
     if module := hub.find_cached(url):
         return _cached_module(module, url)
-    if _is_handle(url):
-        return _imagenet(download)
+    if found := names.published(url):
+        return _published(found, download)
     raise WeightsUnavailable(
-        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only {hub.HANDLE} "
-        "is downloaded; download it yourself and load the folder or archive"
+        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only Google's "
+        "MobileNet V2 modules are downloaded; download it yourself and load the folder or archive"
     )
 
 
-def _download(cached: Path, allowed: bool) -> Source:
-    if not allowed:
-        raise unavailable(cached, ["the network is not used: download=False"])
-    if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):
-        raise unavailable(cached, ["the network is not used: FASTMNV2_OFFLINE is set"])
+def _published(found: "Published", download: bool) -> Source:
+    """One of the 22 members' weights: from TF-Hub's cache, Keras', or the user's, else downloaded."""
+    if found.is_default:
+        return _imagenet(download)
+    from fastmnv2.weights.forms import hub
 
-    from fastmnv2.weights.download import fetch
+    for handle in found.handles:
+        if module := hub.find_cached(handle):
+            return _cached_module(module, handle)
+    if path := found.keras_cached():
+        return read(path)
+    cached = cache.folder() / f"{found.name}.safetensors"
+    return _read_cached(cached) if cached.is_file() else _download(cached, download, found)
+
+
+def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) -> Source:
+    what = wanted.name if wanted else IMAGENET
+    if not allowed:
+        raise unavailable(cached, ["the network is not used: download=False"], what)
+    if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):
+        raise unavailable(cached, ["the network is not used: FASTMNV2_OFFLINE is set"], what)
+
+    from fastmnv2.weights.download import fetch, remotes_of
     from fastmnv2.weights.forms import native
 
-    folded, failures = fetch()
+    folded, failures = fetch(remotes_of(wanted), wanted.network) if wanted else fetch()
     if folded is None:
-        raise unavailable(cached, failures)
+        raise unavailable(cached, failures, what)
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         native.write(cached, folded)
@@ -240,12 +274,13 @@ def _download(cached: Path, allowed: bool) -> Source:
     return folded
 
 
-def unavailable(cached: Path, tried: list[str]) -> WeightsUnavailable:
+def unavailable(cached: Path, tried: list[str], what: str = IMAGENET) -> WeightsUnavailable:
     """The one error for weights that are nowhere to be had, with the three ways out."""
+    how = "set FASTMNV2_WEIGHTS to" if what == IMAGENET else "load by its path"
     return WeightsUnavailable(
-        "the imagenet weights are not here and could not be downloaded (" + "; ".join(tried) + "). Three ways out: "
-        "(1) set FASTMNV2_WEIGHTS to a file or folder with weights: a TF-Hub module, a TF-Slim checkpoint, Keras "
+        f"the {what} weights are not here and could not be downloaded ({'; '.join(tried)}). Three ways out: "
+        f"(1) {how} a file or folder with weights: a TF-Hub module, a TF-Slim checkpoint, Keras "
         "weights, a TFLite file or a native .safetensors; "
-        f"(2) on a machine with a network, run fastmnv2 convert SRC {cache.FILE} and copy the result to {cached}; "
+        f"(2) on a machine with a network, run fastmnv2 convert SRC {cached.name} and copy the result to {cached}; "
         f"(3) load({UNTRAINED!r}) where timings are enough: its features mean nothing"
     )

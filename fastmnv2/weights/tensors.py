@@ -65,7 +65,7 @@ class Source:
     ``<scope>/BatchNorm/{gamma,beta,moving_mean,moving_variance}``, or already folded with ``<scope>/biases``.
     """
 
-    form: str  # "hub", "checkpoint", "keras", "tflite", "native" or "untrained"
+    form: str  # "hub", "checkpoint", "frozen", "keras", "tflite", "huggingface", "native" or "untrained"
     origin: str  # path, URL or name, as a bug report should show it
     sha256: str  # of the file the tensors were read from
     tensors: Tensors
@@ -76,6 +76,7 @@ class Source:
     head: Head | None = None
     head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
     size: tuple[int, int] | None = None  # height and width of images, if it is said
+    labels: tuple[str, ...] | None = None  # names of ImageNet's 1001 classes, if the file has them
     multiplier: float | None = None  # of channels, if it is said; else the tensors' shapes tell it
 
     def __post_init__(self) -> None:
@@ -177,6 +178,8 @@ class Folded(Source):
         if self.head is not None:
             found["head"] = [{"kind": step.kind, "name": step.name} for step in self.head.steps]
             found["classes"] = self.head.classes
+        elif self.labels and self.has_logits:
+            found["classes"] = self.labels
         return found
 
     @functools.cached_property

@@ -91,3 +91,10 @@ def test_images_need_no_import_of_their_own():
     code = "import fastmnv2; before = 'fastmnv2.image' in sys.modules; fastmnv2.image.resize; print(before)"
     assert loaded("import sys; " + code) == {"False"}
     assert "image" in fastmnv2.__all__
+
+
+def test_bundlers_find_the_parts_that_are_imported_by_name():
+    """PyInstaller and others read a module's import statements, also those that only type checkers run."""
+    statements = ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
+    found = [node.names for node in statements if isinstance(node, ast.ImportFrom) and node.module == "fastmnv2"]
+    assert {"hub", "image", "learn"} <= {alias.name for names in found for alias in names}

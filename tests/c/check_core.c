@@ -294,11 +294,12 @@ static void check_soak(const fm_weights *weights, long calls) {
     static float features[IMAGES * MOST_FEATURES];
     fm_model *model = NULL;
     long first_peak = 0, peak = 0;
+    int fastest = fm_isa_count() - 1;
+    while (!fm_isa_supported(fm_isa_at(fastest))) fastest--;
     for (long i = 0; i < calls; i++) {
         if (i % 100 == 0) { /* load and unload, too */
             fm_model_free(model);
-            model = make_model(fm_isa_at(fm_isa_supported(fm_isa_at(fm_isa_count() - 1)) ? fm_isa_count() - 1 : 0),
-                               weights);
+            model = make_model(fm_isa_at(fastest), weights);
         }
         run(model, FM_FLOAT32, 0, 1, 1 + (int)(i & 1), features);
         const long pages = i % 10 == 9 ? resident_pages() : 0;

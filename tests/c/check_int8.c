@@ -5,7 +5,8 @@
  *
  *   check_int8                 the instruction sets that this machine can run
  *   check_int8 --bench         besides, the least time of each kernel on the network's shapes
- *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits; must be caught
+ *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits, or weights
+ *                              packed for sums of 16 bits that are one too large for them ("lax"); must be caught
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -25,7 +26,8 @@ static int between(int least, int most) { return least + rand() % (most - least 
 /* An input may be read some bytes further than its end. */
 static uint8_t *fill(size_t bytes) {
     uint8_t *array = fenced(bytes + FM_INT8_SLACK);
-    for (size_t i = 0; i < bytes + FM_INT8_SLACK; i++) array[i] = (uint8_t)(rand() >> 8);
+    const int full = between(0, 2); /* of three bytes so many are as large as they can be */
+    for (size_t i = 0; i < bytes + FM_INT8_SLACK; i++) array[i] = rand() % 3 < full ? 255 : (uint8_t)(rand() >> 8);
     return array;
 }
 
@@ -72,8 +74,34 @@ typedef enum numbers {
     PLAIN,   /* weights in int8, outputs that saturation clamps */
     SHIFTED, /* the same with zero points and clamps inside the range */
     WIDE,    /* weights of nine bits, products beyond int32 */
+    EDGE,    /* weights whose pairs add up to just what sums of 16 bits take, and some to one more */
     NUMBERS
 } numbers;
+
+/* The weights that meet two bytes of a quad, in one column; both have the same sign and add up to `total`, if only the
+ * bytes around `zero` reach that far. */
+static void draw_pair(uint8_t *first, uint8_t *second, int zero, int total) {
+    const int sign = rand() % 2 ? 1 : -1, most = sign > 0 ? 255 - zero : zero;
+    const int alone = rand() % 3 == 0, a = alone ? fm_least(total, most) : between(0, fm_least(total, most));
+    *first = (uint8_t)(zero + sign * a);
+    if (second) *second = (uint8_t)(zero + sign * fm_least(total - a, most));
+}
+
+/* Rows of weights by the quad, `first` of them when they are the first convolution's. Half of the quads may be added to
+ * another one in 16 bits, most others fit alone, and some don't for the sake of one column. */
+static void draw_edge(uint8_t *kernel, int depth, int columns, int zero, int first) {
+    const int limit = FM_INT8_PAIR_MOST;
+    for (int k = 0, rows; k < depth; k += rows) {
+        rows = first && k % 9 == 8 ? 1 : fm_least(4, depth - k);
+        const int total = rand() % 2 ? limit / 2 : limit, over = rand() % 3 == 0 ? rand() % columns : -1;
+        for (int c = 0; c < columns; c++) {
+            for (int t = 0; t < rows; t += 2) {
+                uint8_t *row = kernel + (k + t) * columns + c;
+                draw_pair(row, t + 1 < rows ? row + columns : NULL, zero, total + (c == over));
+            }
+        }
+    }
+}
 
 static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
     const int columns = shape->out_channels, taps = shape->kernel * shape->kernel;
@@ -81,8 +109,9 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
     uint8_t *kernel = exactly((size_t)depth * (size_t)columns);
     int32_t *bias = exactly(sizeof *bias * (size_t)columns);
     float *scale = exactly(sizeof *scale * (size_t)columns);
-    const int zero = which == WIDE ? between(0, 1) * 255 : 128;
+    const int zero = which == WIDE ? between(0, 1) * 255 : which == EDGE ? between(127, 128) : 128;
     for (int i = 0; i < depth * columns; i++) kernel[i] = (uint8_t)(rand() >> 8);
+    if (which == EDGE) draw_edge(kernel, depth, columns, zero, shape->kind == FM_CONV);
     for (int i = 0; i < columns; i++) {
         bias[i] = between(-20000, 20000);
         scale[i] = (float)between(1, 1000) * 3e-6f;
@@ -91,7 +120,7 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
         if (which == WIDE && i % 5 == 0) scale[i] = 255.0f;
     }
     fm_int8_layer layer = {kernel, bias, scale, zero, between(0, 255), 0, 0, 255};
-    if (which != PLAIN) {
+    if (which == SHIFTED || which == WIDE) {
         layer.out_zero = between(0, 255);
         layer.low = between(0, 100);
         layer.high = between(100, 255);
@@ -112,7 +141,7 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
 
 /* ---- convolutions ----------------------------------------------------------------------------------- */
 
-static enum { RIGHT, HALF_UP, TWICE, SATURATING } mutant;
+static enum { RIGHT, HALF_UP, TWICE, SATURATING, LAX } mutant;
 
 static int32_t rounded(int32_t sum, float scale) {
     const float product = (float)sum * scale;
@@ -152,6 +181,57 @@ static void naive_conv(const fm_int8_conv_args *args) {
             c[j] = (uint8_t)fm_least(fm_most(byte, args->output.low), args->output.high);
         }
     }
+}
+
+static int saturated(int32_t sum) { return sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum; }
+
+/* The sums of 16 bits that vpmaddubsw and vpaddw make of a pixel's next `together` quads, added up. */
+static int32_t narrow_sum(const fm_int8_conv_args *args, const uint8_t *a, int first, int together, int column) {
+    int32_t sum = 0;
+    for (int half = 0; half < 4; half += 2) {
+        int16_t narrow = 0;
+        for (int k = first; k < first + together; k++) {
+            const uint8_t *x = a + args->offsets[k] + half;
+            const int8_t *w = (const int8_t *)args->weights + (size_t)k * args->part + 4 * column + half;
+            narrow = (int16_t)(uint16_t)(narrow + saturated(x[0] * w[0] + x[1] * w[1]));
+        }
+        sum += narrow;
+    }
+    return sum;
+}
+
+/* Plain loops over weights packed for a table with a pair_most and two parts. */
+static void pairs_conv(const fm_int8_conv_args *args) {
+    const int doubles = 2 * args->doubles, bytes = doubles + args->singles;
+    for (int i = 0; i < args->pixels; i++) {
+        const uint8_t *a = args->a + (size_t)i * args->lda;
+        uint8_t *c = args->c + (size_t)i * args->ldc + (size_t)(i / args->width) * args->gap;
+        for (int j = 0; j < args->columns; j++) {
+            int32_t sum = args->bias[j];
+            for (int k = 0; k < doubles; k += 2) sum += narrow_sum(args, a, k, 2, j);
+            for (int k = doubles; k < bytes; k++) sum += narrow_sum(args, a, k, 1, j);
+            for (int k = 0; k < 4 * args->steps; k++) {
+                const char *step = args->weights + (size_t)bytes * args->part + (size_t)(k / 4) * args->ldw;
+                int16_t w[2];
+                memcpy(w, step + (size_t)(k % 2) * args->part + (size_t)j * sizeof w, sizeof w);
+                sum = (int32_t)((uint32_t)sum + (uint32_t)(a[args->offsets[bytes + k / 4] + k % 4] * w[k % 4 / 2]));
+            }
+            const int32_t byte = rounded(sum, args->scale[j]) + args->output.zero;
+            c[j] = (uint8_t)fm_least(fm_most(byte, args->output.low), args->output.high);
+        }
+    }
+}
+
+/* As AVX2's, for any machine. The mutant allows pairs of weights one more. */
+static fm_int8_kernels pairs_table(void) {
+    fm_int8_kernels table = fm_int8_scalar;
+    table.name = "pairs";
+    table.lanes = 8;
+    table.vecs = 3;
+    table.parts = table.bytes = 2;
+    table.pair_most = FM_INT8_PAIR_MOST + (mutant == LAX);
+    table.conv = pairs_conv;
+    return table;
 }
 
 static void run_conv(const fm_int8_kernels *kernels, const fm_int8_conv *conv, fm_int8_conv_args args, int cut) {
@@ -363,15 +443,19 @@ static void check_table(const fm_int8_kernels *kernels) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const mutants[] = {"none", "half-up", "twice", "saturating"};
+    static const char *const mutants[] = {"none", "half-up", "twice", "saturating", "lax"};
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0;
     benching = argc > 1 && strcmp(argv[1], "--bench") == 0;
     if (argc > 2 && strcmp(argv[1], "--mutant") == 0) {
         while (strcmp(mutants[mutant], argv[2]) != 0) mutant++;
-        check_conv(&fm_int8_scalar, PLAIN);
+        const fm_int8_kernels pairs = pairs_table();
+        if (mutant == LAX) check_conv(&pairs, EDGE);
+        else check_conv(&fm_int8_scalar, PLAIN);
         printf("%d checks, %d failures\n", checks, failures);
         return failures != 0;
     }
+    const fm_int8_kernels pairs = pairs_table();
+    for (int which = PLAIN; !benching && which < NUMBERS; which++) check_conv(&pairs, (numbers)which);
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
         const int before = failures;

@@ -32,9 +32,9 @@ def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):
     checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, and with pairs of products that
-    # saturate at 16 bits as those of vpmaddubsw.
-    for mutant in ("half-up", "twice", "saturating"):
+    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, with pairs of products that
+    # saturate at 16 bits as those of vpmaddubsw, and with the rule against that one too lax.
+    for mutant in ("half-up", "twice", "saturating", "lax"):
         found = run_checks(program, "--mutant", mutant)
         assert found.returncode == 1, f"{mutant}: {found.stdout}"
     assert run_checks(program, "--mutant", "none").returncode == 0

@@ -264,11 +264,9 @@ class TestStreams:
     def test_ctrl_c(self, files, untrained_native):
         with start("endless_pictures", untrained_native, *files) as process:
             assert process.stdout.readline() == "started\n"
-            began = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 3
             assert process.stdout.read() == "stopped, 1 thread\n"
-            assert time.monotonic() - began < 5
 
 
 def test_the_network_fails(files, model, monkeypatch):

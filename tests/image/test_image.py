@@ -108,9 +108,19 @@ class TestResize:
         for shape in ((301, 217), (40, 50), (1, 9)):
             picture = noise(*shape, 3)
             out = np.empty((96, 96, 3), np.float32)
-            rows = lambda start, stop, of=picture: of[start:stop]  # noqa: E731
-            image.resizing.resize_rows(shape, rows, out, method, image.resizing.UNIT, whole=False)
+            part = lambda *box, of=picture: of[box[0] : box[1], box[2] : box[3]]  # noqa: E731
+            whole = image.resizing.Window(0, 0, *shape)
+            image.resizing.resize_parts(whole, part, out, method, image.resizing.UNIT, whole=False)
             same_bits(out, image.resize(picture, method=method))
+
+    @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
+    def test_long_axes_are_resized_in_pieces(self, method, monkeypatch):
+        pictures = [noise(*shape, 3) for shape in ((301, 217), (40, 500), (700, 9))]
+        expected = [image.resize(picture, method=method) for picture in pictures]
+        monkeypatch.setattr(image.resizing, "_LONG", 30)
+        image.resizing._whole_axis.cache_clear()
+        for picture, want in zip(pictures, expected, strict=True):
+            same_bits(image.resize(picture, method=method), want)
 
     def test_bytes_become_what_embed_takes(self, model, recwarn):
         picture = noise(200, 150, 3)

@@ -1,4 +1,4 @@
-"""Labels that are missing, several, or in tables of all kinds; pictures that are turned, or change while they are read."""
+"""Labels: missing, several, and in tables of all kinds; pictures that are turned or change while they are read."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ import fastmnv2
 
 pytest.importorskip("sklearn")
 
-from fastmnv2.image.decode import Options  # noqa: E402
-from fastmnv2.learn import dataset, features  # noqa: E402
+from fastmnv2.image.decode import Options
+from fastmnv2.learn import dataset, features
 
 NAN = float("nan")
 

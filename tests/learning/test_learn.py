@@ -3,7 +3,6 @@
 import re
 import shutil
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -306,22 +305,6 @@ def test_the_command_line(pictures, tmp_path):
     assert "--force" in command("train", pictures, "-o", target, "--weights", "untrained", code=1)
     assert ".safetensors" in command("train", pictures, "-o", tmp_path / "x.npy", code=2)
     assert "no such folder" in command("train", tmp_path / "nowhere", "-o", tmp_path / "y.safetensors", code=1)
-
-
-@pytest.mark.slow
-def test_a_thousand_pictures_take_less_than_ten_seconds(tmp_path):
-    """On two cores, beyond decoding, for which the same is done once more without the head."""
-    folder = make_pictures(tmp_path / "many", 1000, (96, 96))
-    paths = sorted(map(str, folder.glob("*/*.png")))
-    start = time.perf_counter()
-    for path in paths:
-        fastmnv2.image.load_image(path)
-    decoding = time.perf_counter() - start
-    start = time.perf_counter()
-    study(folder)
-    seconds = time.perf_counter() - start
-    print(f"{seconds:.1f} s, of which decoding on one core {decoding:.1f} s")
-    assert seconds - decoding < 10
 
 
 def test_eight_bit_features(pictures, real_tflite, tmp_path):

@@ -83,7 +83,6 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes all = vcombine_u8(vqmovun_s16(low), vqmovun_s16(high));
     return vminq_u8(vmaxq_u8(all, vdupq_n_u8((uint8_t)output->low)), vdupq_n_u8((uint8_t)output->high));
 }
-FM_INLINE bytes bytes_in_order(bytes a) { return a; }
 /* `count` is a multiple of 4. */
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     if (count == 16) {
@@ -97,6 +96,10 @@ FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     }
     const uint32_t last = vgetq_lane_u32(vreinterpretq_u32_u8(a), 0);
     if (count & 4) memcpy(p, &last, sizeof last);
+}
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    (void)vecs;
+    bytes_store(p, a, count);
 }
 FM_INLINE void quads_load(quads q[4], const uint8_t *const rows[4], size_t at) {
     const uint8x16_t a = vld1q_u8(rows[0] + at), b = vld1q_u8(rows[1] + at);

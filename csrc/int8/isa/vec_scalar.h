@@ -58,9 +58,12 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     (void)plain;
     return (bytes){{clamped(a, output), clamped(b, output), clamped(c, output), clamped(d, output)}};
 }
-FM_INLINE bytes bytes_in_order(bytes a) { return a; }
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     for (int i = 0; i < count; i++) p[i] = a.at[i];
+}
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    (void)vecs;
+    bytes_store(p, a, count);
 }
 FM_INLINE void quads_load(quads q[4], const uint8_t *const rows[4], size_t at) {
     FM_UNROLL for (int j = 0; j < 4; j++) {

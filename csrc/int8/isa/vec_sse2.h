@@ -63,7 +63,6 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes clamped = _mm_max_epu8(_mm_packus_epi16(low, high), _mm_set1_epi8((char)output->low));
     return _mm_min_epu8(clamped, _mm_set1_epi8((char)output->high));
 }
-FM_INLINE bytes bytes_in_order(bytes a) { return a; }
 /* `count` is a multiple of 4. */
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     if (count == 16) {
@@ -77,6 +76,10 @@ FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     }
     const int32_t last = _mm_cvtsi128_si32(a);
     if (count & 4) memcpy(p, &last, sizeof last);
+}
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    (void)vecs;
+    bytes_store(p, a, count);
 }
 FM_INLINE void quads_load(quads q[4], const uint8_t *const rows[4], size_t at) {
     const __m128i a = _mm_loadu_si128((const __m128i *)(rows[0] + at));

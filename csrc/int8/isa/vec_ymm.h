@@ -1,7 +1,6 @@
 /* The 8-bit vocabulary on 256-bit registers: AVX-VNNI, which multiplies quads of bytes, or AVX2, which multiplies
- * pairs of 16 bits. vpmaddubsw, which takes pairs of bytes, would be half as many instructions; but its sums of two
- * products saturate at 16 bits, and real weights get there: 0.22 % of outputs would be wrong, of the first
- * convolution's 2.8 %. */
+ * pairs of 16 bits, or pairs of bytes where the weights allow it (pack_pairs.c). Given all weights, vpmaddubsw would
+ * get 0.22 % of outputs wrong in Google's file, and of the first convolution's 2.8 %. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -46,21 +45,53 @@ FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
 }
 #else
 #define PARTS 2
-/* Bytes 0 and 2, or 1 and 3, as 16 bits. */
+/* Bytes 0 and 2, or 1 and 3, as 16 bits. Not by vpand: that keeps multiplications waiting on Zen 3 (1 to 3 %). */
 FM_INLINE part_of_quad quads_part(quads q, const int part) {
-    return part ? _mm256_srli_epi16(q, 8) : _mm256_and_si256(q, _mm256_set1_epi16(255));
+    const __m128i even = _mm_setr_epi8(0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14, -1);
+    return part ? _mm256_srli_epi16(q, 8) : _mm256_shuffle_epi8(q, _mm256_broadcastsi128_si256(even));
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
     return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* or gcc adds products to each other first */
 }
-#define SPLITS_ROWS
-/* A quad for each lane, cut. */
-FM_INLINE void quads_split(const uint8_t *p, uint32_t *part0, uint32_t *part1) {
-    const quads q = _mm256_loadu_si256((const __m256i *)p);
-    _mm256_storeu_si256((__m256i *)part0, quads_part(q, 0));
-    _mm256_storeu_si256((__m256i *)part1, quads_part(q, 1));
+#define ADDS_PAIRS
+/* Bytes 0 and 1, and 2 and 3, of a quad by their weights, added up in 16 bits. */
+typedef __m256i pairs;
+FM_INLINE quads quad_broadcast(const uint8_t *p) {
+    int32_t quad;
+    memcpy(&quad, p, sizeof quad);
+    return _mm256_set1_epi32(quad);
 }
-FM_INLINE part_of_quad part_broadcast(const uint32_t *p) { return _mm256_set1_epi32((int32_t)*p); }
+FM_INLINE pairs pairs_dot(quads x, weights w) { return _mm256_maddubs_epi16(x, w); }
+FM_INLINE pairs pairs_add(pairs a, pairs b) { return _mm256_add_epi16(a, b); }
+FM_INLINE sums sums_add_pairs(sums acc, pairs p) {
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+}
+#define DEPTHWISE_SLIDES
+/* Four vectors of channels of two rows, as pairs of bytes; vector v stands at PAIRS_AT(v), and is loaded as pairs of 16
+ * bits. */
+enum { PAIRS_BYTES = 64 };
+#define PAIRS_AT(v) ((v) % 2 * 32 + (v) / 2 * 16)
+FM_INLINE void pairs_store(uint8_t *to, const uint8_t *a, const uint8_t *b) {
+    const __m256i first = _mm256_loadu_si256((const __m256i *)a), second = _mm256_loadu_si256((const __m256i *)b);
+    _mm256_store_si256((__m256i *)to, _mm256_unpacklo_epi8(first, second));
+    _mm256_store_si256((__m256i *)(to + 32), _mm256_unpackhi_epi8(first, second));
+}
+FM_INLINE part_of_quad pairs_load(const uint8_t *p) {
+    return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+}
+/* A vector of channels of one row, in pairs with nothing. */
+FM_INLINE part_of_quad singles_load(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+/* The bytes of four vectors to a place each. */
+FM_INLINE void bytes_scatter(uint8_t *const places[4], __m256i a) {
+    const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
+    const __m128i first = _mm_unpacklo_epi32(low, high), second = _mm_unpackhi_epi32(low, high);
+    _mm_storel_epi64((__m128i *)places[0], first);
+    _mm_storeh_pd((double *)(void *)places[1], _mm_castsi128_pd(first));
+    _mm_storel_epi64((__m128i *)places[2], second);
+    _mm_storeh_pd((double *)(void *)places[3], _mm_castsi128_pd(second));
+}
 #endif
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
     int32_t quad;
@@ -86,8 +117,15 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes clamped = _mm256_max_epu8(_mm256_packus_epi16(low, high), _mm256_set1_epi8((char)output->low));
     return _mm256_min_epu8(clamped, _mm256_set1_epi8((char)output->high));
 }
-FM_INLINE bytes bytes_in_order(bytes a) {
-    return _mm256_permutevar8x32_epi32(a, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+/* Of what bytes_pack leaves, the bytes of the first `vecs` vectors, 3 at most. Unpacking halves takes less time than a
+ * permutation across them. */
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
+    const __m128i two = _mm_unpacklo_epi32(low, high);
+    (void)count; /* vectors are of 8, as columns are */
+    if (vecs == 1) _mm_storel_epi64((__m128i *)p, two);
+    else _mm_storeu_si128((__m128i *)p, two);
+    if (vecs == 3) _mm_storel_epi64((__m128i *)(p + 16), _mm_unpackhi_epi32(low, high));
 }
 /* `count` is a multiple of 8. */
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {

@@ -67,13 +67,14 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes clamped = _mm512_max_epu8(_mm512_packus_epi16(low, high), _mm512_set1_epi8((char)output->low));
     return _mm512_min_epu8(clamped, _mm512_set1_epi8((char)output->high));
 }
-/* What bytes_pack leaves of four vectors, in the order of the vectors. */
-FM_INLINE bytes bytes_in_order(bytes a) {
-    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    return _mm512_permutexvar_epi32(order, a);
-}
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     _mm512_mask_storeu_epi8(p, ~(uint64_t)0 >> (64 - count), a);
+}
+/* What bytes_pack leaves of some vectors, in the order of the vectors. */
+FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    (void)vecs;
+    bytes_store(p, _mm512_permutexvar_epi32(order, a), count);
 }
 FM_INLINE void quads_load(quads q[4], const uint8_t *const rows[4], size_t at) {
     const __m512i a = _mm512_loadu_si512(rows[0] + at), b = _mm512_loadu_si512(rows[1] + at);

@@ -2,7 +2,8 @@
 
 libhdf5 is C code that a malformed file can crash or keep busy for ever: a guided fuzzer needed 9,000 files to find
 one. So it runs in a process with limits of processor time and memory, which hands back numbers only. Its standard
-input is the file, its standard output a line of JSON and the arrays' bytes.
+input is the file; it answers with a line of JSON and the arrays' bytes, through a pipe of its own: to standard output
+others may print, such as a sitecustomize.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -39,7 +41,7 @@ _PATIENCE = 60  # seconds, where there is no limit of processor time, and for ma
 _LEGACY = {"kernel:0": "kernel", "depthwise_kernel:0": "depthwise_kernel"}
 _SUFFIX = re.compile(r"(Conv1|Conv_1|Conv_1_bn|(expanded_conv|block_\d+)_(expand|depthwise|project)(_BN)?)$")
 
-_CHILD = "import sys; sys.path[:] = sys.argv[1:]; from fastmnv2.weights.forms import hdf5; hdf5.serve()"
+_CHILD = "import sys; sys.path[:] = sys.argv[2:]; from fastmnv2.weights.forms import hdf5; hdf5.serve(int(sys.argv[1]))"
 
 
 class Content(NamedTuple):
@@ -88,25 +90,58 @@ def _interpreter() -> str | None:
 
 
 def _answer(file: IO[bytes], origin: str) -> bytes:
-    """What the other process prints about the file."""
+    """What the other process has to say about the file."""
     interpreter = _interpreter()
     if interpreter is None:
         raise WeightsError(
             f"{origin}: the HDF5 library is run in a process of its own, for which this program has no Python "
             "interpreter; convert the file where there is one: fastmnv2 convert SRC FILE.safetensors"
         )
-    command = [interpreter, "-c", _CHILD, *sys.path]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, stdin=file, capture_output=True, env=environment, timeout=_PATIENCE, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise WeightsError(f"{origin}: the HDF5 library did not end within {_PATIENCE} s") from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    receiver, sender = os.pipe()
+    with open(receiver, "rb") as answers:
+        try:
+            process = _start(interpreter, sender, file)
+        finally:
+            os.close(sender)
+        found: list[bytes] = []
+        # Beside what waits for the process: who is not read from is not done.
+        reader = threading.Thread(target=lambda: found.append(answers.read()), daemon=True)
+        with process:
+            reader.start()
+            try:
+                _, complaints = process.communicate(timeout=_PATIENCE)
+            except subprocess.TimeoutExpired as error:
+                raise WeightsError(f"{origin}: the HDF5 library did not end within {_PATIENCE} s") from error
+            finally:
+                process.kill()
+                reader.join(_PATIENCE)
+    if process.returncode != 0 or not found or not found[0]:
+        said = complaints.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise WeightsError(
-            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {done.returncode}) {said}"
+            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {process.returncode}) {said}"
         )
-    return done.stdout
+    return found[0]
+
+
+def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """The other process, which inherits ``sender``."""
+    how: dict[str, Any]
+    if os.name == "nt":
+        import msvcrt
+
+        handle = msvcrt.get_osfhandle(sender)  # type: ignore[attr-defined,unused-ignore]
+        os.set_handle_inheritable(handle, True)  # type: ignore[attr-defined,unused-ignore]
+        how = {"startupinfo": subprocess.STARTUPINFO(lpAttributeList={"handle_list": [handle]})}  # type: ignore[attr-defined,unused-ignore]
+    else:
+        handle, how = sender, {"pass_fds": [sender]}
+    return subprocess.Popen(
+        [interpreter, "-c", _CHILD, str(handle), *sys.path],
+        stdin=file,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        **how,
+    )
 
 
 def _decoded(answer: bytes, origin: str) -> Content:
@@ -127,8 +162,8 @@ def _decoded(answer: bytes, origin: str) -> Content:
     return Content(header["config"], variables, others)
 
 
-def serve() -> None:
-    """The other process: standard input to standard output, within limits."""
+def serve(handle: int) -> None:
+    """The other process: standard input to a pipe, within limits. On Windows that is a handle, else a descriptor."""
     import h5py  # noqa: F401 - before the limits, which are for what comes after it
 
     _limit()
@@ -142,9 +177,14 @@ def serve() -> None:
         arrays = [*variables.values(), *(values for values in others.values() if values is not None)]
     except Exception as error:  # whatever h5py makes of a malformed file
         header = {"error": str(error)[:1000] or type(error).__name__}
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n")
-    for values in arrays:
-        sys.stdout.buffer.write(np.ascontiguousarray(values, "<f4").tobytes())
+    if os.name == "nt":
+        import msvcrt
+
+        handle = msvcrt.open_osfhandle(handle, 0)  # type: ignore[attr-defined,unused-ignore]
+    with open(handle, "wb") as answer:
+        answer.write(json.dumps(header).encode() + b"\n")
+        for values in arrays:
+            answer.write(np.ascontiguousarray(values, "<f4").tobytes())
 
 
 def _limit() -> None:

@@ -206,7 +206,7 @@ def _layer_names(config: Any) -> set[str]:
 
 def _image_size(config: Any) -> tuple[int, int] | None:
     """Height and width that the model with the first convolution was made for; None if it leaves them open."""
-    prefix = keras_names.prefix_of(_layer_names(config))
+    plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -216,7 +216,7 @@ def _image_size(config: Any) -> tuple[int, int] | None:
             continue
         pending += node
         layers = [item for item in node if isinstance(item, dict) and isinstance(item.get("config"), dict)]
-        if not any(str(layer["config"].get("name")) == f"{prefix}Conv1" for layer in layers):
+        if not any(plain.get(str(layer["config"].get("name"))) == "Conv1" for layer in layers):
             continue
         for layer in layers:
             shape = layer["config"].get("batch_shape", layer["config"].get("batch_input_shape"))
@@ -228,7 +228,7 @@ def _image_size(config: Any) -> tuple[int, int] | None:
 
 def _check_norms(config: Any, origin: str) -> None:
     """The network's batch norms must have the epsilon that is folded in."""
-    prefix = keras_names.prefix_of(_layer_names(config))
+    plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:
         node = pending.pop()
@@ -244,7 +244,7 @@ def _check_norms(config: Any, origin: str) -> None:
         epsilon = own.get("epsilon")
         if (
             node.get("class_name") == "BatchNormalization"
-            and keras_names.slim_scope(name.removeprefix(prefix))
+            and name in plain
             and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
         ):
             raise WeightsError(f"{origin}: {name}: expected epsilon {DEFAULT.epsilon}, got {epsilon!r}")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.network import of
-from fastmnv2.weights.forms.keras_names import BY_TOP, prefix_of, slim_scope
+from fastmnv2.weights.forms.keras_names import BY_TOP, plain_names
 from fastmnv2.weights.tensors import range_of
 
 _LAYERS_LIMIT = 2000
@@ -93,8 +93,8 @@ def around(config: Any, size: tuple[int, int] | None) -> Around | None:
     root = _tree(config, None, 0, [0])
     _link(root)
     nodes = _walk(root)
-    prefix = prefix_of(node.name for node in nodes)
-    found = {name: node for node in nodes if slim_scope(name := node.name.removeprefix(prefix))}
+    names = plain_names(node.name for node in nodes)
+    found = {names[node.name]: node for node in nodes if node.name in names}
     if "Conv1" not in found or not {"Conv_1_bn"} & found.keys():
         return None
     try:

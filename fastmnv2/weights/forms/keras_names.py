@@ -52,6 +52,15 @@ def prefix_of(layers: Iterable[str]) -> str:
     return next(iter(found), "")
 
 
+def plain_names(layers: Iterable[str]) -> dict[str, str]:
+    """Keras' own names of the network's layers, by those that a model gives them: with a prefix, or numbered."""
+    given = list(layers)
+    prefix = prefix_of(given)
+    plain = {name: name.removeprefix(prefix) for name in given if name.startswith(prefix)}
+    found = {name: short for name, short in plain.items() if slim_scope(short)}
+    return found or by_order(given)
+
+
 def plain_paths(paths: Iterable[str]) -> dict[str, str]:
     """Variables ``…/<layer>/<variable>`` by the same without a prefix of the layers' names."""
     given = list(paths)

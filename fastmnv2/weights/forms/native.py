@@ -132,17 +132,9 @@ def read(path: Path) -> Source:
     # Read, not mapped: 2 ms more, but a mapped file that somebody cuts short ends the process (SIGBUS).
     data = read_file(path, _FILE_LIMIT)
     size = len(data)
-    if size < 8:
-        raise WeightsError(f"{path}: expected a safetensors file, got {size} bytes")
-    (length,) = struct.unpack_from("<Q", data)
-    if length > _HEADER_LIMIT or 8 + length > size:
-        raise WeightsError(
-            f"{path}: the header claims {length} bytes, expected at most {_HEADER_LIMIT} and no more than the file has"
-        )
-    header = _parse(path, data[8 : 8 + length])
+    header, start = parsed_header(path, data)
     metadata = _metadata(path, header.pop("__metadata__", None))
     network = _network(path, metadata)
-    start = 8 + length
     tensors = {}
     end = 0
     quantised = "precision" in metadata
@@ -158,11 +150,11 @@ def read(path: Path) -> Source:
         tensors[name] = np.frombuffer(data, dtype, math.prod(shape), start + begin).reshape(shape)
     if start + end != size:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
-    input_range, found_head = None, None
+    input_range, found_head, labels = None, None, None
     if "around" in metadata:
         from fastmnv2.weights.forms import surroundings
 
-        input_range, found_head = surroundings.read(path, metadata["around"], tensors, network.features)
+        input_range, found_head, labels = surroundings.read(path, metadata["around"], tensors, network.features)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
@@ -172,9 +164,38 @@ def read(path: Path) -> Source:
         os.path.abspath(path),
         input_range=input_range,
         head=found_head,
+        labels=labels,
         size=network.size,
         multiplier=network.multiplier,
     )
+
+
+def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data begin. Raises WeightsError."""
+    size = len(data)
+    if size < 8:
+        raise WeightsError(f"{path}: expected a safetensors file, got {size} bytes")
+    (length,) = struct.unpack_from("<Q", data)
+    if length > _HEADER_LIMIT or 8 + length > size:
+        raise WeightsError(
+            f"{path}: the header claims {length} bytes, expected at most {_HEADER_LIMIT} and no more than the file has"
+        )
+    return _parse(path, data[8 : 8 + length]), 8 + length
+
+
+def is_own(path: Path) -> bool:
+    """Whether a safetensors file says that this package wrote it, or nothing that can be read."""
+    with open_file(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):  # reading it tells what is wrong
+        return True
+    metadata = found.get("__metadata__") if isinstance(found, dict) else None
+    if not isinstance(found, dict) or metadata is None:
+        return not isinstance(found, dict)
+    return isinstance(metadata, dict) and metadata.get("format") == "fastmnv2"
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fastmnv2.core import head
 from fastmnv2.core.errors import WeightsError
+from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Tensors, is_range
 
 _TENSOR = re.compile(rf"{head.PREFIX}(\d{{1,2}})/(kernel|bias|scale|shift)")
@@ -17,8 +18,16 @@ _CLASSES_LIMIT = 20_000
 _STEPS_LIMIT = 100
 
 
-def read(path: Path, text: str, tensors: Tensors, features: int) -> tuple[tuple[float, float] | None, head.Head | None]:
-    """Input range, and head on so many features, from the JSON and the tensors named for it. Raises WeightsError."""
+_Labels = tuple[str, ...] | None
+
+
+def read(
+    path: Path, text: str, tensors: Tensors, features: int
+) -> tuple[tuple[float, float] | None, head.Head | None, _Labels]:
+    """Input range, head on so many features, names of ImageNet's classes, from the JSON and the tensors named for it.
+
+    Raises WeightsError.
+    """
 
     def refused(what: str) -> WeightsError:
         return WeightsError(f"{path}: __metadata__: {what}")
@@ -48,7 +57,10 @@ def read(path: Path, text: str, tensors: Tensors, features: int) -> tuple[tuple[
         parts[int(place[1])][place[2]] = array
     steps = [head.Step(entry["kind"], entry["name"], part) for entry, part in zip(entries, parts, strict=True)]
     made = head.Head(tuple(steps), tuple(classes) if classes else None, features) if steps else None
-    return (float(edges[0]), float(edges[1])) if edges else None, made
+    labels = tuple(classes) if classes and not steps else None
+    if labels and len(labels) != DEFAULT.classes:
+        raise refused(f"classes: expected {DEFAULT.classes} names without a head, got {len(labels)}")
+    return (float(edges[0]), float(edges[1])) if edges else None, made, labels
 
 
 def _is_range(edges: Any) -> bool:

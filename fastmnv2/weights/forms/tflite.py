@@ -223,7 +223,9 @@ class Walk:
     def source(self, path: Path, kind: "type[_Kind]") -> "_Kind":
         """All that the file tells, as a Source or a Quantised."""
         tensors, notes = self.finish()
-        head, head_error, more = self._behind.head(self.network.features, tflite_metadata.labels(self.graph))
+        names = tflite_metadata.labels(self.graph)
+        imagenet = names is not None and len(names) == DEFAULT.classes and self._next == len(self.network.layers)
+        head, head_error, more = self._behind.head(self.network.features, None if imagenet else names)
         return kind(
             "tflite",
             str(path),
@@ -236,6 +238,7 @@ class Walk:
             head_error=head_error,
             size=self.size,
             multiplier=self.network.multiplier,
+            labels=tuple(names) if imagenet and names else None,
         )
 
     def _error(self, text: str) -> WeightsError:

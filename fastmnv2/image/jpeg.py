@@ -1,0 +1,92 @@
+"""JPEG: with simplejpeg where it is installed, and what its markers say."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmnv2.image.limits import TooLarge, check
+from fastmnv2.image.options import Options
+
+Buffer = Callable[[int], NDArray[np.uint8]]
+"""Gives memory of so many bytes, which holds a picture until the next call."""
+
+MAX_SCANS = 64
+"""Each is work on every pixel, and may be 30 bytes long: progressive JPEGs have some ten."""
+
+START = b"\xff\xd8"
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_STRICT = frozenset({"444", "422", "420", "Gray"})  # samplings that every release decodes alike
+
+
+def check_scans(data: bytes, name: str, height: int, width: int, options: Options) -> None:
+    """TooLarge if decoding takes more memory or turns than a picture of its pixels may."""
+    # Most have one scan. What looks like another one may belong to a thumbnail, which the slower count knows.
+    scans = data.count(_SCAN)
+    if scans > 1 and (scans > MAX_SCANS or 10 * height * width > 4 * options.max_pixels):
+        scans = _count_scans(data)
+    if scans > MAX_SCANS:
+        raise TooLarge(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
+    check(name, height, width, options, "scans" if scans > 1 else None)
+
+
+def _count_scans(data: bytes) -> int:
+    """How many scans there are, or ``MAX_SCANS + 1``."""
+    at, scans = len(START), 0
+    while scans <= MAX_SCANS and (found := _MARKER.search(data, at)):
+        code, at = found[1][0], found.end()
+        if code == 0xD9:  # the end
+            break
+        scans += code == 0xDA
+        if code not in (0x01, 0xD8):  # these have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+    return scans
+
+
+def end_of_head(data: bytes) -> int:
+    """Where the first scan starts."""
+    at = len(START)
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return at
+
+
+def shrinking(height: int, width: int, options: Options) -> int:
+    """By how much the decoder may shrink: both edges of what is resized stay at least twice the target's."""
+    rows, columns = options.size
+    most = min(height // (2 * rows), width // (2 * columns)) if options.decode == "scaled" else 1
+    return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(most, 1))
+
+
+def turbo(data: bytes, name: str, options: Options, buffer: Buffer | None) -> Any:
+    """uint8 [H,W,3] of a picture that Pillow would decode to the same bits, else None: Pillow says what is wrong."""
+    simplejpeg = _simplejpeg()
+    if not simplejpeg:
+        return None
+    try:
+        height, width, colours, sampling = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray", "RGB") or sampling not in _STRICT:
+            return None
+        check_scans(data, name, height, width, options)
+        shrink = shrinking(height, width, options)
+        height, width = -(-height // shrink), -(-width // shrink)
+        smaller = {"min_height": height, "min_width": width} if shrink > 1 else {}
+        room = buffer(height * width * 3) if buffer else None
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=room, **smaller)
+    except TooLarge:
+        raise
+    except ValueError:
+        return None
+
+
+def _simplejpeg() -> Any:
+    try:
+        import simplejpeg
+        from PIL import features
+    except ImportError:
+        return None
+    # Another libjpeg than this one rounds otherwise.
+    return simplejpeg if features.check_feature("libjpeg_turbo") else None

@@ -1,0 +1,54 @@
+"""Files without the metadata that may be damaged, or too large for a reader: the pixels don't depend on them."""
+
+import zlib
+
+from fastmnv2.image import jpeg
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_ALPHA = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # lengths of tRNS by the header's kind of colour
+_JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's, which tell the colours
+
+
+def without(data: bytes) -> bytes | None:
+    """A PNG or JPEG with no more than its pixels need; None of anything else, or where that is all of it."""
+    if data.startswith(_PNG):
+        found = _png(data)
+    elif data.startswith(jpeg.START):
+        found = _jpeg(data)
+    else:
+        return None
+    return found if len(found) < len(data) else None
+
+
+def _png(data: bytes) -> bytes:
+    kept, at = [_PNG], len(_PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if not kind[:1].islower() or (_matters(data, kind, end - at - 12) and _is_sound(data[at:end])):
+            kept.append(data[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _matters(data: bytes, kind: bytes, length: int) -> bool:
+    """Of an ancillary chunk: whether it tells alpha or orientation."""
+    return kind == b"eXIf" or (kind == b"tRNS" and length in _PNG_ALPHA.get(data[25], ()))
+
+
+def _is_sound(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _jpeg(data: bytes) -> bytes:
+    kept, at, start = [data[: len(jpeg.START)]], len(jpeg.START), jpeg.end_of_head(data)
+    while at + 4 <= start:
+        if data[at + 1] == 0xFF:  # fill
+            at += 1
+            continue
+        code, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        optional = 0xE0 <= code <= 0xEF or code == 0xFE
+        if not optional or code in _JPEG_KEPT or data[at + 4 : at + 10] == b"Exif\0\0":
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[start:]])

@@ -1,0 +1,119 @@
+"""Names of published weights, and the size of images that a path tells.
+
+Google trained 22 members; they are known by TF-Hub's names and handles, and by Keras' names of files.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastmnv2.core.network import DEFAULT, Network, of
+from fastmnv2.weights.files import read_file
+
+_SIZES = {"035": (96, 128, 160, 192, 224), "050": (96, 128, 160, 192, 224), "075": (96, 128, 160, 192, 224),
+          "100": (96, 128, 160, 192, 224), "130": (224,), "140": (224,)}  # fmt: skip
+LABELS = "labels.txt"
+_LABELS_LIMIT = 1 << 20
+_HUB = "https://tfhub.dev/google/imagenet/"
+_KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+_KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
+_VERSIONS = (2, 3, 4, 5, 1)
+
+_PLAIN = re.compile(r"mobilenet_v2_(\d{3})_(\d{2,3})")
+_HANDLE = re.compile(re.escape(_HUB) + r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)/\d{1,2}/?")
+_FILE = re.compile(_KERAS_FILE + r"(\d\.\d{1,2})_(\d{2,3})(_no_top)?\.h5")
+# In paths, as TF-Slim, Keras, TF-Hub and Hugging Face name them; and as TF-Slim names quantised ones.
+_IN_PATH = re.compile(r"mobilenet_?v2_(?:weights_tf_dim_ordering_tf_kernels_)?(?:\d\.\d{1,2}|\d{3})_(\d{2,3})(?!\d)")
+_QUANTISED = re.compile(r"quantized_v2_(\d{2,3})_(?:\d{2,3})(?!\d)")
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that Google published.
+
+    Attributes:
+        network: the member of the family.
+        classifier: whether ImageNet's classes are wanted with it.
+        keras_file: Keras' name for them, which is asked for by that name.
+    """
+
+    network: Network
+    classifier: bool = False
+    keras_file: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether "imagenet" is another name for them."""
+        return self.network == DEFAULT and not self.classifier
+
+    @property
+    def name(self) -> str:
+        """As a file of the cache is named, without its suffix."""
+        return f"{self.network.name}{'_classification' if self.classifier else ''}"
+
+    @property
+    def handles(self) -> list[str]:
+        """TF-Hub's, the version of which this package began with first."""
+        kind = "classification" if self.classifier else "feature_vector"
+        return [f"{_HUB}{self.network.name}/{kind}/{version}" for version in _VERSIONS]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where they are downloaded from, in this order."""
+        multiplier = f"{self.network.multiplier:.2f}".removesuffix("0")
+        file = f"{_KERAS}{_KERAS_FILE}{multiplier}_{self.network.height}{'' if self.classifier else '_no_top'}.h5"
+        module = f"{self.handles[0]}?tf-hub-format=compressed"
+        return [file, module] if self.keras_file else [module, file]
+
+    def keras_cached(self) -> Path | None:
+        """Keras' own copy of its file, if it has downloaded one."""
+        home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+        path = Path(home, "models", self.urls[0].rpartition("/")[2])
+        return path if self.keras_file and path.is_file() else None
+
+
+def published(name: str) -> Published | None:
+    """What a name, a TF-Hub handle of any version or a file name of Keras' stands for; None if it is none of these."""
+    if found := _PLAIN.fullmatch(name):
+        return _member(found[1], int(found[2]))
+    if found := _HANDLE.fullmatch(name.partition("?")[0]):
+        return _member(found[1], int(found[2]), classifier=found[3] == "classification")
+    if found := _FILE.fullmatch(name):
+        digits = f"{float(found[1]):.2f}".replace(".", "")
+        return _member(digits, int(found[2]), classifier=not found[3], keras_file=name)
+    return None
+
+
+def _member(digits: str, size: int, *, classifier: bool = False, keras_file: str = "") -> Published | None:
+    if size not in _SIZES.get(digits, ()):
+        return None
+    return Published(of(int(digits) / 100, size, size), classifier, keras_file)
+
+
+def labels_beside(path: Path, count: int) -> list[str] | None:
+    """Names of classes in ``labels.txt`` beside a file, as Teachable Machine writes them ("0 cat").
+
+    None unless there are ``count`` of them: a file of another number is about something else.
+    """
+    place = path.parent / LABELS
+    if not path.is_file() or not place.is_file():
+        return None
+    try:
+        text = read_file(place, _LABELS_LIMIT).decode("utf-8-sig")
+    except (OSError, ValueError):
+        return None
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    numbered = [re.fullmatch(r"(\d+)\s+(.+)", line) for line in lines]
+    if all(found and int(found[1]) == index for index, found in enumerate(numbered)):
+        lines = [found[2] for found in numbered if found]
+    return lines if len(lines) == count else None
+
+
+def size_in(path: Path) -> tuple[int, int] | None:
+    """The size of images that the name of a file, or of a folder it lies in, tells: ``mobilenet_v2_1.0_224``."""
+    for part in (path.name, path.parent.name):
+        found = _IN_PATH.search(part.lower()) or _QUANTISED.search(part.lower())
+        if found:
+            return int(found[1]), int(found[1])
+    return None

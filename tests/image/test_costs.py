@@ -1,0 +1,196 @@
+"""Work and memory are bounded by a picture's pixels, whatever its file asks for: docs/pictures.md says how much."""
+
+import io
+import os
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+from processes import run
+
+from fastmnv2 import image
+from fastmnv2.image import jpeg, limits, resizing
+from fastmnv2.image.options import Options
+
+
+def encoded(picture, form, **options):
+    stream = io.BytesIO()
+    picture.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def is_writable(form):
+    PIL.Image.init()
+    return form in PIL.Image.SAVE
+
+
+def progressive(scans, mode="L"):
+    """A progressive JPEG with the last of its scans repeated, until there are so many."""
+    data = encoded(PIL.Image.new(mode, (64, 64)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:-2] + data[start:-2] * (scans - jpeg._count_scans(data)) + data[-2:]
+
+
+class TestScans:
+    @pytest.mark.parametrize("mode", ["L", "RGB"])
+    def test_so_many_and_no_more(self, mode):
+        expected = image.read(progressive(20, mode))
+        np.testing.assert_array_equal(image.read(progressive(jpeg.MAX_SCANS, mode)), expected)
+        for scans in (jpeg.MAX_SCANS + 1, 5000):
+            data = progressive(scans, mode)
+            for item in (data, io.BytesIO(data), PIL.Image.open(io.BytesIO(data))):
+                with pytest.raises(ValueError, match="expected a JPEG of at most 64 scans, got more"):
+                    image.read(item)
+
+    def test_without_simplejpeg(self, monkeypatch):
+        monkeypatch.setattr(jpeg, "_simplejpeg", lambda: None)
+        with pytest.raises(ValueError, match="at most 64 scans"):
+            image.read(progressive(65))
+
+    def test_what_looks_like_one_is_none(self):
+        """In a thumbnail, a comment, behind the end; fill bytes and restart markers are none either."""
+        data = encoded(PIL.Image.effect_noise((300, 200), 90), "JPEG", restart_marker_blocks=1)
+        segment = b"\xff\xe5" + (2 + 400).to_bytes(2, "big") + b"\xff\xda" * 200
+        odd = data[:2] + segment + b"\xff" * 9 + data[2:] + b"\xff\xda\0\0" * 99
+        assert odd.count(b"\xff\xda") > jpeg.MAX_SCANS
+        assert jpeg._count_scans(odd) == jpeg._count_scans(data) == 1
+        np.testing.assert_array_equal(image.read(odd), image.read(data))
+
+
+class TestFormats:
+    """Decoders that take more than 4 bytes a pixel are given fewer pixels."""
+
+    @pytest.mark.parametrize(("form", "each"), [("WEBP", 16), ("AVIF", 12), ("JPEG", 10), ("PNG", 4), ("BMP", 4)])
+    def test_the_same_memory_for_all(self, form, each):
+        if not is_writable(form):
+            pytest.skip(f"this Pillow has no {form}")
+        data = encoded(PIL.Image.new("RGB", (60, 40)), form, **({"progressive": True} if form == "JPEG" else {}))
+        least = max(2400, -(-2400 * each // 6))
+        assert image.read(data, max_pixels=least).shape == (40, 60, 3)
+        says = "at most 2399 pixels" if least == 2400 else "bytes for each of max_pixels"
+        for item in (data, PIL.Image.open(io.BytesIO(data))):
+            with pytest.raises(ValueError, match=says):
+                image.read(item, max_pixels=least - 1)
+
+    def test_a_webp_of_8190_by_8190(self):
+        data = encoded(PIL.Image.new("RGB", (8190, 8190)), "WEBP")
+        with pytest.raises(ValueError, match=r"WEBP picture of 8190 x 8190 pixels takes 1023 MB, expected at most 384"):
+            image.read(data)
+
+    def test_what_is_decoded_already_costs_nothing_more(self):
+        opened = PIL.Image.open(io.BytesIO(encoded(PIL.Image.new("RGB", (60, 40)), "WEBP")))
+        opened.load()
+        assert image.read(opened, max_pixels=2400).shape == (40, 60, 3)
+
+    def test_strips_of_compressed_tiffs(self):
+        options = Options(max_pixels=2400)
+        for strip, says in ((64, None), (1 << 20, "TIFF picture of 60 x 40")):
+            data = encoded(PIL.Image.new("RGB", (60, 40)), "TIFF", compression="tiff_lzw", strip_size=strip)
+            if says is None:
+                assert image.read(data, max_pixels=options.max_pixels).shape == (40, 60, 3)
+            else:
+                with pytest.raises(limits.TooLarge, match=says):
+                    image.read(data, max_pixels=options.max_pixels)
+
+    def test_icons_of_other_sizes_than_they_say(self):
+        inner = encoded(PIL.Image.new("RGB", (300, 200)), "PNG")
+        entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+        with pytest.raises(ValueError, match="at most 50000 pixels, got 300 x 200"):
+            image.read(struct.pack("<HHH", 0, 1, 1) + entry + inner, max_pixels=50_000)
+
+
+def png(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(b"\0" * ((width + 1) * height))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+class TestLongAxes:
+    @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
+    @pytest.mark.parametrize(("dtype", "width"), [(np.uint8, 30_000_000), (np.float32, 200_000)])
+    def test_memory_of_arrays(self, method, dtype, width):
+        """All weights of the first would be 240 MB, all rows of the second in all columns 230."""
+        wide = np.broadcast_to(dtype(1), (1, width, 3))
+        tracemalloc.start()
+        try:
+            for turned in (wide, wide.swapaxes(0, 1)):
+                found = image.resize(turned, method=method)
+                np.testing.assert_allclose(found, 1 / 255 if dtype == np.uint8 else 1, rtol=1e-4)
+            assert tracemalloc.get_traced_memory()[1] < 60 << 20
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+    @pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (300, 20_000)])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_long_ones_equal_tensorflow(self, dtype, shape, channels):
+        tf = pytest.importorskip("tensorflow")
+        picture = np.random.RandomState(0).randint(0, 256, (*shape, channels)).astype(dtype)
+        floats = tf.image.convert_image_dtype(picture, tf.float32) if dtype == np.uint8 else picture
+        expected = tf.image.resize(floats, (96, 96), antialias=True).numpy()
+        np.testing.assert_array_equal(image.resize(picture, method="area"), expected)
+        if channels == 1 and dtype == np.uint8:
+            grey = np.broadcast_to(picture, (*shape, 3))
+            np.testing.assert_array_equal(image.resize(grey, method="area"), np.broadcast_to(expected, (96, 96, 3)))
+
+    @pytest.mark.parametrize("method", ["tf2", "area"])
+    def test_nothing_large_is_kept(self, model, method):
+        tracemalloc.start()
+        try:
+            for width in range(1_000_000, 1_000_010):
+                model.embed_images([png(width, 1)], method=method)
+            kept, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert kept < 4 << 20
+        assert peak < 40 << 20
+
+    def test_what_is_kept_is_bounded(self):
+        """The longest axes that are kept, as many as are."""
+        resizing._whole_axis.cache_clear()
+        for width in range(resizing._LONG - 80, resizing._LONG):
+            resizing._pieces(width, 96, "area", resizing._LONG)
+        found = resizing._whole_axis.cache_info()
+        assert found.currsize == found.maxsize == 64
+        assert resizing._pieces(resizing._LONG + 1, 96, "area", resizing._LONG + 9)
+        assert resizing._whole_axis.cache_info().misses == 80
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells the peak of a process' memory")
+@pytest.mark.parametrize(
+    ("form", "mode", "options", "each"),
+    [
+        ("JPEG", "RGB", {}, 4),
+        ("JPEG", "RGB", {"progressive": True, "subsampling": 0}, 10),
+        ("PNG", "RGBA", {"compress_level": 1}, 4),
+        ("GIF", "P", {}, 4),
+        ("BMP", "RGB", {}, 4),
+        ("TIFF", "RGB", {}, 4),
+        ("WEBP", "RGBA", {"quality": 10, "method": 0}, 16),
+        ("AVIF", "RGBA", {"quality": 10, "speed": 10}, 12),
+        ("HEIF", "RGB", {"quality": 10}, 8.5),
+    ],
+)
+def test_memory_a_picture_is_what_the_docs_say(untrained_native, tmp_path, form, mode, options, each):
+    if form == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if not is_writable(form):
+        pytest.skip(f"this Pillow has no {form}")
+    path = tmp_path / "picture"
+    PIL.Image.effect_noise((300, 200), 60).convert(mode).resize((3000, 2000)).save(path, form, **options)
+    for method in ("tf2", "area"):
+        done = run("peak_of_pictures", untrained_native, path, method)
+        assert float(done.stdout) < 1.05 * each * 6e6 + path.stat().st_size + 8e6, method
+
+
+def test_the_default_takes_what_cameras_make():
+    """50 megapixels of a phone, as HEIC; 25 of a camera, as WebP or AVIF."""
+    for kind, height, width in (("HEIF", 6048, 8064), ("WEBP", 4096, 6144), ("AVIF", 4096, 6144), (None, 8192, 8192)):
+        limits.check("a", height, width, Options(), kind)

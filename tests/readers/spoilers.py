@@ -1,0 +1,48 @@
+"""Files that are wrong in one way, and the one thing that readers may say of any of them."""
+
+import io
+import json
+import struct
+import tarfile
+
+import pytest
+
+from fastmnv2.core.errors import WeightsError
+from fastmnv2.weights import read
+from fastmnv2.weights.fold import fold
+
+
+def refused(path, says="."):
+    with pytest.raises(WeightsError, match=says) as caught:
+        fold(read(path))
+    assert str(path.name) in str(caught.value) or str(path) in str(caught.value)
+    return caught.value
+
+
+def spoil_header(source, target, change):
+    data = source.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    text = change(header)
+    text = text if isinstance(text, bytes) else json.dumps(header).encode()
+    target.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    return target
+
+
+def entry(header, number):
+    return header[sorted(name for name in header if name != "__metadata__")[number]]
+
+
+def tar_with(path, *members):
+    with tarfile.open(path, "w:gz") as tar:
+        for info, data in members:
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def member(name, size=0, **fields):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info

@@ -1,0 +1,105 @@
+"""Float TFLite files of given weights, with what a test puts before the network and behind it."""
+
+import io
+import zipfile
+
+import numpy as np
+from int8_files import RELU6, SAME, Maker
+
+
+class FloatMaker(Maker):
+    """Puts the network together from folded weights.
+
+    ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
+    tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through.
+    """
+
+    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32):
+        super().__init__(0, np.uint8)
+        self.folded, self.before, self.behind, self.last, self.activations = folded, before, behind, pool, activations
+
+    def values(self, data):
+        data = np.ascontiguousarray(data)
+        return self.tensor(data.shape, data.dtype, data=data)
+
+    def named(self, shape, name):
+        index = self.tensor(shape, self.activations)
+        self.tensors[index].name = name.encode()
+        return index
+
+    def layer(self, layer, source):
+        s = self.schema
+        depthwise = layer.kind == "depthwise"
+        kernel = self.values(self.folded.tensors[layer.weights_name].transpose(3, 0, 1, 2))
+        if depthwise:
+            kernel = self.values(self.folded.tensors[layer.weights_name].transpose(3, 0, 1, 2))
+        options = s.DepthwiseConv2DOptionsT() if depthwise else s.Conv2DOptionsT()
+        options.padding, options.strideW, options.strideH = SAME, layer.stride, layer.stride
+        options.fusedActivationFunction = RELU6 if layer.relu6 else 0
+        if depthwise:
+            options.depthMultiplier = 1
+        target = self.tensor((1, layer.out_height, layer.out_width, layer.out_channels), self.activations)
+        name = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
+        return self.operator(
+            name, (source, kernel, self.values(self.folded.tensors[layer.biases_name])), target, options
+        )
+
+    def dense(self, source, kernel, bias, name, activation=0):
+        options = self.schema.FullyConnectedOptionsT()
+        options.fusedActivationFunction = activation
+        inputs = [source, self.values(kernel.T), -1 if bias is None else self.values(bias)]
+        return self.operator("FULLY_CONNECTED", inputs, self.named((1, kernel.shape[1]), name), options)
+
+    def plain(self, operator, inputs, width, name, options=None):
+        return self.operator(operator, inputs, self.named((1, width), name), options)
+
+    def softmax(self, source, width, name="probabilities"):
+        options = self.schema.SoftmaxOptionsT()
+        options.beta = 1.0
+        return self.plain("SOFTMAX", (source,), width, name, options)
+
+    def graph(self):
+        s, network = self.schema, self.folded.network
+        image = current = self.tensor((1, *network.image_shape), self.activations)
+        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
+        for operator, number in self.before:
+            target = self.tensor((1, *network.image_shape), self.activations)
+            given = (current, self.values(np.float32(number)))
+            current = self.operator(operator, given, target, kinds[operator]())
+        block = current
+        for layer in network.layers[:-1]:
+            current = self.layer(layer, current)
+            if layer.residual:
+                shape = (1, layer.out_height, layer.out_width, layer.out_channels)
+                target = self.tensor(shape, self.activations)
+                current = self.operator("ADD", (current, block), target, s.AddOptionsT())
+            if layer.scope.endswith("project"):
+                block = current
+        axes = self.values(np.array([1, 2], np.int32))
+        pooled = self.named((1, network.features), "pooled")
+        current = self.operator(self.last, (current, axes), pooled, s.ReducerOptionsT())
+        return image, self.behind(self, current) if self.behind else [current]
+
+    def data(self, labels=None):
+        """The file's bytes; ``labels`` are packed behind it as metadata writers do."""
+        import flatbuffers
+
+        s = self.schema
+        graph = s.SubGraphT()
+        image, outputs = self.graph()
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs, graph.outputs, graph.name = [image], outputs, b"main"
+        model = s.ModelT()
+        model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], self.buffers, []
+        for code, version in self.codes:
+            operator_code = s.OperatorCodeT()
+            operator_code.builtinCode, operator_code.deprecatedBuiltinCode = code, min(code, 127)
+            operator_code.version = version
+            model.operatorCodes.append(operator_code)
+        builder = flatbuffers.Builder(1 << 20)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        made = io.BytesIO(bytes(builder.Output()))
+        if labels is not None:
+            with zipfile.ZipFile(made, "a") as archive:
+                archive.writestr("labels.txt", "".join(f"{name}\n" for name in labels))
+        return made.getvalue()
