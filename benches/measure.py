@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastmnv2
-from fastmnv2.core import _engine, profile
+from fastmnv2.core import _engine, network, profile
 
-MACS = profile.NETWORK_MACS
+MACS = network.DEFAULT.macs
 
 GOOD = 0.9  # of the best peak seen; below, the host was taking the processor away
 SECONDS = {1: 0.15, 8: 0.15, 32: 0.25, 128: 0.6}
