@@ -51,7 +51,17 @@ def test_names_and_sizes():
             of(*wrong)
 
 
-@pytest.fixture(scope="module", params=[(0.25, 64, 64), (0.35, 96, 96), (0.6, 64, 128), (1.0, 64, 96), (1.4, 96, 96)])
+MEMBERS = [(0.25, 64, 64), (0.35, 96, 96), (0.6, 64, 128), (1.0, 64, 96), (1.4, 96, 96)]
+# Maps of odd height and width, of one row and one column.
+ODD_MEMBERS = [(0.25, 65, 65), (0.35, 33, 47), (0.35, 32, 32), (0.35, 100, 100), (0.5, 32, 160), (0.75, 97, 33)]
+# Sizes that people use, and the widest.
+LARGE_MEMBERS = [(0.35, 150, 200), (0.35, 299, 299), (0.25, 32, 512), (0.25, 511, 33)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*MEMBERS, *ODD_MEMBERS, *(pytest.param(which, marks=pytest.mark.slow) for which in LARGE_MEMBERS)],
+)
 def member(request):
     network = of(*request.param)
     return network, untrained(seed=1, network=network)

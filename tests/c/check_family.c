@@ -2,6 +2,7 @@
  * and in a batch, on one thread and on many, in both precisions. And the rule itself.
  *
  *   check_family digest    the features' and logits' digest of each member on every instruction set of this machine
+ *   check_family large     the same of members that take longer
  *   check_family rule      which networks there are; paddings and sizes of maps */
 #include <math.h>
 #include <stdio.h>
@@ -10,20 +11,33 @@
 #include "fastmnv2.h"
 #include "made_models.h"
 
-static const struct {
+typedef struct member {
     double multiplier;
     int height, width;
     uint64_t float32, int8;
-} members[] = {
+} member;
+
+static const member small_members[] = {
     {0.25, 64, 64, 0xae651bb39933f0a1u, 0x054ce32fe2e2b7f4u},  /* block 0 has a residual */
     {0.35, 96, 96, 0x5059ff78fc80afc4u, 0x70539fb671353ce4u},  /* maps of 8 channels */
     {0.6, 64, 128, 0xc2b6df01071e29a4u, 0xf9f920951b6fc4c8u},  /* not square */
     {1.0, 128, 128, 0x7c15d64b6ea37ac8u, 0xbada664a87c9bfd6u}, /* float32: no block is grouped */
     {1.4, 160, 96, 0x3e39466183624b28u, 0x9b1c6f44547f3b63u},  /* more features */
     {2.0, 64, 64, 0x15105ab44804263au, 0x037636ee9dd7aaf7u},   /* the widest */
+    {0.35, 33, 47, 0, 0},                                      /* maps of odd height and width */
+    {0.25, 65, 159, 0, 0},
+    {0.75, 32, 97, 0, 0}, /* of one row */
+    {0.5, 161, 32, 0, 0}, /* of one column */
+    {1.0, 32, 32, 0, 0},  /* of one pixel */
 };
 
-enum { MEMBERS = sizeof members / sizeof members[0] };
+/* What people hold. */
+static const member large_members[] = {
+    {0.35, 224, 224, 0, 0},
+    {0.5, 160, 160, 0, 0},
+    {1.0, 224, 224, 0, 0},
+    {1.4, 224, 224, 0, 0},
+};
 
 static int failures;
 
@@ -75,8 +89,8 @@ static void check_member(uint64_t float32, uint64_t int8, const fm_weights *weig
     free(again);
 }
 
-static void check_digests(void) {
-    for (int i = 0; i < MEMBERS; i++) {
+static void check_digests(const member *members, size_t count) {
+    for (size_t i = 0; i < count; i++) {
         make_network(members[i].multiplier, members[i].height, members[i].width);
         printf("%.2f %dx%d\n", network.multiplier, network.height, network.width);
         const fm_weights weights = make_weights();
@@ -144,7 +158,8 @@ static void check_rule(void) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "digest";
-    if (strcmp(what, "digest") == 0) check_digests();
+    if (strcmp(what, "digest") == 0) check_digests(small_members, sizeof small_members / sizeof small_members[0]);
+    else if (strcmp(what, "large") == 0) check_digests(large_members, sizeof large_members / sizeof large_members[0]);
     else if (strcmp(what, "rule") == 0) check_rule();
     else abort();
     printf("%s: %d failures\n", what, failures);
