@@ -65,8 +65,11 @@ static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_k
     const int row_bytes = (int)fm_image_row_bytes(&model->base.plan);
     for (int i = 0; i < (model->base.has_logits ? FM_LAYERS : FM_LOGITS); i++) {
         const fm_layer layer = fm_layer_info(network, i);
-        if (kernels->pair_most && i < 3 * FM_BLOCKS && i % 3 == 0) {
-            arrange_block(model, store, kernels, weights, i / 3, room);
+        const int b = i / 3, expands = b < FM_BLOCKS && i == fm_expand_layer(b);
+        /* Where block 0 has a residual, its expanded channels are what its outputs are added to. */
+        const int added = b == 0 && network->blocks[0].residual;
+        if (kernels->pair_most && expands && !added) {
+            arrange_block(model, store, kernels, weights, b, room);
         }
         const fm_int8_layer own = arranged(model, &layer, i, &weights->layers[i], room);
         if (layer.kind == FM_DEPTHWISE) model->depthwise[i / 3] = fm_int8_pack_depthwise(store, kernels, &layer, &own);

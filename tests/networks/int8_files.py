@@ -133,7 +133,7 @@ class Maker:
             if layer.residual:
                 shape = (1, layer.out_height, layer.out_width, layer.out_channels)
                 current, scale = self.add(current, block, shape)
-            if layer.scope.endswith("project"):
+            if layer.scope.endswith("project") or layer.kind == "conv":
                 block = current
         current, scale = self.pool(current, scale, zero)
         if self.logits:
