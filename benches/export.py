@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.core.network import DEFAULT
+from fastmnv2.core.network import DEFAULT, Network
 from fastmnv2.weights.tensors import Folded
 
 
 def _steps(folded: Folded):
     """Yield every layer but the logits: layer, kernel, bias, and whether a block's shortcut starts here."""
-    for index, layer in enumerate(DEFAULT.layers[:-1]):
+    for index, layer in enumerate(folded.network.layers[:-1]):
         yield layer, folded.tensors[layer.weights_name], folded.tensors[layer.biases_name], index % 3 == 0
 
 
@@ -39,7 +39,7 @@ def saved_model(folded: Folded, folder: Path) -> Path:
     import tensorflow as tf
 
     module = tf.Module()
-    signature = [tf.TensorSpec([None, 96, 96, 3], tf.float32, name="images")]
+    signature = [tf.TensorSpec([None, *folded.network.image_shape], tf.float32, name="images")]
     module.embed = tf.function(_tf_function(folded), input_signature=signature)
     tf.saved_model.save(module, str(folder), signatures=module.embed)
     return folder
@@ -49,16 +49,17 @@ def tflite(folded: Folded, path: Path) -> Path:
     """A float32 TFLite file for batch 1; interpreters resize it."""
     import tensorflow as tf
 
-    signature = [tf.TensorSpec([1, 96, 96, 3], tf.float32, name="images")]
+    signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]
     function = tf.function(_tf_function(folded), input_signature=signature).get_concrete_function()
     path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
     return path
 
 
-def _calibration() -> np.ndarray:
-    """Images in [-1,1] to calibrate on: noise over coarse patches."""
-    random = np.random.RandomState(4)
-    patches = random.rand(24, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * random.rand(24, 96, 96, 3)
+def _calibration(network: Network = DEFAULT) -> np.ndarray:
+    """Images in [-1,1] to calibrate on: noise over coarse patches of 8x8 pixels."""
+    random, (height, width, _) = np.random.RandomState(4), network.image_shape
+    coarse = random.rand(24, -(-height // 8), -(-width // 8), 3).repeat(8, 1).repeat(8, 2)[:, :height, :width]
+    patches = coarse * 0.7 + 0.3 * random.rand(*coarse.shape)
     patches.flat[:2] = 0, 1  # exactly black and white, so that the quantisation step is 1/255
     return (patches * 2 - 1).astype(np.float32)
 
@@ -67,12 +68,12 @@ def int8_tflite(folded: Folded, path: Path) -> Path:
     """An int8 TFLite file with float input and output, from today's converter; interpreters resize it."""
     import tensorflow as tf
 
-    signature = [tf.TensorSpec([1, 96, 96, 3], tf.float32, name="images")]
+    signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]
     function = tf.function(_tf_function(folded), input_signature=signature).get_concrete_function()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in _calibration())
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in _calibration(folded.network))
     path.write_bytes(converter.convert())
     return path
 
@@ -131,8 +132,8 @@ def onnx(folded: Folded, path: Path) -> Path:
             nodes.append(helper.make_node("Add", [shortcut, x], [f"{name}/sum"]))
             x = f"{name}/sum"
     nodes += [helper.make_node("GlobalAveragePool", [x], ["pool"]), helper.make_node("Flatten", ["pool"], ["features"])]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, 96, 96])
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 1280])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, *folded.network.size])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", folded.network.features])
     graph = helper.make_graph(nodes, "fastmnv2", [images], [features], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     checker.check_model(model)
@@ -153,7 +154,7 @@ def ncnn(folded: Folded, path: Path) -> Path:
         return f"x{blobs - 1}"
 
     x, shortcut = "x0", ""
-    residual_blocks = {layer.scope.rpartition("/")[0] for layer in DEFAULT.layers if layer.residual}
+    residual_blocks = {layer.scope.rpartition("/")[0] for layer in folded.network.layers if layer.residual}
     for layer, kernel, bias, starts in _steps(folded):
         if starts and layer.scope.rpartition("/")[0] in residual_blocks:
             branch, shortcut = blob(), blob()

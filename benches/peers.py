@@ -102,7 +102,8 @@ def _litert(folder: Path, threads: int, batch: int, name: str = "network.tflite"
     interpreter = Interpreter(str(folder / name), num_threads=threads or None)
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
-    interpreter.resize_tensor_input(source, [batch, 96, 96, 3])
+    image = interpreter.get_input_details()[0]["shape"][1:]
+    interpreter.resize_tensor_input(source, [batch, *map(int, image)])
     interpreter.allocate_tensors()
 
     def run(images: np.ndarray) -> np.ndarray:

@@ -45,6 +45,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
 
 @click.command(epilog=examples("fastmnv2 bench", "fastmnv2 bench --layers", "fastmnv2 bench -n 8 --threads 2"))
 @click.option("--layers", is_flag=True, help="Time each layer, on one thread.")
+@click.option("--networks", is_flag=True, help="Time each of the 22 published networks, in both precisions.")
 @click.option("-n", "n", type=click.IntRange(1, 4096), metavar="N", help="Images a call.  [default: 1, 8 and 32]")
 @THREADS
 @PRECISION
@@ -55,8 +56,16 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     metavar="W",
     help="File or folder with weights. Their values make no difference to times.",
 )
-def bench(layers: bool, n: int | None, threads: int | None, weights: str, precision: Any) -> None:
-    """Time calls or layers, and compare them with this processor's peak of multiply-adds."""
+def bench(layers: bool, networks: bool, n: int | None, threads: int | None, weights: str, precision: Any) -> None:
+    """Time calls, layers or networks, and compare calls and layers with this processor's peak of multiply-adds."""
+    if networks:
+        if layers or n or threads or precision or weights != "untrained":
+            raise click.UsageError("--networks times all networks with untrained weights and takes no other option")
+        from fastmnv2.cli.networks import table
+
+        for row in table():
+            click.echo(row)
+        return
     import fastmnv2
     from fastmnv2.core import profile
     from fastmnv2.core import threads as _threads
@@ -76,13 +85,13 @@ def bench(layers: bool, n: int | None, threads: int | None, weights: str, precis
         return
     if threads not in (None, 1):
         raise click.UsageError(f"--layers counts on one thread, not {threads}")
-    rows = profile.layers(model, n=n or 1)
+    timed = profile.layers(model, n=n or 1)
     click.echo(f"{'layer':<27} {'kind':<9} {'MMACs':>8} {'KB':>7} {'us':>8} {'of peak':>8}")
-    kinds = dict.fromkeys(row.kind for row in rows)
-    totals = [("all " + kind, "", [row for row in rows if row.kind == kind]) for kind in kinds]
-    for name, kind, part in [*((row.name, row.kind, [row]) for row in rows), *totals, ("all layers", "", rows)]:
+    kinds = dict.fromkeys(row.kind for row in timed)
+    totals = [("all " + kind, "", [row for row in timed if row.kind == kind]) for kind in kinds]
+    for name, kind, part in [*((row.name, row.kind, [row]) for row in timed), *totals, ("all layers", "", timed)]:
         amount, seconds = sum(row.macs for row in part), sum(row.seconds for row in part)
         click.echo(
             f"{name:<27} {kind:<9} {amount / 1e6:>8.3f} {sum(row.bytes for row in part) / 1024:>7.0f} "
-            f"{seconds * 1e6:>8.1f} {amount / seconds / rows[0].peak:>8.0%}"
+            f"{seconds * 1e6:>8.1f} {amount / seconds / timed[0].peak:>8.0%}"
         )

@@ -11,8 +11,17 @@ from pathlib import Path
 from fastmnv2.core.network import DEFAULT, Network, of
 from fastmnv2.weights.files import read_file
 
-_SIZES = {"035": (96, 128, 160, 192, 224), "050": (96, 128, 160, 192, 224), "075": (96, 128, 160, 192, 224),
-          "100": (96, 128, 160, 192, 224), "130": (224,), "140": (224,)}  # fmt: skip
+TOP1 = {
+    (0.35, 96): 45.5, (0.35, 128): 50.8, (0.35, 160): 55.7, (0.35, 192): 58.2, (0.35, 224): 60.3,
+    (0.50, 96): 51.2, (0.50, 128): 57.7, (0.50, 160): 61.0, (0.50, 192): 63.9, (0.50, 224): 65.4,
+    (0.75, 96): 58.8, (0.75, 128): 63.2, (0.75, 160): 66.4, (0.75, 192): 68.7, (0.75, 224): 69.8,
+    (1.00, 96): 60.3, (1.00, 128): 65.3, (1.00, 160): 68.8, (1.00, 192): 70.7, (1.00, 224): 71.8,
+    (1.30, 224): 74.4,
+    (1.40, 224): 75.0,
+}  # fmt: skip
+"""The members that Google trained, by multiplier and size, and the share of ImageNet's validation images whose first
+class is right, in percent, as TF-Slim's README gives it."""
+
 LABELS = "labels.txt"
 _LABELS_LIMIT = 1 << 20
 _HUB = "https://tfhub.dev/google/imagenet/"
@@ -86,9 +95,10 @@ def published(name: str) -> Published | None:
 
 
 def _member(digits: str, size: int, *, classifier: bool = False, keras_file: str = "") -> Published | None:
-    if size not in _SIZES.get(digits, ()):
+    multiplier = int(digits) / 100
+    if (multiplier, size) not in TOP1:
         return None
-    return Published(of(int(digits) / 100, size, size), classifier, keras_file)
+    return Published(of(multiplier, size, size), classifier, keras_file)
 
 
 def labels_beside(path: Path, count: int) -> list[str] | None:
