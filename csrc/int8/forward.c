@@ -1,5 +1,5 @@
 /* The 8-bit tier's part of the walk: which kernel does each step, on which weights. There is one slice, all channels of
- * a thread: two output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
+ * a thread: four output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
  * a pixel of padding at each end, so that no kernel knows about borders. */
 #include "int8/model.h"
 
