@@ -3,7 +3,8 @@
     python -m pytest benches --benchmark-only
     python -m pytest benches --benchmark-only --benchmark-autosave   # and later --benchmark-compare
 
-``FASTMNV2_BENCH_WEIGHTS`` names weights of any network. Quote figures from compare.py only: it keeps the engines from disturbing each other.
+``FASTMNV2_BENCH_WEIGHTS`` names the weights, of any network.
+Quote figures from compare.py only: it keeps the engines from disturbing each other.
 """
 
 import concurrent.futures

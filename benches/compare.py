@@ -138,7 +138,8 @@ def main() -> None:
     about["ping"] = pings
     apart = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
     print(
-        f"{network.name} on {about['processor']}, {about['isa']}; peak {peaks}; a cache line from core to core {apart} ns\n"
+        f"{network.name} on {about['processor']}, {about['isa']}; peak {peaks}; "
+        f"a cache line from core to core {apart} ns\n"
     )
     print(table(results))
     if options.json:

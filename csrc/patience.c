@@ -8,8 +8,8 @@
 #include "parallel.h"
 
 /* Nanoseconds that teams stay small after a thread was late: the first time, and at most. Each of these pauses ends
- * with an attempt that may cost a call the system's 3 ms or more, so they grow fast, to where attempts don't show in
- * the 99th percentile of calls that come every 5 ms. An idle machine pays for a false alarm with the shortest. */
+ * with an attempt that may cost a call the system's 3 ms or more, so they grow fast, to one attempt in 400 of the
+ * calls that come every 5 ms. An idle machine pays for a false alarm with the shortest. */
 enum { FIRST_PAUSE = 30000000, LONGEST_PAUSE = 2000000000, GROWTH = 4 };
 
 /* The process's, for busy neighbours are everybody's. It decides on speed alone: results are the same bits on any

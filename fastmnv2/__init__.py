@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import kept
+from fastmnv2.core import former, kept
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
 from fastmnv2.core.network import DEFAULT
@@ -54,6 +54,8 @@ PARTS = ("hub", "image", "keras", "learn", "sklearn")
 """Modules that are imported when first used: ``fastmnv2.image`` needs no ``import fastmnv2.image``."""
 
 _Weights = str | os.PathLike[str] | None
+
+former.install()
 
 
 def load(

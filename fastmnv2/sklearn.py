@@ -40,7 +40,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self,
         weights: str | os.PathLike[str] | Model | None = None,
         *,
-        precision: str = "float32",
+        precision: str | None = None,
         size: int | tuple[int, int] | None = None,
         method: Method = "tf2",
         crop: Crop | None = None,
@@ -102,8 +102,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
-        options: dict[str, Any] = {} if self.precision == "float32" else {"precision": self.precision}
-        return kept.model(self.weights, size=self.size, **options)
+        return kept.model(self.weights, precision=self.precision, size=self.size)
 
     def __sklearn_is_fitted__(self) -> bool:
         """True, because there is nothing to fit."""

@@ -3,7 +3,6 @@
 import functools
 import numbers
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fastmnv2.core import _engine
@@ -100,11 +99,11 @@ class Endpoint(NamedTuple):
     channels: int
 
 
-@dataclass(frozen=True)
 class Network:
     """One member of the family: MobileNet V2 of a multiplier, for images of a height and width. Made by ``of``.
 
-    Names, kinds and order of layers and endpoints are the same for every member.
+    A value: immutable, equal to any other of the same multiplier and size. Names, kinds and order of layers and
+    endpoints are the same for every member.
 
     Attributes:
         multiplier: of channels; 1.0 is the paper's network.
@@ -118,19 +117,32 @@ class Network:
         handle: the same for the C core.
     """
 
-    multiplier: float
-    height: int
-    width: int
-    features: int = field(repr=False, compare=False)
-    classes: int = field(repr=False, compare=False)
-    layers: tuple[Layer, ...] = field(repr=False, compare=False)
-    endpoints: tuple[Endpoint, ...] = field(repr=False, compare=False)
-    projections: tuple[Endpoint, ...] = field(repr=False, compare=False)
-    handle: _engine.Network = field(repr=False, compare=False)
-    epsilon: float = field(default=0.001, repr=False, compare=False)
+    epsilon: float = 0.001
+
+    def __init__(self, multiplier: float, height: int, width: int) -> None:
+        self.handle = _engine.Network(multiplier, height, width)
+        self.multiplier, self.height, self.width = float(multiplier), height, width
+        self.features: int = self.handle.features
+        self.classes: int = self.handle.classes
+        self.layers: tuple[Layer, ...] = tuple(Layer(*row) for row in self.handle.layers())
+        named = self.handle.endpoints()
+        self.endpoints, self.projections = (tuple(Endpoint(*row) for row in rows) for rows in named)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Network) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"Network(multiplier={self.multiplier}, height={self.height}, width={self.width})"
+
+    @property
+    def _key(self) -> tuple[float, int, int]:
+        return self.multiplier, self.height, self.width
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return of, (self.multiplier, self.height, self.width)
+        return of, self._key
 
     def __copy__(self) -> "Network":
         return self
@@ -187,12 +199,7 @@ def of(multiplier: float, height: int, width: int) -> Network:
     Raises:
         ValueError: the multiplier is not from 0.25 to 2, or a size not from 32 to 512.
     """
-    handle = _engine.Network(multiplier, height, width)
-    endpoints, projections = (tuple(Endpoint(*row) for row in rows) for rows in handle.endpoints())
-    layers = tuple(Layer(*row) for row in handle.layers())
-    return Network(
-        float(multiplier), height, width, handle.features, handle.classes, layers, endpoints, projections, handle
-    )
+    return Network(multiplier, height, width)
 
 
 DEFAULT = of(0.75, 96, 96)

@@ -18,19 +18,30 @@ MAX_SCANS = 64
 
 START = b"\xff\xd8"
 _SCAN = b"\xff\xda"
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # beginnings of frames
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _STRICT = frozenset({"444", "422", "420", "Gray"})  # samplings that every release decodes alike
 
 
 def check_scans(data: bytes, name: str, height: int, width: int, options: Options) -> None:
     """TooLarge if decoding takes more memory or turns than a picture of its pixels may."""
-    # Most have one scan. What looks like another one may belong to a thumbnail, which the slower count knows.
-    scans = data.count(_SCAN)
-    if scans > 1 and (scans > MAX_SCANS or 10 * height * width > 4 * options.max_pixels):
-        scans = _count_scans(data)
-    if scans > MAX_SCANS:
+    several = _has_several(data)
+    if several and data.count(_SCAN) > MAX_SCANS and _count_scans(data) > MAX_SCANS:
         raise TooLarge(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
-    check(name, height, width, options, "scans" if scans > 1 else None)
+    check(name, height, width, options, "scans" if several else None)
+
+
+def _has_several(data: bytes) -> bool:
+    """Whether decoders look for more scans than one: the first is progressive, or has not all of the colours."""
+    at, colours = len(START), 0
+    while at + 10 <= len(data) and data[at] == 0xFF:
+        code, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if code in _SEQUENTIAL:
+            colours = data[at + 9]
+        elif code == 0xDA:
+            return data[at + 4] != colours
+        at += 1 if code == 0xFF else 2 + length
+    return True  # or something else than a decoder would expect
 
 
 def _count_scans(data: bytes) -> int:

@@ -36,6 +36,7 @@ class Options:
         resizing.check(self.size, self.method, self.crop)
         if self.decode not in ("exact", "scaled"):
             raise ValueError(f"decode: expected 'exact' or 'scaled', got {self.decode!r}")
+        object.__setattr__(self, "size", tuple(self.size))  # JSON makes it a list
         object.__setattr__(self, "background", _colour(self.background))
 
     @property

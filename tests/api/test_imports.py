@@ -98,3 +98,32 @@ def test_bundlers_find_the_parts_that_are_imported_by_name():
     statements = ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
     found = [node.names for node in statements if isinstance(node, ast.ImportFrom) and node.module == "fastmnv2"]
     assert {"hub", "image", "learn"} <= {alias.name for names in found for alias in names}
+
+
+def test_import_paths_of_the_first_version_still_work():
+    """They warn, and the constants of the one network that there was are those of the default one."""
+    program = """
+import warnings
+warnings.simplefilter("error")
+import fastmnv2
+warnings.simplefilter("ignore")
+from fastmnv2.network import FEATURES, LAYERS, SIZE, Layer
+from fastmnv2.model import ENDPOINT_NAMES
+from fastmnv2.errors import WeightsError
+from fastmnv2.post_training import Report
+assert (FEATURES, SIZE, len(LAYERS), len(ENDPOINT_NAMES)) == (1280, 96, 53, 71)
+assert isinstance(LAYERS[0], Layer) and WeightsError is fastmnv2.WeightsError
+for wrong in ("fastmnv2.network.NONE", "fastmnv2.nothing"):
+    try:
+        module, _, name = wrong.rpartition(".")
+        exec(f"from {module} import {name}")
+    except ImportError:
+        continue
+    raise SystemExit(wrong)
+warnings.simplefilter("error")
+try:
+    import fastmnv2.profile
+except DeprecationWarning as warning:
+    assert "fastmnv2.core.profile" in str(warning)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -72,7 +72,7 @@ def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, mon
     pictures = Pictures([*paths, str(bad)], lambda *what: skipped.append(what), batch_size=4)
     counts = jobs.embed_to_folder(model, pictures, tmp_path / "out", jobs.Settings(engine="ray"))
     assert len(cluster.workers) == 1
-    assert counts == {"pictures": 60, "new": 61}
+    assert counts == {"pictures": 60, "new": 61, "errors": 1}
     assert [name for name, _ in skipped] == [str(bad)]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     rows = pyarrow.parquet.read_table(tmp_path / "out" / manifest["parts"][0]["file"]).to_pylist()
@@ -82,4 +82,4 @@ def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, mon
             expected = model.embed(image.load_image(row["path"]))
             np.testing.assert_array_equal(np.float32(row["features"]), expected)
     again = Pictures(paths, lambda *what: None)
-    assert jobs.embed_to_folder(model, again, tmp_path / "out", jobs.Settings()) == {"pictures": 60}
+    assert jobs.embed_to_folder(model, again, tmp_path / "out", jobs.Settings()) == {"pictures": 60, "errors": 1}

@@ -134,7 +134,7 @@ class Sanitized:
         self.flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(["-fopenmp"] if openmp else [])]
         folder = ROOT / "build" / sanitizers.replace(",", "-")
         self.package = folder / "package"
-        flags = " ".join([*self.flags[:2], "-g1"])
+        flags = " ".join(self.flags[:2])
         environment = os.environ | {"CC": self.compiler, "CFLAGS": flags, "LDFLAGS": flags}
         environment |= {"FASTMNV2_OPENMP": str(int(openmp))}
         build = ["build", "--build-lib", self.package, "--build-temp", folder / "objects"]

@@ -105,6 +105,7 @@ def test_static_analysis(tmp_path):
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_failing_allocations_and_many_calls(tmp_path):
     program = build(tmp_path, "check_core.c", OPENMP, *WRAPPED)
     for what in ("memory", "threads", "rested"):

@@ -193,7 +193,7 @@ class TestEmbed:
 
         features = np.random.RandomState(0).rand(2500, 1280).astype(np.float32)
         output = tmp_path / "f.parquet"
-        with outputs.open_output(output) as writer:
+        with outputs.open_output(output, 1280) as writer:
             reused = np.empty((500, 1280), np.float32)
             for start in range(0, 2500, 500):
                 reused[:] = features[start : start + 500]
@@ -209,7 +209,7 @@ class TestEmbed:
         bits = np.random.RandomState(0).randint(0, 0x7F800000, (3, 1280)).astype(np.uint32)
         features = bits.view(np.float32)
         features[0, :3] = 0, np.nan, 6
-        with outputs.open_output(tmp_path / f"f{suffix}") as writer:
+        with outputs.open_output(tmp_path / f"f{suffix}", 1280) as writer:
             writer.append(["a", "b"], features[:2])
             writer.append(["c"], features[2:])
         np.testing.assert_array_equal(read_back(tmp_path / f"f{suffix}")[1], features)
@@ -240,7 +240,7 @@ class TestClassify:
     def test_1000_labels_start_after_background(self, tmp_path):
         labels = tmp_path / "labels.txt"
         labels.write_text("\n".join(f"l{i}" for i in range(1, 1001)))
-        assert cli.pictures._read_labels(labels) == ["background", *(f"l{i}" for i in range(1, 1001))]
+        assert cli.pictures._read_labels(labels, 1001) == ["background", *(f"l{i}" for i in range(1, 1001))]
 
     @pytest.mark.parametrize("data", [b"", b"a\n" * 999, b"a\n" * 1002, b"\xff\n" * 1001, bytes(2 << 20)])
     def test_other_label_files_are_refused(self, run, pictures, tmp_path, data):

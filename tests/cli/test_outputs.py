@@ -32,7 +32,7 @@ def read_npy(path):
 
 def write(target, value, rows=40):
     """Rows of ``value``, whose paths tell it."""
-    with outputs.open_output(target) as writer:
+    with outputs.open_output(target, 1280) as writer:
         for _ in range(rows // 10):
             writer.append([str(value)] * 10, features(10, value))
 
@@ -102,7 +102,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
 
 def test_a_million_paths_take_little_memory_each(tmp_path):
     names = ["x" * 3000, *map(str, range(5000))]
-    with outputs.open_output(tmp_path / "f.npy") as writer:
+    with outputs.open_output(tmp_path / "f.npy", 1280) as writer:
         writer.append(names, features(len(names), 0))
     assert read_npy(tmp_path / "f.npy")[1].tolist() == names
 

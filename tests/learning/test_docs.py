@@ -121,6 +121,7 @@ def test_the_lines_of_a_page(name, names, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_file_of_the_readmes_table(names, monkeypatch):
     """A line for each file that people hold; each gives a model that takes pictures."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")

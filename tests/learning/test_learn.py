@@ -1,5 +1,6 @@
 """Training a head: data sets, regression, measures, the report in a browser, the command line."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -315,7 +316,18 @@ def test_eight_bit_features(pictures, real_tflite, tmp_path):
     assert found.model.precision == "int8"
     assert found.measures.accuracy > 0.6
     found.save(tmp_path / "m.safetensors")
-    again = fastmnv2.load(tmp_path / "m.safetensors", precision="int8")
+    again = fastmnv2.load(tmp_path / "m.safetensors")  # the file says which features its head was trained on
+    assert again.precision == "int8"
     image = fastmnv2.image.load_image(found.data.paths[0])
     assert (again.predict(image) == found.model.predict(image)).all()
     assert again.classes == COLOURS
+    other = fastmnv2.load(tmp_path / "m.safetensors", precision="float32")
+    assert other.features_digest != again.features_digest
+    from click.testing import CliRunner
+
+    from fastmnv2.cli import cli
+
+    command = ["classify", found.data.paths[0], "--weights", str(tmp_path / "m.safetensors"), "--json"]
+    for options, model in (([], again), (["--precision", "float32"], other)):
+        (entry,) = json.loads(CliRunner().invoke(cli, [*command, *options]).stdout)["classes"][:1]
+        assert np.float32(entry["probability"]) == model.predict(image).max()

@@ -16,6 +16,28 @@ def archive(folder, target, prefix="./"):
     return target
 
 
+def write_bundle(prefix, arrays, names=None):
+    """A tensor bundle by hand; with ``names`` of the variables behind its keys, as TensorFlow 2 writes it."""
+    from bombs import HEADER, entry, field, masked_crc, record, varint, write_index
+
+    data, records = b"", []
+    for key, values in sorted(arrays.items()):
+        stored = np.ascontiguousarray(values, "<f4").tobytes()
+        crc = masked_crc(stored).to_bytes(4, "little")
+        records.append(record(key.encode(), entry(values.shape, len(data), len(stored), crc)))
+        data += stored
+    if names is not None:
+        parts = (field(2, field(2, name.encode()) + field(3, key.encode())) for key, name in names.items())
+        graph = b"".join(field(1, part) for part in parts)
+        text = varint(len(graph)) + bytes(4) + graph
+        graph_entry = entry([], len(data), len(text), bytes(4), dtype=7)
+        records.insert(0, record(b"_CHECKPOINTABLE_OBJECT_GRAPH", graph_entry))
+        data += text
+    prefix.with_name(f"{prefix.name}.data-00000-of-00001").write_bytes(data)
+    write_index(prefix.with_name(f"{prefix.name}.index"), [[HEADER, *records]])
+    return prefix
+
+
 def legacy_h5(path, network, rename=lambda name: name, suffix=":0", group=""):
     """Keras' legacy layout, written by hand: ``/layer/layer/variable:0`` and the list of layers."""
     import h5py

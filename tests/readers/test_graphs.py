@@ -7,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 from bombs import field
+from makers import write_bundle
 
 import fastmnv2
 from fastmnv2.core.network import of
@@ -178,13 +179,11 @@ def resolve_source(path):
 
 
 def test_a_checkpoints_size_is_said_by_its_name_or_by_size(tmp_path):
-    from make_module import make_checkpoint
-
     network = of(0.5, 160, 160)
     source = untrained(network=network)
     folder = tmp_path / "mobilenet_v2_0.5_160"
     folder.mkdir()
-    prefix = make_checkpoint(folder / "model", source.tensors)
+    prefix = write_bundle(folder / "model", source.tensors)
     assert fastmnv2.load(prefix).network == network
     assert fastmnv2.load(folder, size=96).network == of(0.5, 96, 96)
     with tarfile.open(tmp_path / "mobilenet_v2_0.5_160.tgz", "w:gz") as tar:

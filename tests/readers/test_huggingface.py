@@ -115,8 +115,12 @@ def test_types_of_half_a_word(source, tmp_path):
     for kind in ("F16", "BF16"):
         narrow = {}
         for name, (own, values) in arrays.items():
-            half = values.astype(np.float16) if kind == "F16" else (values.view(np.uint32) >> 16).astype(np.uint16)
-            narrow[name] = (kind, half) if own == "F32" and values.ndim == 4 else (own, values)
+            if values.ndim != 4:
+                narrow[name] = own, values
+            elif kind == "F16":
+                narrow[name] = kind, values.astype(np.float16)
+            else:
+                narrow[name] = kind, (values.view(np.uint32) >> 16).astype(np.uint16)
         write_safetensors(folder / "model.safetensors", narrow)
         found, want = resolve(folder).tensors, fold(source).tensors
         name = source.network.layers[5].weights_name

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import Layer
 from fastmnv2.weights.files import read_file
 from fastmnv2.weights.forms.tflite import RELU6, Value, Walk, stored_shape
-from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, Tensor
+from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, Tensor, type_name
 from fastmnv2.weights.int8.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
 
 _AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # others round otherwise
@@ -79,7 +79,7 @@ class _Int8Walk(Walk):
         if not found or found != self._type:
             raise self._error(
                 f"tensor {tensor.name}: expected 8-bit activations of one type throughout, got "
-                f"{TYPES.get(tensor.type)}; `fastmnv2 quantize` makes an 8-bit network of a float one"
+                f"{type_name(tensor.type)}; `fastmnv2 quantize` makes an 8-bit network of a float one"
             )
         if tensor.scale.size != 1 or tensor.zero_point.size != 1:
             raise self._error(
