@@ -111,7 +111,7 @@ def read_names(file: BinaryIO, skip: Skip, *, null: bool) -> Iterator[str]:
 
 
 def _decoded(file: BinaryIO) -> Iterator[str]:
-    """The text of a list as it arrives, without its byte order mark; invalid bytes become what ``os.fsdecode`` gives."""
+    """The text of a list as it arrives, without its byte order mark. Invalid bytes decode as in ``os.fsdecode``."""
     start = b""
     while len(start) < 3 and (chunk := _read(file)):
         start += chunk

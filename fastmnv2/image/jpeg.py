@@ -14,7 +14,7 @@ Buffer = Callable[[int], NDArray[np.uint8]]
 """A function that returns memory of a given size in bytes, which holds a picture until the next call."""
 
 MAX_SCANS = 64
-"""A limit, because each scan costs work on every pixel and may be just 30 bytes long. Progressive JPEGs have about ten."""
+"""A limit, because a scan of 30 bytes can cost work on every pixel. Progressive JPEGs have about ten scans."""
 
 START = b"\xff\xd8"
 _SCAN = b"\xff\xda"

@@ -10,7 +10,7 @@ _JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's markers, which define the colour
 
 
 def without(data: bytes) -> bytes | None:
-    """A PNG or JPEG reduced to the parts that its pixels need; None for other files, or if there is nothing to strip."""
+    """A PNG or JPEG reduced to what its pixels need; None for other files, or if there is nothing to strip."""
     if data.startswith(_PNG):
         found = _png(data)
     elif data.startswith(jpeg.START):

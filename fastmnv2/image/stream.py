@@ -42,8 +42,8 @@ class Result:
 class _Job(Result):
     """A result in progress.
 
-    ``data`` is the item or the bytes read from it, to be decoded. ``image`` is set instead if the item had to be resized
-    at once.
+    ``data`` is the item or the bytes read from it, to be decoded. ``image`` is set instead if the item had to be
+    resized at once.
     """
 
     __slots__ = ("data", "done", "image")
@@ -70,12 +70,12 @@ def stream(
 
     About ``batch_size`` items, or two for each thread if that is more, are in memory at a time; threads' batches are
     part of that. In addition, each thread holds the picture that it decodes. The thread that advances the generator
-    takes items from the iterable and reads open files. If the iterable raises, the items before are finished first.
-    Closing the generator stops the threads after their current picture or batch.
+    takes items from the iterable and reads open files. While it waits for a slow item, the threads finish the items
+    before it. Closing the generator stops the threads after their current picture or batch.
 
     An iterator may change an item when the next one is requested: one buffer for all frames of a camera, one Pillow
-    picture for all pages. So arrays and Pillow pictures are resized, and mutable bytes copied, before that. The items of
-    a list, a tuple or an array all exist from the start, so this is not necessary for them.
+    picture for all pages. So arrays and Pillow pictures are resized, and mutable bytes copied, before that. The items
+    of a list, a tuple or an array all exist from the start, so this is not necessary for them.
     """
     if isinstance(items, Sized) and len(items) == 1:  # no threads for one item: starting them costs more than resizing
         yield from _one(next(iter(items)), compute, options, threads)
