@@ -13,8 +13,7 @@ typedef enum fm_status {
     FM_OK,
     FM_NO_MEMORY,
     FM_NO_LOGITS,
-    FM_NO_NETWORK, /* no member of the family has this multiplier or size */
-    FM_UNSUPPORTED /* there is such a network, but no kernels for its maps */
+    FM_NO_NETWORK /* no member of the family has this multiplier or size */
 } fm_status;
 
 /* ---- the network as data ------------------------------------------------------------------- */
@@ -117,7 +116,6 @@ typedef struct fm_weights {
     float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
-/* FM_UNSUPPORTED: for now, stride 2 wants maps of even height and width, and no map may be a single row or column. */
 fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **model);
 void fm_model_free(fm_model *model); /* NULL is allowed */
 size_t fm_model_bytes(const fm_model *model);

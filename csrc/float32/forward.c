@@ -72,22 +72,24 @@ static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_
     tock(r, layer, start);
 }
 
-/* Image rows 2y .. 2y+2, the last of them outside at the bottom. Scaled rows are kept from one call to the next;
- * `fresh` says that there are none yet. */
+/* The three image rows under row y, of which the first may lie outside at the top and the last at the bottom. Scaled
+ * rows are kept from one call to the next; `fresh` says that there are none yet. */
 static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_conv *conv = conv_of(r, 0);
-    const int height = r->model->network.height;
+    const int height = r->model->network.height, top = 2 * y - r->model->network.pad_top;
     const size_t items = r->model->plan.image_row;
     const size_t row_bytes = items * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
     const char *pixels = (const char *)r->request->images + r->image0 * (size_t)height * row_bytes;
     const float *rows[FM_IMAGE_ROWS] = {NULL, NULL, NULL};
     const uint64_t start = tick(r);
-    for (int i = 0; i < FM_IMAGE_ROWS && 2 * y + i < height; i++) {
-        float *scaled = r->own->image[(2 * y + i) % FM_IMAGE_ROWS];
+    for (int i = 0; i < FM_IMAGE_ROWS; i++) {
+        const int row = top + i;
+        if (row < 0 || row >= height) continue;
+        float *scaled = r->own->image[row % FM_IMAGE_ROWS];
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
         fm_scale_args scale = ((const fm_float32_model *)r->model)->scale;
-        scale.from = pixels + (size_t)(2 * y + i) * row_bytes;
+        scale.from = pixels + (size_t)row * row_bytes;
         scale.to = scaled;
         if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
         else *r->out_of_range |= conv->kernels->scale_f32(&scale);
@@ -98,7 +100,7 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
                                .out = out,
                                .width = r->model->network.width,
                                .outputs = conv->columns,
-                               .ahead = pixels + (size_t)(2 * y + 5) * row_bytes,
+                               .ahead = pixels + (size_t)(top + 5) * row_bytes,
                                .ahead_bytes = 2 * (int)row_bytes};
     conv->kernels->stem(&args);
     tock(r, 0, start);

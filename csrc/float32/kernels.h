@@ -32,11 +32,11 @@ typedef struct fm_pointwise_args {
 } fm_pointwise_args;
 
 /* `out_rows` rows of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
- * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the image (the first
- * with stride 1, the last with either; never both): in_width pixels, 2 or more, `in_stride` floats from one to
- * the next; out [out_rows][in_width / stride] likewise with `out_stride`. packed holds bias and nine taps for
- * each vector of channels, of which the last may be half. Stride 1 pads one column left and right; stride 2 takes
- * even widths and pads right only. */
+ * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the map (only the first
+ * and the last may be): in_width pixels, 1 or more, `in_stride` floats from one to the next; out
+ * [out_rows][in_width / stride, rounded up] likewise with `out_stride`. packed holds bias and nine taps for each vector
+ * of channels, of which the last may be half. Stride 1 pads a column left and right, stride 2 right, and left where the
+ * width is odd. */
 typedef struct fm_depthwise_args {
     const float *const *rows;
     const float *packed;
@@ -45,9 +45,10 @@ typedef struct fm_depthwise_args {
 } fm_depthwise_args;
 
 /* One output row of the first convolution, 3x3 with stride 2 over 3 channels, followed by ReLU6.
- * rows[i] [width][3], the last of them NULL at the bottom of the image; packed holds the bias [outputs], then
- * [27][outputs]; out [width / 2][outputs]. The width is even, 4 or more, and padded on the right. While it
- * computes it prefetches `ahead_bytes` from `ahead`, the image rows that will be wanted next. */
+ * rows[i] [width][3], or NULL outside the image (the first or the last, never both); packed holds the bias [outputs],
+ * then [27][outputs]; out [width / 2, rounded up][outputs]. The width is 4 or more, padded on the right, and on the
+ * left where it is odd. While it computes it prefetches `ahead_bytes` from `ahead`, the image rows that will be wanted
+ * next. */
 typedef struct fm_stem_args {
     const float *const *rows;
     const float *packed;

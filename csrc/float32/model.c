@@ -18,7 +18,6 @@ static fm_scale_args scale_for(float black, float white, int count) {
 }
 
 fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **result) {
-    if (!fm_network_supported(network)) return FM_UNSUPPORTED;
     fm_float32_model *model = calloc(1, sizeof *model);
     if (!model) return FM_NO_MEMORY;
     fm_model *base = &model->base;

@@ -1,5 +1,5 @@
 /* The 8-bit tier's part of the walk: which kernel does each step, on which weights. There is one slice, all channels of
- * a thread: two output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
+ * a thread: four output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
  * a pixel of padding at each end, so that no kernel knows about borders. */
 #include "int8/model.h"
 
@@ -52,19 +52,22 @@ static void convolve(const run *r, int layer, slice s, fm_int8_conv_args args) {
     tock(r, layer, start);
 }
 
-/* Image rows 2y .. 2y+2 as bytes, padded by a column to the right and a row below. The last of them is the first of
- * the next call's; `fresh` says that there is none yet. */
+/* The three image rows under row y as bytes, between two pixels of padding; outside the image there is only padding.
+ * The last of them is the first of the next call's; `fresh` says that there is none yet. */
 static void load_rows(const run *r, int y, int fresh) {
     const fm_network *network = &r->model->network;
-    const size_t items = (size_t)network->width * (size_t)network->colours;
-    const size_t first = r->image0 * (size_t)network->height * items;
+    const size_t pixel = (size_t)network->colours, items = (size_t)network->width * pixel;
+    const int zero = model_of(r)->image_zero;
     for (int i = 0; i < FM_IMAGE_ROWS; i++) {
-        uint8_t *out = r->own->image[i];
-        const size_t at = first + (size_t)(2 * y + i) * items;
-        if (i == 0 && !fresh) {
-            memcpy(out, r->own->image[2], items);
-        } else if (2 * y + i == network->height) {
-            memset(out, model_of(r)->image_zero, items);
+        const int row = 2 * y - network->pad_top + i;
+        uint8_t *const padded = r->own->image[i], *const out = padded + pixel;
+        const size_t at = (r->image0 * (size_t)network->height + (size_t)row) * items;
+        memset(padded, zero, pixel);
+        memset(out + items, zero, pixel);
+        if (row < 0 || row >= network->height) {
+            memset(out, zero, items);
+        } else if (i == 0 && !fresh) {
+            memcpy(out, (uint8_t *)r->own->image[2] + pixel, items);
         } else if (r->request->dtype == FM_UINT8) {
             memcpy(out, (const uint8_t *)r->request->images + at, items);
         } else {
@@ -72,7 +75,6 @@ static void load_rows(const run *r, int y, int fresh) {
             model_of(r)->conv[0].kernels->image(&args);
             *r->out_of_range |= args.out_of_range | (args.nan ? NAN_SEEN : 0);
         }
-        memset(out + items, model_of(r)->image_zero, r->model->plan.image_row - items);
     }
 }
 
@@ -86,12 +88,13 @@ static void pad_row(const run *r, int b, slice s, uint8_t *row) {
 static void stem_row(const run *r, int y, int fresh, uint8_t *out) {
     const slice whole = {.width = block_of(r, 0)->expand};
     const int width = block_of(r, 0)->width;
+    const size_t pixel = (size_t)r->model->network.colours;
     const uint64_t start = tick(r);
     load_rows(r, y, fresh);
     tock(r, 0, start);
     pad_row(r, 0, whole, out);
-    const fm_int8_conv_args args = {.a = r->own->image[0],
-                                    .lda = 2 * (size_t)r->model->network.colours,
+    const fm_int8_conv_args args = {.a = (uint8_t *)r->own->image[0] + (r->model->network.pad_left ? 0 : pixel),
+                                    .lda = 2 * pixel,
                                     .pixels = width,
                                     .c = out + whole.width,
                                     .ldc = (size_t)whole.width,
@@ -138,7 +141,7 @@ static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, 
         args.two = stride == 1 && y + 1 < count; /* neighbours share two input rows */
         for (int i = 0; i < 4; i++) {
             const uint8_t *row = i < 3 + args.two ? rows[y * stride + i] : NULL;
-            /* The ring has a pixel of padding on the left, which an even map at stride 2 does not want. */
+            /* The ring has a pixel of padding on the left, which maps of even width don't want at stride 2. */
             args.rows[i] = row ? row + (block->pad_left ? 0 : pixel) : border;
         }
         args.out = out + (size_t)y * args.out_row;

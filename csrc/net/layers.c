@@ -79,16 +79,6 @@ fm_status fm_network_make(double multiplier, int height, int width, fm_network *
     return FM_OK;
 }
 
-int fm_network_supported(const fm_network *network) {
-    int supported = network->height % 2 == 0 && network->width % 2 == 0;
-    for (int b = 0; b < FM_BLOCKS; b++) {
-        const fm_block *block = &network->blocks[b];
-        supported &= block->height % block->stride == 0 && block->width % block->stride == 0;
-        supported &= block->out_height >= 2 && block->out_width >= 2;
-    }
-    return supported;
-}
-
 static fm_layer stem(const fm_network *network) {
     const fm_block *first = &network->blocks[0];
     return (fm_layer){.scope = "MobilenetV2/Conv",

@@ -27,9 +27,6 @@ static inline int fm_in_pixels(const fm_block *block) { return block->height * b
 static inline int fm_out_pixels(const fm_block *block) { return block->out_height * block->out_width; }
 static inline int fm_last_pixels(const fm_network *network) { return fm_out_pixels(&network->blocks[FM_BLOCKS - 1]); }
 
-/* Whether today's kernels can run all of its maps. */
-int fm_network_supported(const fm_network *network);
-
 static inline int fm_least(int a, int b) { return a < b ? a : b; }
 static inline int fm_most(int a, int b) { return a > b ? a : b; }
 

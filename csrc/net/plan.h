@@ -16,7 +16,7 @@ typedef struct fm_tier_needs {
     size_t element; /* bytes of a number in a map */
     int slice;      /* most channels of a slice of the expanded map; 0: all of them are one slice */
     int chunk_rows; /* output rows that go from expansion to projection together; 0: all of them */
-    int padding;    /* pixels of padding left and right of each expanded row */
+    int padding;    /* pixels of padding left and right of each row of an image or of an expanded map */
     int tile_rows;  /* pixels that the tallest pointwise tile takes at once */
     int ring_rows;  /* expanded rows that are kept at least; 0: as many as the kernel has */
     size_t slack;   /* numbers behind each buffer that kernels may read */

@@ -19,7 +19,7 @@ cdef extern from "cpu.h" nogil:
 
 cdef extern from "fastmnv2.h" nogil:
     ctypedef enum fm_status:
-        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS, FM_NO_NETWORK, FM_UNSUPPORTED
+        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS, FM_NO_NETWORK
 
     ctypedef enum fm_dtype:
         FM_FLOAT32, FM_UINT8
@@ -313,14 +313,9 @@ cdef class Pointers:
         PyMem_Free(self.at)
 
 
-cdef int check_made(fm_status status, Network network) except -1:
+cdef int check_made(fm_status status) except -1:
     if status == FM_NO_MEMORY:
         raise MemoryError("not enough memory for the packed weights")
-    if status == FM_UNSUPPORTED:
-        raise ValueError(
-            f"images of {network.network.height} x {network.network.width} can't be run yet: "
-            "expected a height and width that are multiples of 32, from 64 on"
-        )
     return 0
 
 
@@ -423,7 +418,7 @@ cdef class Float32Engine(Engine):
         self.item, self.network = sizeof(float), network
         with nogil:
             status = fm_model_new(chosen, shape, &weights, &self.model)
-        check_made(status, network)
+        check_made(status)
 
 
 cdef class Int8Engine(Engine):
@@ -470,7 +465,7 @@ cdef class Int8Engine(Engine):
         self.item, self.network = 1, network
         with nogil:
             status = fm_int8_model_new(chosen, shape, &weights, &self.model)
-        check_made(status, network)
+        check_made(status)
 
 
 cdef class Dense:

@@ -9,7 +9,7 @@ import pytest
 import fastmnv2
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.model import ENDPOINT_NAMES, PROJECTION_NAMES
-from fastmnv2.core.network import DEFAULT
+from fastmnv2.core.network import DEFAULT, of
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.resolve import resolve
 
@@ -50,16 +50,16 @@ def pictures():
     return np.concatenate([noise, smooth[np.newaxis], np.zeros_like(noise[:1]), np.full_like(noise[:1], 255)])
 
 
-def names_of_ops():
+def names_of_ops(network=DEFAULT):
     """Our names of what LiteRT's operators give, in their order."""
     names = []
-    for block, project in enumerate(DEFAULT.layers[2:-1:3]):
-        expansion, depthwise, output = (DEFAULT.endpoints[4 * block + part].name for part in range(3))
+    for block, project in enumerate(network.layers[2:-1:3]):
+        expansion, depthwise, output = (network.endpoints[4 * block + part].name for part in range(3))
         names += [expansion, depthwise, PROJECTION_NAMES[block], *([output] if project.residual else [])]
-    return [*names, DEFAULT.endpoints[-2].name, DEFAULT.endpoints[-1].name]
+    return [*names, network.endpoints[-2].name, network.endpoints[-1].name]
 
 
-def litert(path, pictures):
+def litert(path, pictures, network=DEFAULT):
     """What LiteRT's default engine gives at every op: {name: integers}, with "logits" and "SOFTMAX" where they are."""
     from ai_edge_litert.interpreter import Interpreter
 
@@ -69,9 +69,8 @@ def litert(path, pictures):
     ops = [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
     computed = [op["outputs"][0] for op in ops if op["op_name"] in COMPUTED]
     others = {op["op_name"]: op["outputs"][0] for op in ops if op["op_name"] == "SOFTMAX"}
-    found = {
-        name: [] for name in [*names_of_ops(), *(["logits"] if len(computed) > len(names_of_ops()) else []), *others]
-    }
+    names = names_of_ops(network)
+    found = {name: [] for name in [*names, *(["logits"] if len(computed) > len(names) else []), *others]}
     for picture in pictures:
         pixels = picture.astype(np.int16) + (-128 if source["dtype"] == np.int8 else 0)
         if source["dtype"] == np.float32:
@@ -98,6 +97,23 @@ def test_every_op_has_the_bytes_of_litert(path, pictures):
     if "SOFTMAX" in want:
         indices, probabilities = model.classify(pictures, top=DEFAULT.classes)
         assert np.array_equal(probabilities * 256, np.take_along_axis(want["SOFTMAX"], indices, axis=1))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("which", [(0.25, 65, 33), (0.35, 33, 47), (0.35, 32, 32), (0.5, 32, 97), (0.75, 150, 100)])
+def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
+    """Maps of odd height and width, of one row and of one column: stride 2 pads them on both sides."""
+    pytest.importorskip("ai_edge_litert")
+    network = of(*which)
+    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True)
+    pictures = np.random.default_rng(8).integers(0, 256, (2, *network.image_shape), np.uint8)
+    want = litert(path, pictures, network)
+    model = fastmnv2.load(path, precision="int8")
+    assert model.network is network
+    got = model.endpoints(pictures, names_of_ops(network), raw=True)
+    for name in names_of_ops(network):
+        different = np.count_nonzero(got[name].reshape(want[name].shape) != want[name])
+        assert different == 0, f"{name}: {different} of {want[name].size} bytes"
 
 
 @pytest.mark.parametrize("kind", ["uint8 wild, logits", "int8 wild"])

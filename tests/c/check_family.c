@@ -2,28 +2,43 @@
  * and in a batch, on one thread and on many, in both precisions. And the rule itself.
  *
  *   check_family digest    the features' and logits' digest of each member on every instruction set of this machine
+ *   check_family large     the same of members that take longer
  *   check_family rule      which networks there are; paddings and sizes of maps */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "fastmnv2.h"
-#include "made_models.h"
+#include "net/model.h"
 
-static const struct {
+#include "made_models.h" /* last: its names are short ones */
+
+typedef struct member {
     double multiplier;
     int height, width;
     uint64_t float32, int8;
-} members[] = {
+} member;
+
+static const member small_members[] = {
     {0.25, 64, 64, 0xae651bb39933f0a1u, 0x054ce32fe2e2b7f4u},  /* block 0 has a residual */
     {0.35, 96, 96, 0x5059ff78fc80afc4u, 0x70539fb671353ce4u},  /* maps of 8 channels */
     {0.6, 64, 128, 0xc2b6df01071e29a4u, 0xf9f920951b6fc4c8u},  /* not square */
     {1.0, 128, 128, 0x7c15d64b6ea37ac8u, 0xbada664a87c9bfd6u}, /* float32: no block is grouped */
     {1.4, 160, 96, 0x3e39466183624b28u, 0x9b1c6f44547f3b63u},  /* more features */
     {2.0, 64, 64, 0x15105ab44804263au, 0x037636ee9dd7aaf7u},   /* the widest */
+    {0.35, 33, 47, 0xcba994a344993e14u, 0x94d8797c18d85945u},  /* maps of odd height and width */
+    {0.25, 65, 159, 0x4a9e9b84ed01e8bdu, 0x1db802157a433671u},
+    {0.75, 32, 97, 0xff7a0b47e799b6ccu, 0xa52f93e692e04de3u}, /* of one row */
+    {0.5, 161, 32, 0x3ec6ff9bd83a2404u, 0x91dfdd73206490d2u}, /* of one column */
+    {1.0, 32, 32, 0x2f0e4c580b177410u, 0xc97114bb3770faabu},  /* of one pixel */
 };
 
-enum { MEMBERS = sizeof members / sizeof members[0] };
+/* What people hold. */
+static const member large_members[] = {
+    {0.35, 224, 224, 0x6c4e322dd8dd172fu, 0x091b499dbb93676eu},
+    {0.5, 160, 160, 0x0dc9e1f858533fd7u, 0xfd88aa19331e22e4u},
+    {1.0, 224, 224, 0x6d88fd27f665d32eu, 0xbc60430e164b59adu},
+    {1.4, 224, 224, 0, 0},
+};
 
 static int failures;
 
@@ -55,6 +70,15 @@ static void check_ways(const fm_model *model, const float *features, float *agai
     }
 }
 
+/* Working memory of a thread. */
+static void check_memory(const fm_model *model) {
+    const fm_plan *plan = &model->plan;
+    const size_t maps = 2 * plan->map + (size_t)plan->group * plan->early + plan->depthwise + plan->ring;
+    const size_t bytes = plan->needs.element * (maps + FM_IMAGE_ROWS * plan->image_row);
+    printf("%.2f MB a thread\n", (double)bytes * 1e-6);
+    expect(bytes <= 12000000, "memory of a thread");
+}
+
 static void check_member(uint64_t float32, uint64_t int8, const fm_weights *weights) {
     float *features = need(malloc(IMAGES * features_each * sizeof *features));
     float *again = need(malloc(IMAGES * features_each * sizeof *again));
@@ -67,6 +91,7 @@ static void check_member(uint64_t float32, uint64_t int8, const fm_weights *weig
             const uint64_t hash = digest(model, features);
             printf("%s %s 0x%016llx\n", fm_isa_name(isa), tier, (unsigned long long)hash);
             expect(hash == (eight_bits ? int8 : float32), fm_isa_name(isa));
+            check_memory(model);
             check_ways(model, features, again);
             fm_model_free(model);
         }
@@ -75,8 +100,8 @@ static void check_member(uint64_t float32, uint64_t int8, const fm_weights *weig
     free(again);
 }
 
-static void check_digests(void) {
-    for (int i = 0; i < MEMBERS; i++) {
+static void check_digests(const member *members, size_t count) {
+    for (size_t i = 0; i < count; i++) {
         make_network(members[i].multiplier, members[i].height, members[i].width);
         printf("%.2f %dx%d\n", network.multiplier, network.height, network.width);
         const fm_weights weights = make_weights();
@@ -144,7 +169,8 @@ static void check_rule(void) {
 
 int main(int argc, char **argv) {
     const char *what = argc > 1 ? argv[1] : "digest";
-    if (strcmp(what, "digest") == 0) check_digests();
+    if (strcmp(what, "digest") == 0) check_digests(small_members, sizeof small_members / sizeof small_members[0]);
+    else if (strcmp(what, "large") == 0) check_digests(large_members, sizeof large_members / sizeof large_members[0]);
     else if (strcmp(what, "rule") == 0) check_rule();
     else abort();
     printf("%s: %d failures\n", what, failures);

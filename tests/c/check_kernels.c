@@ -189,8 +189,8 @@ static void check_middles(const fm_kernels *kernels) {
 
 /* ---- depthwise ---- */
 
-/* The first rows of a map, the middle or the last ones: `border` is -1, 0 or 1. */
-static void check_depthwise_shape(const fm_kernels *kernels, int width, int channels, int stride, int border,
+/* Some rows of a map; the padding above it and below it among what the kernel meets, if so wanted. */
+static void check_depthwise_shape(const fm_kernels *kernels, int width, int channels, int stride, int above, int below,
                                   numbers which) {
     enum { MOST = 4 };
     const fm_layer layer = {.kind = FM_DEPTHWISE,
@@ -200,7 +200,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
                             .in_channels = channels,
                             .out_channels = channels};
     const int out_rows = between(1, MOST), in_rows = (out_rows - 1) * stride + 3;
-    const size_t out_floats = (size_t)(out_rows * width / stride * channels);
+    const size_t out_floats = (size_t)(out_rows * ((width + stride - 1) / stride) * channels);
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
@@ -208,7 +208,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     const weights w = fill_weights(&layer, tables, which);
     for (int i = 0; i < in_rows; i++) {
         const float *row = fill_input((size_t)(width * channels), which);
-        const int outside = (border < 0 && i == 0) || (border > 0 && i == in_rows - 1);
+        const int outside = (above && i == 0) || (below && i == in_rows - 1);
         rows[i] = outside ? NULL : row;
         cut_rows[i] = outside ? NULL : row + cut;
     }
@@ -229,30 +229,31 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
 
 static void check_depthwise(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 24, NARROW = 17, WIDEST = 112, MOST_FLOATS = 1 << 13 };
-    for (int i = 2; i < NARROW + SHAPES; i++) {
-        const int width = i <= NARROW ? i : between(2, WIDEST), most = MOST_FLOATS / width / kernels->unit;
+    for (int i = 1; i < NARROW + SHAPES; i++) {
+        const int width = i <= NARROW ? i : between(1, WIDEST), most = MOST_FLOATS / width / kernels->unit;
         int channels = some_channels() / kernels->unit * kernels->unit;
         if (channels == 0 || channels > most * kernels->unit) channels = between(1, most) * kernels->unit;
-        for (int border = -1; border <= 1; border++) check_depthwise_shape(kernels, width, channels, 1, border, which);
-        if (width % 2) continue;
-        for (int border = 0; border <= 1; border++) check_depthwise_shape(kernels, width, channels, 2, border, which);
+        for (int at = 0; at < 8; at++)
+            check_depthwise_shape(kernels, width, channels, 1 + at / 4, at % 2, at / 2 % 2, which);
     }
 }
 
 /* ---- stem, scale, pool ---- */
 
-static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, int bottom, numbers which) {
+/* `outside`: which image row, if any. */
+static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, int outside, numbers which) {
     const fm_layer layer = {.kind = FM_CONV, .kernel = 3, .stride = 2, .in_channels = 3, .out_channels = outputs};
-    const size_t row_floats = (size_t)width * 3, out_floats = (size_t)(width / 2 * outputs);
+    const size_t row_floats = (size_t)width * 3, out_floats = (size_t)((width + 1) / 2 * outputs);
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
     const weights w = fill_weights(&layer, tables, which);
     const float *rows[3];
-    for (int i = 0; i < 3; i++) rows[i] = bottom && i == 2 ? NULL : fill_input(row_floats, which);
+    for (int i = 0; i < 3; i++) rows[i] = i == outside ? NULL : fill_input(row_floats, which);
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill(out_floats);
-        const fm_stem_args args = {rows, w.packed[t], results[t], width, outputs, rows[0], bottom ? 0 : 2 * width};
+        const fm_stem_args args = {
+            rows, w.packed[t], results[t], width, outputs, rows[1], outside == 2 ? 0 : 2 * width};
         call(tables[t], (any_function)tables[t]->stem, &args);
     }
     expect_same("stem", kernels, results, out_floats);
@@ -260,11 +261,11 @@ static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, 
 }
 
 static void check_stem(const fm_kernels *kernels, numbers which) {
-    enum { SHAPES = 12 };
+    enum { SHAPES = 24, INSIDE = 3 };
     for (int i = 0; i < SHAPES; i++) {
-        const int width = i % 2 ? 2 * between(2, 16) : 32 * between(1, 7);
+        const int width = i % 2 ? between(4, 40) : between(32, 224);
         const int outputs = between(1, 8 * 8 / kernels->unit) * kernels->unit;
-        check_stem_shape(kernels, width, outputs, i % 3 == 0, which);
+        check_stem_shape(kernels, width, outputs, i % 3 == 0 ? 0 : i % 3 == 1 ? 2 : INSIDE, which);
     }
 }
 
@@ -272,7 +273,7 @@ static void check_stem(const fm_kernels *kernels, numbers which) {
 static void check_scale(const fm_kernels *kernels, numbers which, int bytes) {
     enum { COUNTS = 12 };
     for (int i = 0; i < COUNTS; i++) {
-        const int count = i % 2 ? between(16, 100) : 3 * 32 * between(1, 7);
+        const int count = i % 2 ? between(16, 100) : 3 * between(32, 224);
         const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
         float *results[2];
         long outside[2];
@@ -320,8 +321,9 @@ static void check_pool_shape(const fm_kernels *kernels, int pixels, int channels
 static void check_pool(const fm_kernels *kernels, numbers which) {
     enum { SHAPES = 12 };
     for (int i = 0; i < SHAPES; i++) {
-        const int side = between(1, 7), channels = some_channels() / kernels->unit * kernels->unit;
-        check_pool_shape(kernels, side * side, channels > 0 ? channels : kernels->unit, which);
+        const int height = between(1, 7), width = between(1, 7),
+                  channels = some_channels() / kernels->unit * kernels->unit;
+        check_pool_shape(kernels, height * width, channels > 0 ? channels : kernels->unit, which);
     }
 }
 

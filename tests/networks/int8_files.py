@@ -13,12 +13,12 @@ SAME, RELU6 = 0, 3
 class Maker:
     """Puts a graph together: tensors, then operators in order."""
 
-    def __init__(self, seed, dtype, *, wild=False, float_ends=False, logits=False, tail=False):
+    def __init__(self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False):
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema, self.random = schema, np.random.default_rng(seed)
         self.dtype, self.lowest = np.dtype(dtype), int(np.iinfo(dtype).min)
-        self.per_channel = self.dtype == np.int8
+        self.network, self.per_channel = network, self.dtype == np.int8
         self.wild, self.float_ends, self.logits, self.tail = wild, float_ends, logits, tail
         self.tensors, self.buffers, self.operators, self.codes = [], [schema.BufferT()], [], []
 
@@ -104,7 +104,8 @@ class Maker:
         return target, scale
 
     def pool(self, source, scale, zero):
-        s, side, channels = self.schema, DEFAULT.head.out_height, DEFAULT.layers[-2].out_channels
+        s, last = self.schema, self.network.head
+        channels = last.out_channels
         if self.dtype == np.int8:
             scale, zero = np.float32(scale * self.random.uniform(0.5, 1.1)), zero + 1
             target = self.tensor((1, 1, 1, channels), self.dtype, scale, zero)
@@ -114,36 +115,36 @@ class Maker:
             return self.operator("MEAN", (source, axes), target, options, 2), scale
         target = self.tensor((1, 1, 1, channels), self.dtype, scale, zero)
         options = s.Pool2DOptionsT()
-        options.padding, options.filterWidth, options.filterHeight = 1, side, side
+        options.padding, options.filterWidth, options.filterHeight = 1, last.out_width, last.out_height
         options.strideW = options.strideH = 1
         return self.operator("AVERAGE_POOL_2D", (source,), target, options), scale
 
     def graph(self):
         """Input and output tensor."""
         scale, zero = (np.float32(1 / 127), 128) if self.dtype == np.uint8 else (np.float32(1 / 127.5), -1)
-        side = DEFAULT.height
-        image = current = self.tensor((1, side, side, 3), self.dtype, scale, zero)
+        shape = (1, *self.network.image_shape)
+        image = current = self.tensor(shape, self.dtype, scale, zero)
         if self.float_ends:
-            image = self.tensor((1, side, side, 3), np.float32)
+            image = self.tensor(shape, np.float32)
             self.operator("QUANTIZE", (image,), current)
         block = current  # its input
-        for layer in DEFAULT.layers[:-1]:
+        for layer in self.network.layers[:-1]:
             current, scale, zero = self.convolution(layer, current, scale)
             if layer.residual:
                 shape = (1, layer.out_height, layer.out_width, layer.out_channels)
                 current, scale = self.add(current, block, shape)
-            if layer.scope.endswith("project"):
+            if layer.scope.endswith("project") or layer.kind == "conv":
                 block = current
         current, scale = self.pool(current, scale, zero)
         if self.logits:
-            current, scale, zero = self.convolution(DEFAULT.logits, current, scale)
-            flat = self.tensor((1, DEFAULT.logits.out_channels), self.dtype, scale, zero)
-            sizes = self.tensor((2,), np.int32, data=np.array([1, DEFAULT.logits.out_channels], np.int32))
+            current, scale, zero = self.convolution(self.network.logits, current, scale)
+            flat = self.tensor((1, self.network.logits.out_channels), self.dtype, scale, zero)
+            sizes = self.tensor((2,), np.int32, data=np.array([1, self.network.logits.out_channels], np.int32))
             current = self.operator("RESHAPE", (current, sizes), flat, self.schema.ReshapeOptionsT())
             if self.dtype == np.uint8:
                 options = self.schema.SoftmaxOptionsT()
                 options.beta = 1.0
-                target = self.tensor((1, DEFAULT.logits.out_channels), self.dtype, np.float32(1 / 256), 0)
+                target = self.tensor((1, self.network.logits.out_channels), self.dtype, np.float32(1 / 256), 0)
                 current = self.operator("SOFTMAX", (current,), target, options)
         elif self.tail:
             current = self.flattened(current)
@@ -154,7 +155,7 @@ class Maker:
 
     def flattened(self, source):
         """SHAPE, STRIDED_SLICE, PACK, RESHAPE: how today's converter writes a Flatten."""
-        s, channels = self.schema, DEFAULT.layers[-2].out_channels
+        s, channels = self.schema, self.network.layers[-2].out_channels
         one = [self.tensor((1,), np.int32, data=np.array([value], np.int32)) for value in (0, 1, 1)]
         sizes = s.ShapeOptionsT()
         sizes.outType = s.TensorType.INT32
