@@ -3,6 +3,7 @@
     python -m pytest benches --benchmark-only
     python -m pytest benches --benchmark-only --benchmark-autosave   # and later --benchmark-compare
 
+``FASTMNV2_BENCH_WEIGHTS`` names the weights, of any network.
 Quote figures from compare.py only: it keeps the engines from disturbing each other.
 """
 
@@ -21,25 +22,33 @@ THREADS = 2  # TensorFlow's number of threads can be set only once per process
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("n", [1, 8, 32, 128])
-def bench_embed(benchmark, models, pool, engine, n):
+def bench_embed(benchmark, models, pool, network, engine, n):
     benchmark.group = f"embed, n={n}, {THREADS} threads"
     peer = PEERS[engine]
     low, high = peer.input_range
-    images = np.resize(pool, (n, 96, 96, 3)) * np.float32(high - low) + np.float32(low)
+    images = np.resize(pool, (n, *pool.shape[1:])) * np.float32(high - low) + np.float32(low)
     run = peer.make(models, THREADS, n)
-    benchmark.extra_info |= {"n": n, "peak_gmacs": round(max(measure.peak(THREADS) for _ in range(5)) / 1e9, 1)}
+    benchmark.extra_info |= {
+        "n": n,
+        "macs": network.macs,
+        "peak_gmacs": round(max(measure.peak(THREADS) for _ in range(5)) / 1e9, 1),
+    }
     benchmark(run, images)
 
 
 @pytest.mark.parametrize("n", [1, 32])
 @pytest.mark.parametrize("dtype", ["float32", "uint8"])
-def bench_one_thread(benchmark, models, pool, dtype, n):
+def bench_one_thread(benchmark, models, pool, network, dtype, n):
     benchmark.group = f"fastmnv2, n={n}, 1 thread"
-    images = np.resize(pool, (n, 96, 96, 3))
+    images = np.resize(pool, (n, *pool.shape[1:]))
     images = images if dtype == "float32" else (images * 255).astype(np.uint8)
     run = PEERS["fastmnv2"].make(models, 1, n)
-    out = np.empty((n, 1280), np.float32)
-    benchmark.extra_info |= {"n": n, "peak_gmacs": round(max(measure.peak(1) for _ in range(5)) / 1e9, 1)}
+    out = np.empty((n, network.features), np.float32)
+    benchmark.extra_info |= {
+        "n": n,
+        "macs": network.macs,
+        "peak_gmacs": round(max(measure.peak(1) for _ in range(5)) / 1e9, 1),
+    }
     benchmark(run, images, out=out)
 
 
@@ -58,7 +67,7 @@ def bench_two_callers(benchmark, models, pool, n):
     extra_info has the speedup over one caller, and that of the multiply-add peak, which bounds it.
     """
     benchmark.group = f"two callers, n={n}, 1 thread each"
-    run, images = PEERS["fastmnv2"].make(models, 1, n), np.resize(pool, (n, 96, 96, 3))
+    run, images = PEERS["fastmnv2"].make(models, 1, n), np.resize(pool, (n, *pool.shape[1:]))
 
     def work():
         for _ in range(320 // n):

@@ -17,12 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import export
 import numpy as np
-from measure import MACS, Case, Result, Worker, interleaved, summary
+from measure import Case, Result, Worker, interleaved, summary
 from peers import PEERS
 
 import fastmnv2
 from fastmnv2.core import profile
+from fastmnv2.core.network import Network
+from fastmnv2.weights.resolve import resolve
 
 OURS = "fastmnv2"
 
@@ -38,8 +41,8 @@ def installed(names: Sequence[str]) -> list[str]:
     return found
 
 
-def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
-    """Write each format in a separate process, because the converters' libraries clash in one."""
+def make_models(folder: Path, weights: str, names: Sequence[str]) -> Network:
+    """Write each format in a separate process, because the converters' libraries clash in one. Returns the network."""
     here = str(Path(__file__).parent)
     for form in sorted({form for name in names for form in PEERS[name].needs}):
         code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "
@@ -48,8 +51,10 @@ def make_models(folder: Path, weights: str, names: Sequence[str]) -> None:
         if done.returncode != 0:
             print(f"{form}: could not be written:\n{done.stderr[-2000:]}", file=sys.stderr)
     rng = np.random.RandomState(3)
-    coarse = rng.rand(16, 12, 12, 3).repeat(8, 1).repeat(8, 2) * 0.7 + 0.3 * rng.rand(16, 96, 96, 3)
-    np.save(folder / "images.npy", (np.rint(coarse * 255) / 255).astype(np.float32))  # bytes, like pictures
+    network = resolve(weights).network
+    images = export.patches(rng, 16, network)
+    np.save(folder / "images.npy", (np.rint(images * 255) / 255).astype(np.float32))  # bytes, like pictures
+    return network
 
 
 def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tuple[str, int], Worker]:
@@ -106,7 +111,7 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32,128")
     parser.add_argument("--threads", default=",".join({"1": 0, str(len(os.sched_getaffinity(0))): 0}))
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--weights", default="untrained")
+    parser.add_argument("--weights", default="untrained", help="of any network: a file or name that records its size")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plots", type=Path, help="folder for the plots; needs matplotlib")
     options = parser.parse_args()
@@ -114,7 +119,7 @@ def main() -> None:
     threads = [int(count) for count in options.threads.split(",")]
     names = installed(options.peers.split(","))
     with tempfile.TemporaryDirectory() as scratch:
-        make_models(Path(scratch), options.weights, names)
+        network = make_models(Path(scratch), options.weights, names)
         workers = start(names, threads, Path(scratch))
         pings = [profile.ping()]
         try:
@@ -124,27 +129,29 @@ def main() -> None:
             for worker in workers.values():
                 worker.close()
     cases = [Case(name, count, batch) for name, count in workers for batch in batches]
-    results = {case: found for case in cases if (found := summary(bursts, case))}
-    about = machine(names)
+    results = {case: found for case in cases if (found := summary(bursts, case, network.macs))}
+    about = machine(names) | {"network": network.name, "macs": network.macs}
     for count in threads:
         peaks = [burst["peak"] for burst in bursts if burst["case"].threads == count]
         about[f"peak_{count}"] = float(np.median(peaks)) if peaks else None
     peaks = ", ".join(f"{about[f'peak_{count}'] / 1e9:.1f} GMAC/s on {count} cores" for count in threads)
     about["ping"] = pings
     apart = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
-    print(f"{about['processor']}, {about['isa']}; peak {peaks}; a cache line from core to core {apart} ns\n")
+    print(
+        f"{network.name} on {about['processor']}, {about['isa']}; peak {peaks}; "
+        f"a cache line from core to core {apart} ns\n"
+    )
     print(table(results))
     if options.json:
         report = {
             "machine": about,
-            "macs": MACS,
             "results": [case._asdict() | results[case]._asdict() for case in results],
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.plots:
         from plots import draw
 
-        draw(results, about, options.plots)
+        draw(results, about, options.weights, options.plots)
 
 
 if __name__ == "__main__":

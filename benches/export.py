@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmnv2.core.network import DEFAULT, Network
+from fastmnv2.core.network import Network
 from fastmnv2.weights.tensors import Folded
 
 
@@ -55,13 +55,18 @@ def tflite(folded: Folded, path: Path) -> Path:
     return path
 
 
-def _calibration(network: Network = DEFAULT) -> np.ndarray:
-    """Images in [-1,1] to calibrate on: noise over coarse patches of 8x8 pixels."""
-    random, (height, width, _) = np.random.RandomState(4), network.image_shape
-    coarse = random.rand(24, -(-height // 8), -(-width // 8), 3).repeat(8, 1).repeat(8, 2)[:, :height, :width]
-    patches = coarse * 0.7 + 0.3 * random.rand(*coarse.shape)
-    patches.flat[:2] = 0, 1  # exactly black and white, so that the quantisation step is 1/255
-    return (patches * 2 - 1).astype(np.float32)
+def patches(random: np.random.RandomState, count: int, network: Network) -> np.ndarray:
+    """Images in [0,1]: noise over coarse patches of 8x8 pixels."""
+    height, width = network.size
+    coarse = random.rand(count, -(-height // 8), -(-width // 8), 3).repeat(8, 1).repeat(8, 2)[:, :height, :width]
+    return coarse * 0.7 + 0.3 * random.rand(*coarse.shape)
+
+
+def _calibration(network: Network) -> np.ndarray:
+    """Images in [-1,1] to calibrate on."""
+    images = patches(np.random.RandomState(4), 24, network)
+    images.flat[:2] = 0, 1  # exactly black and white, so that the quantisation step is 1/255
+    return (images * 2 - 1).astype(np.float32)
 
 
 def int8_tflite(folded: Folded, path: Path) -> Path:
@@ -78,12 +83,12 @@ def int8_tflite(folded: Folded, path: Path) -> Path:
     return path
 
 
-def int8_onnx(source: Path, path: Path) -> Path:
+def int8_onnx(folded: Folded, source: Path, path: Path) -> Path:
     """Quantise an ONNX file with ONNX Runtime's own tool."""
     from onnxruntime import quantization
 
     class Images(quantization.CalibrationDataReader):
-        left = iter(_calibration())
+        left = iter(_calibration(folded.network))
 
         def get_next(self):
             image = next(self.left, None)
@@ -111,8 +116,6 @@ def onnx(folded: Folded, path: Path) -> Path:
         name = layer.scope
         tensors += [numpy_helper.from_array(_oihw(layer, kernel), f"{name}/kernel")]
         tensors += [numpy_helper.from_array(bias, f"{name}/bias")]
-        before = 1 if layer.kernel == 3 and layer.stride == 1 else 0
-        after = 1 if layer.kernel == 3 else 0
         nodes.append(
             helper.make_node(
                 "Conv",
@@ -120,7 +123,7 @@ def onnx(folded: Folded, path: Path) -> Path:
                 [name],
                 kernel_shape=[layer.kernel] * 2,
                 strides=[layer.stride] * 2,
-                pads=[before, before, after, after],
+                pads=[edge for sides in zip(*layer.padding, strict=True) for edge in sides],
                 group=layer.in_channels if layer.kind == "depthwise" else 1,
             )
         )
@@ -160,10 +163,9 @@ def ncnn(folded: Folded, path: Path) -> Path:
             branch, shortcut = blob(), blob()
             add("Split", [x], [branch, shortcut])
             x = branch
-        before = 1 if layer.kernel == 3 and layer.stride == 1 else 0
-        after = 1 if layer.kernel == 3 else 0
+        (above, below), (left, right) = layer.padding
         parameters = (
-            f"0={layer.out_channels} 1={layer.kernel} 3={layer.stride} 4={before} 14={before} 15={after} 16={after} "
+            f"0={layer.out_channels} 1={layer.kernel} 3={layer.stride} 4={left} 14={above} 15={right} 16={below} "
             f"5=1 6={kernel.size}"
         )
         if layer.relu6:

@@ -22,9 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastmnv2
-from fastmnv2.core import _engine, network, profile
-
-MACS = network.DEFAULT.macs
+from fastmnv2.core import _engine, profile
 
 GOOD = 0.9  # of the best peak seen; below, the host was taking the processor away
 SECONDS = {1: 0.15, 8: 0.15, 32: 0.25, 128: 0.6}
@@ -141,14 +139,14 @@ class Result(NamedTuple):
     share: float
 
 
-def summary(bursts: list[dict[str, Any]], case: Case) -> Result | None:
-    """Median of the bursts' medians, so that a slow moment weighs one burst, not all its calls."""
-    mine = [burst for burst in bursts if burst["case"] == case]
+def summary(bursts: list[dict[str, Any]], case: Case, macs: int) -> Result | None:
+    """Median of the bursts' medians, so that a slow moment weighs one burst, not all its calls. ``macs``: of one image."""
+    """Median of the bursts' medians, so that a slow moment weighs one burst. ``macs``: multiply-adds of one image."""
     if not mine:
         return None
     medians = [statistics.median(burst["times"]) for burst in mine]
     median = statistics.median(medians)
-    limit = statistics.median(MACS * case.batch / burst["peak"] for burst in mine)
+    limit = statistics.median(macs * case.batch / burst["peak"] for burst in mine)
     if case.peer.endswith("int8"):
         limit /= int8_ratio()
     times = np.concatenate([burst["times"] for burst in mine])

@@ -14,6 +14,7 @@ import export
 import numpy as np
 
 import fastmnv2
+from fastmnv2.core.network import Network
 from fastmnv2.weights.resolve import resolve
 
 Run = Callable[[np.ndarray], np.ndarray]
@@ -31,10 +32,14 @@ class Peer(NamedTuple):
     close: float = 1e-4  # relative L2 between its features and ours
 
 
-def google() -> Path:
-    """Google's own uint8 file of this network, where the tests find it too."""
+def google(network: Network) -> Path:
+    """Google's own uint8 file of a network, where the tests find it too."""
     found = os.environ.get("FASTMNV2_TEST_DATA") or Path(__file__).parents[2] / "shared"
-    return Path(found) / "weights" / "mobilenet_v2_0_75_96_quant.tflite"
+    return (
+        Path(found)
+        / "weights"
+        / f"mobilenet_v2_{network.multiplier}_{network.height}_quant.tflite".replace(".", "_", 1)
+    )
 
 
 def make_models(folder: Path, weights: str, formats: set[str]) -> None:
@@ -43,9 +48,9 @@ def make_models(folder: Path, weights: str, formats: set[str]) -> None:
     if "int8" in formats:
         export.int8_tflite(folded, folder / "int8.tflite")
     if "int8_onnx" in formats:
-        export.int8_onnx(export.onnx(folded, folder / "for_int8.onnx"), folder / "int8.onnx")
+        export.int8_onnx(folded, export.onnx(folded, folder / "for_int8.onnx"), folder / "int8.onnx")
     if "google" in formats:
-        (folder / "google.tflite").write_bytes(google().read_bytes())
+        (folder / "google.tflite").write_bytes(google(folded.network).read_bytes())
     if "native" in formats:
         from fastmnv2.weights.forms import native
 
@@ -133,6 +138,13 @@ def _onnxruntime(folder: Path, threads: int, batch: int, name: str = "network.on
     return lambda images: session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0]
 
 
+def _of_batch(network: Any, batch: int) -> Any:
+    """The input's shape for so many images."""
+    shape = network.input().partial_shape
+    shape[0] = batch
+    return shape
+
+
 def _openvino(folder: Path, threads: int, batch: int) -> Run:
     import openvino
     from openvino.preprocess import PrePostProcessor
@@ -142,7 +154,7 @@ def _openvino(folder: Path, threads: int, batch: int) -> Run:
     steps.input().tensor().set_layout(openvino.Layout("NHWC"))
     steps.input().model().set_layout(openvino.Layout("NCHW"))
     network = steps.build()
-    network.reshape([batch, 96, 96, 3])
+    network.reshape(_of_batch(network, batch))
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(network, "CPU", settings).create_infer_request()
     return lambda images: request.infer({0: images}, share_inputs=True)[0]
@@ -153,7 +165,7 @@ def _openvino_int8(folder: Path, threads: int, batch: int) -> Run:
 
     core = openvino.Core()
     network = core.read_model(folder / "int8.tflite")
-    network.reshape([batch, 96, 96, 3])
+    network.reshape(_of_batch(network, batch))
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = core.compile_model(network, "CPU", settings).create_infer_request()
     return lambda images: request.infer({0: images}, share_inputs=True)[0]
@@ -182,11 +194,13 @@ def _mnn(folder: Path, threads: int, batch: int) -> Run:
 
     network = MNN.Interpreter(str(folder / "network.mnn"))
     session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
-    source, shape = network.getSessionInput(session), (batch, 3, 96, 96)
+    source = network.getSessionInput(session)
+    shape = (batch, *source.getShape()[1:])
     network.resizeTensor(source, shape)
     network.resizeSession(session)
     target, layout = network.getSessionOutput(session), MNN.Tensor_DimensionType_Caffe
-    features = MNN.Tensor((batch, 1280), MNN.Halide_Type_Float, np.zeros((batch, 1280), np.float32), layout)
+    out = np.zeros(target.getShape(), np.float32)
+    features = MNN.Tensor(out.shape, MNN.Halide_Type_Float, out, layout)
 
     def run(images: np.ndarray) -> np.ndarray:
         planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2))

@@ -28,6 +28,7 @@ import peers
 import PIL.Image
 
 import fastmnv2
+from fastmnv2.core.network import Network
 from fastmnv2.image import resizing
 
 THREADS = 2
@@ -59,15 +60,16 @@ def ours(model: fastmnv2.Model, decode: str = "exact", method: str = "tf2") -> C
     return lambda paths: model.embed_images(paths, threads=THREADS, decode=decode, method=method)
 
 
-def peer(models: Path, *, draft: bool = False) -> Callable[[list[str]], np.ndarray]:
+def peer(models: Path, network: Network, *, draft: bool = False) -> Callable[[list[str]], np.ndarray]:
+    edges = network.size[::-1]  # Pillow wants the width first
     run = peers.PEERS["litert"].make(models, THREADS, BATCH)
     low, high = peers.PEERS["litert"].input_range
 
     def load(path: str) -> np.ndarray:
         with PIL.Image.open(path) as opened:
             if draft:
-                opened.draft("RGB", (96, 96))
-            picture = opened.convert("RGB").resize((96, 96), PIL.Image.Resampling.BILINEAR)
+                opened.draft("RGB", edges)
+            picture = opened.convert("RGB").resize(edges, PIL.Image.Resampling.BILINEAR)
         return np.asarray(picture, np.float32) * np.float32((high - low) / 255) + np.float32(low)
 
     def loaded(paths: list[str]) -> Iterator[np.ndarray]:
@@ -110,9 +112,9 @@ def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds
     """Pictures per second of each engine."""
     count, size = CASES[case]
     paths = make_files(folder, count, size)
-    engines = {"exact": ours(model), "area": ours(model, method="area"), "peer": peer(models)}
+    engines = {"exact": ours(model), "area": ours(model, method="area"), "peer": peer(models, model.network)}
     if case == "large":
-        engines |= {"scaled": ours(model, decode="scaled"), "peer with draft": peer(models, draft=True)}
+        engines |= {"scaled": ours(model, decode="scaled"), "peer with draft": peer(models, model.network, draft=True)}
     for engine in engines.values():
         engine(paths[:BATCH])
     spent = best({name: lambda engine=engine: engine(paths) for name, engine in engines.items()}, rounds)
@@ -122,7 +124,7 @@ def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds
 def stages(model: fastmnv2.Model, folder: Path) -> dict[str, dict[str, float]]:
     """Milliseconds of each stage, for one picture on one thread."""
     found = {}
-    out = np.empty((96, 96, 3), np.float32)
+    out, edges = np.empty(model.network.image_shape, np.float32), model.network.size[::-1]
     for case, (_, size) in CASES.items():
         data = Path(make_files(folder, 1, size)[0]).read_bytes()
         picture = PIL.Image.open(io.BytesIO(data)).convert("RGB")
@@ -130,9 +132,9 @@ def stages(model: fastmnv2.Model, folder: Path) -> dict[str, dict[str, float]]:
         room = np.empty(array.nbytes, np.uint8)
         calls: dict[str, Callable[[], object]] = {
             "Pillow decodes": lambda data=data: PIL.Image.open(io.BytesIO(data)).load(),
-            "Pillow decodes with draft": lambda data=data: _drafted(data).load(),
+            "Pillow decodes with draft": lambda data=data: _drafted(data, edges).load(),
             "Pillow to array": lambda picture=picture: np.asarray(picture),
-            "Pillow resizes": lambda picture=picture: picture.resize((96, 96), PIL.Image.Resampling.BILINEAR),
+            "Pillow resizes": lambda picture=picture: picture.resize(edges, PIL.Image.Resampling.BILINEAR),
             "resize, tf2": lambda array=array: resizing.resize_array(array, out, "tf2", resizing.UNIT),
             "resize, area": lambda array=array: resizing.resize_array(array, out, "area", resizing.UNIT),
             "network": lambda: model.embed(out, threads=1),
@@ -148,16 +150,16 @@ def stages(model: fastmnv2.Model, folder: Path) -> dict[str, dict[str, float]]:
                 data, buffer=room
             )
             calls["simplejpeg decodes, scaled"] = lambda data=data: simplejpeg.decode_jpeg(
-                data, min_height=192, min_width=192, min_factor=8
+                data, min_height=2 * edges[1], min_width=2 * edges[0], min_factor=8
             )
         rounds = 200 if case == "small" else 15
         found[case] = {name: round(seconds * 1e3, 3) for name, seconds in best(calls, rounds).items()}
     return found
 
 
-def _drafted(data: bytes) -> PIL.Image.Image:
+def _drafted(data: bytes, edges: tuple[int, ...]) -> PIL.Image.Image:
     opened = PIL.Image.open(io.BytesIO(data))
-    opened.draft("RGB", (96, 96))
+    opened.draft("RGB", edges)
     return opened
 
 

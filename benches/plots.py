@@ -8,16 +8,16 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
-from measure import MACS, Case, Result
+from measure import Case, Result
 
 OURS, OTHERS = "#c03020", "#8090a0"
 
 
-def draw(results: dict[Case, Result], about: dict[str, Any], folder: Path) -> None:
+def draw(results: dict[Case, Result], about: dict[str, Any], weights: str, folder: Path) -> None:
     """Write comparison.png and roofline.png to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     _comparison(results, about).savefig(folder / "comparison.png", dpi=110)
-    _roofline(about).savefig(folder / "roofline.png", dpi=110)
+    _roofline(about, weights).savefig(folder / "roofline.png", dpi=110)
 
 
 def _comparison(results: dict[Case, Result], about: dict[str, Any]) -> Any:
@@ -34,11 +34,11 @@ def _comparison(results: dict[Case, Result], about: dict[str, Any]) -> Any:
             axis.barh([case.peer for case in cases], values, color=[_colour(case) for case in cases])
             peak = about.get(f"peak_{count}")
             if peak:
-                axis.axvline(peak / MACS, color="black", linewidth=0.8, linestyle=":")
+                axis.axvline(peak / about["macs"], color="black", linewidth=0.8, linestyle=":")
             axis.set_title(f"n={batch}, {count} thread{'s' * (count > 1)}", fontsize=9)
             axis.tick_params(labelsize=7)
     figure.supxlabel("images a second; dotted: the multiply-add limit", fontsize=8)
-    figure.suptitle(f"MobileNet V2 0.75/96 float32 on {about['processor']}, {about['isa']}", fontsize=10)
+    figure.suptitle(f"{about['network']}, float32 on {about['processor']}, {about['isa']}", fontsize=10)
     figure.tight_layout()
     return figure
 
@@ -47,11 +47,11 @@ def _colour(case: Case) -> str:
     return OURS if case.peer == "fastmnv2" else OTHERS
 
 
-def _roofline(about: dict[str, Any]) -> Any:
+def _roofline(about: dict[str, Any], weights: str) -> Any:
     import fastmnv2
     from fastmnv2.core import profile
 
-    rows = profile.layers(fastmnv2.load("untrained"), n=1)
+    rows = profile.layers(fastmnv2.load(weights), n=1)
     figure, axis = plt.subplots(figsize=(7, 4.2))
     peak = rows[0].peak / 1e9
     for kind, marker in (("conv", "s"), ("depthwise", "o"), ("pointwise", "^")):

@@ -257,6 +257,7 @@ def quantize(
     *,
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    size: int | tuple[int, int] | None = None,
 ) -> "Report":
     """Quantise float weights to int8 and write a native file, for ``load(target, precision="int8")``.
 
@@ -267,18 +268,19 @@ def quantize(
             Every fifth is held out for the report.
         threads: as for ``load``.
         progress: called with the number of finished layers and the number of all layers.
+        size: height and width of the network's images, as for ``load``.
 
     Returns:
         A ``fastmnv2.weights.int8.calibration.Report``: how close the result is to float32 on the held-out images.
 
     Raises:
-        ValueError, TypeError: ``images`` are not as above.
+        ValueError, TypeError: ``images`` or ``size`` are not as above.
         Whatever ``load`` raises, and OSError if ``target`` can't be written.
     """
     from fastmnv2.weights.int8.calibration import quantize as run
     from fastmnv2.weights.resolve import resolve
 
-    return run(resolve(weights), target, images, threads=threads, progress=progress)
+    return run(resolve(weights, precision="float32", size=size), target, images, threads=threads, progress=progress)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.core import kept
 from fastmnv2.core.model import Model
-from fastmnv2.image.resizing import Method
+from fastmnv2.image.resizing import Crop, Method
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -29,8 +29,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     Args:
         weights: as for ``fastmnv2.load``, or a ``Model``. A path or name is loaded on first use, once per process;
             pickles and clones carry only the name.
-        precision: as for ``fastmnv2.load``.
-        method: how pictures are resized, as for ``fastmnv2.embed_images``.
+        precision, size: as for ``fastmnv2.load``; ``size`` is needed for weights that don't record it.
+        method, crop: how pictures are resized, as for ``fastmnv2.embed_images``.
         normalize: scale each vector to length 1.
         batch_size: pictures per batch.
         threads: maximum number of threads; None for every CPU that the process may use, shared by joblib's workers.
@@ -41,14 +41,18 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         weights: str | os.PathLike[str] | Model | None = None,
         *,
         precision: str | None = None,
+        size: int | tuple[int, int] | None = None,
         method: Method = "tf2",
+        crop: Crop | None = None,
         normalize: bool = False,
         batch_size: int = 64,
         threads: int | None = None,
     ) -> None:
         self.weights = weights
         self.precision = precision
+        self.size = size
         self.method = method
+        self.crop = crop
         self.normalize = normalize
         self.batch_size = batch_size
         self.threads = threads
@@ -85,6 +89,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return model.embed_images(
             items,
             method=self.method,
+            crop=self.crop,
             normalize=self.normalize,
             batch_size=self.batch_size,
             threads=self.threads,
@@ -97,7 +102,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
-        return kept.model(self.weights, precision=self.precision)
+        return kept.model(self.weights, precision=self.precision, size=self.size)
 
     def __sklearn_is_fitted__(self) -> bool:
         """True, because there is nothing to fit."""

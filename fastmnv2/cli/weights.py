@@ -27,6 +27,26 @@ from fastmnv2.cli.common import (
 from fastmnv2.core.threads import available
 
 
+def _edges(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        edges = tuple(int(edge) for edge in value.lower().split("x"))
+    except ValueError:
+        edges = ()
+    if len(edges) not in (1, 2):
+        raise click.BadParameter(f"expected pixels such as 160, or height and width such as 64x96, got {value!r}")
+    return edges[0] if len(edges) == 1 else edges
+
+
+SIZE = click.option(
+    "--size",
+    callback=_edges,
+    metavar="N|HxW",
+    help="Height and width of the network's images in pixels, if SRC doesn't record them.",
+)
+
+
 @click.command(
     epilog=examples(
         "fastmnv2 convert imagenet imagenet.safetensors",
@@ -49,12 +69,7 @@ from fastmnv2.core.threads import available
     metavar="BLACK WHITE",
     help="The numbers that the network takes for black and white, if SRC doesn't say so and they are not -1 and 1.",
 )
-@click.option(
-    "--size",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Height and width of the network's images in pixels, if SRC doesn't record them.",
-)
+@SIZE
 @PRECISION
 def convert(
     source: str,
@@ -64,7 +79,7 @@ def convert(
     head: bool,
     classes: str | None,
     input_range: tuple[float, float] | None,
-    size: int | None,
+    size: Any,
 ) -> None:
     """Convert weights of any form to the one that DST's suffix names.
 
@@ -122,12 +137,14 @@ def convert(
     metavar="FILE",
     help="Draw the report to this file, such as report.png; needs matplotlib.",
 )
+@SIZE
 @with_options(*DECODING, FOLLOW_LINKS, FORCE, THREADS)
 def quantize(
     source: str,
     target: Path,
     paths: tuple[str, ...],
     plot: Path | None,
+    size: Any,
     follow_links: bool,
     force: bool,
     threads: int | None,
@@ -148,7 +165,7 @@ def quantize(
     from fastmnv2.weights.int8 import calibration
     from fastmnv2.weights.resolve import resolve
 
-    folded = resolve(source, precision="float32")
+    folded = resolve(source, precision="float32", size=size)
     options = Options(**decoding, size=folded.network.size)
     found = find(paths, report_skipped, follow_links=follow_links)
     results = embed.run(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from fastmnv2.core.head import TENSORS
 from fastmnv2.core.network import BATCH_NORM, Layer
 from fastmnv2.export import tflite_metadata
-from fastmnv2.weights.forms.hub import RANGE_VARIABLE
+from fastmnv2.weights.forms.object_graph import RANGE_VARIABLE
 from fastmnv2.weights.tensors import Folded, Source
 
 _SPEC = {"dtype": tf.float32, "name": "images"}

@@ -5,16 +5,12 @@ import os
 import re
 from pathlib import Path
 
-from fastmnv2.core.network import DEFAULT, shapes
 from fastmnv2.weights.files import exists, read_file
-from fastmnv2.weights.forms import bundle
+from fastmnv2.weights.forms import bundle, object_graph
+from fastmnv2.weights.forms.slim_names import EMA, slim_name
 from fastmnv2.weights.tensors import Source
 
-EMA = "/ExponentialMovingAverage"
 _STATE_LIMIT = 1 << 20
-
-# Every variable that a network can use, without any prefix: the names are the same for all of them.
-VARIABLES = frozenset(shapes(DEFAULT.layers, folded=False) | shapes(DEFAULT.layers, folded=True))
 
 
 def prefix_of(path: Path) -> Path | None:
@@ -42,10 +38,8 @@ def read(prefix: Path) -> Source:
     TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
     """
     opened = bundle.Bundle(prefix)
-    from fastmnv2.weights.forms import hub
-
-    if hub.OBJECT_GRAPH in opened.entries:
-        return hub.read_objects(opened, "checkpoint", str(prefix))
+    if object_graph.KEY in opened.entries:
+        return object_graph.read(opened, "checkpoint", str(prefix))
     return read_bundle(opened, "checkpoint", str(prefix))
 
 
@@ -72,13 +66,3 @@ def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
         {plain: read_as[name] for plain, name in chosen.items()},
         tuple(notes),
     )
-
-
-def slim_name(name: str) -> str | None:
-    """The network's variable that a tensor of the file holds, if any: ``module/MobilenetV2/…`` and the like."""
-    plain = name.removesuffix(EMA)
-    start = plain.find("MobilenetV2/")
-    if start > 0 and plain[start - 1] != "/":
-        return None
-    plain = plain[start:] if start > 0 else plain
-    return plain if plain in VARIABLES else None

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.forms import checkpoint, keras_names, tf_graph
+from fastmnv2.weights.forms import keras_names, tf_graph
+from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source
 
 _LIMIT = 96 << 20
@@ -20,7 +21,7 @@ def read(path: Path) -> Source:
     """A frozen graph with TF-Slim's names, or Keras'. Raises WeightsError, or ValueError if it is malformed."""
     graph = tf_graph.Graph(tf_graph.Reader(), read_file(path, _LIMIT))
     constants = graph.constants()
-    slim = {name: plain for name in constants if (plain := checkpoint.slim_name(name))}
+    slim = {name: plain for name in constants if (plain := slim_name(name))}
     left = _VALUES_LIMIT
 
     def values(name: str) -> NDArray[np.float32]:

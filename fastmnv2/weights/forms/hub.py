@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.files import file_sha256, open_file, read_file
-from fastmnv2.weights.forms import bundle, checkpoint, frozen, tf_graph
-from fastmnv2.weights.tensors import Source, is_range
+from fastmnv2.weights.forms import bundle, checkpoint, frozen, object_graph, tf_graph
+from fastmnv2.weights.tensors import Source
 
 if TYPE_CHECKING:
     from tarfile import TarFile
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
 HANDLE = "https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2"
 """The module this package stands for."""
 
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _ARCHIVE_LIMIT = 192 << 20  # what an archive may unpack to; TF-Slim's largest, of 1.4 at 224, has 150 MB
 # Of that, for headers, some 25 of them: tarfile limits neither their number nor their size, and on Pythons
 # without the fix of CVE-2024-6232 takes time with the square of it, here 3 s.
 _HEADERS_LIMIT = 40 << 10
 _SIZES = frozenset({"size", "GNU.sparse.size", "GNU.sparse.realsize"})
-_VARIABLES_LIMIT = 20_000
 _MODULE = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
 _RELEASE = re.compile(r"([^/]+/)?([^/]+\.(index|data-\d{5}-of-\d{5})|[^/]+_frozen\.pb)")
-
-RANGE_VARIABLE = "fastmnv2/input_range"
-"""Of the SavedModels that this package writes: what black and white become before the network."""
 
 
 def read(folder: Path, *, origin: str | None = None) -> Source:
@@ -41,8 +36,8 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
         if not part.is_file():
             raise WeightsError(f"{origin or folder}: expected a SavedModel, but there is no {part.name} in it")
     opened = bundle.Bundle(prefix)
-    if OBJECT_GRAPH in opened.entries:
-        found = read_objects(opened, "hub", origin or str(folder))
+    if object_graph.KEY in opened.entries:
+        found = object_graph.read(opened, "hub", origin or str(folder))
     else:
         found = checkpoint.read_bundle(opened, "hub", origin or str(folder))
     before = tf_graph.saved_model(read_file(folder / "saved_model.pb", tf_graph.SAVED_MODEL_LIMIT))
@@ -162,46 +157,3 @@ def find_cached(handle: str) -> Path | None:
         if (folder / "saved_model.pb").is_file():
             return folder
     return None
-
-
-# ---- TF2: tensors have keys by object path; the object graph knows the variables' names ----------------
-
-
-def read_objects(opened: bundle.Bundle, form: str, origin: str) -> Source:
-    """A bundle of TensorFlow 2's: a SavedModel's, or what Keras 2 wrote by ``save_weights``."""
-    from fastmnv2.weights.forms import keras_names
-
-    names = _variable_names(opened.string(OBJECT_GRAPH))  # key in the bundle: the variable's own name
-    names = {key: name for key, name in names.items() if key in opened.entries and "/.OPTIMIZER_SLOT/" not in key}
-    slim = {key: plain for key, name in names.items() if (plain := checkpoint.slim_name(name))}
-    notes: list[str] = []
-    if slim:
-        tensors = {slim[key]: array for key, array in opened.tensors(slim).items()}
-    else:
-        keys = {name: key for key, name in reversed(names.items())}
-        plain_of = {keys[name]: plain for plain, name in keras_names.plain_paths(keys).items()}
-        plain_of |= {key: name for key, name in names.items() if key not in plain_of}
-        arrays = opened.tensors(key for key, name in plain_of.items() if keras_names.is_variable(name))
-        tensors, notes = keras_names.from_variables(((plain_of[key], array) for key, array in arrays.items()), origin)
-    told = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
-    edges = opened.tensors(told[:1]).get(told[0]) if told else None
-    said = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None
-    what = "a TF2 SavedModel" if form == "hub" else "variables by TensorFlow 2's object graph"
-    return Source(form, origin, opened.sha256(), tensors, (what, *notes), input_range=said)
-
-
-def _variable_names(graph: bytes) -> dict[str, str]:
-    """Checkpoint key to variable name: TrackableObjectGraph.nodes[].attributes[] (trackable_object_graph.proto)."""
-    names: dict[str, str] = {}
-    for number, node in bundle.fields(graph):
-        if number != 1 or not isinstance(node, bytes):
-            continue
-        for part, attribute in bundle.fields(node):
-            if part != 2 or not isinstance(attribute, bytes):
-                continue
-            found = {field: value for field, value in bundle.fields(attribute) if isinstance(value, bytes)}
-            if len(names) == _VARIABLES_LIMIT:
-                raise ValueError(f"the object graph has more than {_VARIABLES_LIMIT} variables")
-            if 2 in found and 3 in found:
-                names[found[3].decode()] = found[2].decode()
-    return names

@@ -20,7 +20,8 @@ from fastmnv2.core.head import LIMIT as HEAD_LIMIT
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights.files import file_sha256, read_file
-from fastmnv2.weights.forms import checkpoint, native
+from fastmnv2.weights.forms import native
+from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source, Tensors, range_of
 
 SCHEME = "hf://"
@@ -165,9 +166,9 @@ def _source(
     arrays = _arrays(path, origin)
     tensors: Tensors = {}
     for name, values in arrays.items():
-        plain = checkpoint.slim_name(name)
-        if plain is not None:
-            tensors[plain] = values
+        plain = slim_name(name)
+        if plain is not None and (not plain.endswith("/biases") or plain == DEFAULT.logits.biases_name):
+            tensors[plain] = values  # as trained: folded ones are those of a native file that lost what it says
         elif found := _NAME.fullmatch(name):
             scope = _scope(found)
             tensors[_tensor_name(scope, found)] = _slim_layout(values, scope) if found["kernel"] else values

@@ -1,0 +1,51 @@
+"""TensorFlow 2's bundles: tensors have keys by object path, and the object graph knows the variables' names."""
+
+from fastmnv2.weights.forms import bundle, keras_names
+from fastmnv2.weights.forms.slim_names import slim_name
+from fastmnv2.weights.tensors import Source, is_range
+
+KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
+"""Of the object graph in a bundle."""
+
+_VARIABLES_LIMIT = 20_000
+
+RANGE_VARIABLE = "fastmnv2/input_range"
+"""Of the SavedModels that this package writes: what black and white become before the network."""
+
+
+def read(opened: bundle.Bundle, form: str, origin: str) -> Source:
+    """A bundle of TensorFlow 2's: a SavedModel's, or what Keras 2 wrote by ``save_weights``."""
+    names = _variable_names(opened.string(KEY))  # key in the bundle: the variable's own name
+    names = {key: name for key, name in names.items() if key in opened.entries and "/.OPTIMIZER_SLOT/" not in key}
+    slim = {key: plain for key, name in names.items() if (plain := slim_name(name))}
+    notes: list[str] = []
+    if slim:
+        tensors = {slim[key]: array for key, array in opened.tensors(slim).items()}
+    else:
+        keys = {name: key for key, name in reversed(names.items())}
+        plain_of = {keys[name]: plain for plain, name in keras_names.plain_paths(keys).items()}
+        plain_of |= {key: name for key, name in names.items() if key not in plain_of}
+        arrays = opened.tensors(key for key, name in plain_of.items() if keras_names.is_variable(name))
+        tensors, notes = keras_names.from_variables(((plain_of[key], array) for key, array in arrays.items()), origin)
+    told = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
+    edges = opened.tensors(told[:1]).get(told[0]) if told else None
+    said = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None
+    what = "a TF2 SavedModel" if form == "hub" else "variables by TensorFlow 2's object graph"
+    return Source(form, origin, opened.sha256(), tensors, (what, *notes), input_range=said)
+
+
+def _variable_names(graph: bytes) -> dict[str, str]:
+    """Checkpoint key to variable name: TrackableObjectGraph.nodes[].attributes[] (trackable_object_graph.proto)."""
+    names: dict[str, str] = {}
+    for number, node in bundle.fields(graph):
+        if number != 1 or not isinstance(node, bytes):
+            continue
+        for part, attribute in bundle.fields(node):
+            if part != 2 or not isinstance(attribute, bytes):
+                continue
+            found = {field: value for field, value in bundle.fields(attribute) if isinstance(value, bytes)}
+            if len(names) == _VARIABLES_LIMIT:
+                raise ValueError(f"the object graph has more than {_VARIABLES_LIMIT} variables")
+            if 2 in found and 3 in found:
+                names[found[3].decode()] = found[2].decode()
+    return names
