@@ -6,8 +6,8 @@
  *
  * Measured on Zen 3 (32 KB, 512 KB), one thread, 0.35/224, 0.5/160, 0.75/96, 1.0 at 96, 160 and 224, 1.4/224, in both
  * precisions: none of groups of 1 and 2, rings of 96 and 288 pixels, and float32 chunks of 256 and 384 KB is faster by
- * more than the 3 % by which two models of one kind differ. Batches take as long an image as single images do, 2 %
- * more or less. */
+ * more than the 3 % by which two models of one kind differ. Batches take 0 to 3 % longer an image than single images.
+ */
 enum {
     /* Images in a group. Two or eight gain nothing over four, one at a time costs 5 % at n = 8 (0.75/96, Zen 5). */
     GROUP = 4,
