@@ -10,11 +10,11 @@ static const fm_conv *conv_of(const run *r, int layer) { return &((const fm_floa
 
 static int slice_count(const run *r, int layer) { return layer == 0 ? 1 : conv_of(r, layer)->panels; }
 
-static slice slice_of(const run *r, int layer, int index, int from, int to) {
+static slice slice_of(const run *r, int layer, int index, range channels) {
     const fm_conv *conv = conv_of(r, layer);
     if (layer == 0) return (slice){.panel = 0, .start = 0, .width = conv->columns};
     const fm_panel panel = fm_panel_at(conv, index);
-    const int first = fm_most(panel.start, from), last = fm_least(panel.start + panel.width, to);
+    const int first = fm_most(panel.start, channels.from), last = fm_least(panel.start + panel.width, channels.to);
     return (slice){.panel = index, .start = first, .width = fm_most(0, last - first)};
 }
 
@@ -169,7 +169,7 @@ static fm_status logits(const fm_model *model, const float *features, size_t n, 
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
-            const slice s = slice_of(&r, FM_LOGITS, p, 0, conv->columns);
+            const slice s = slice_of(&r, FM_LOGITS, p, (range){0, conv->columns});
             const fm_pointwise_args args = {.a = features + i * (size_t)network->features,
                                             .c = padded + s.start,
                                             .rows = 1,

@@ -24,10 +24,10 @@ static int slice_count(const run *r, int layer) {
     return 1;
 }
 
-static slice slice_of(const run *r, int layer, int index, int from, int to) {
+static slice slice_of(const run *r, int layer, int index, range channels) {
     (void)r;
     (void)layer;
-    return (slice){.panel = index, .start = from, .width = to - from};
+    return (slice){.panel = index, .start = channels.from, .width = channels.to - channels.from};
 }
 
 /* Whole vectors; of expanded channels whole blocks of the depthwise kernel. */

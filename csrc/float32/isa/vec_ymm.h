@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 8
 typedef __m256 vec;
