@@ -114,7 +114,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names of the head, or of ImageNet without a head, in order; None if neither weights nor ``load`` gave any."""
+        """Names of the head's classes, or of ImageNet's without a head, in order; None if the names are unknown."""
         return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
@@ -357,7 +357,8 @@ class Model:
             first axis for one image. These are the bits that ``embed`` computes on its way.
 
         Raises:
-            ValueError: if a name is unknown, or ``raw`` is set for a float32 model. TypeError, ValueError: as ``embed``.
+            ValueError: if a name is unknown, or ``raw`` is set for a float32 model.
+            TypeError, ValueError: as ``embed``.
         """
         wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:

@@ -272,7 +272,7 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
         (tmp_path / "q").mkdir()
     make(tmp_path / "p" / "new.png")
     said, left = three("p", "q", "r", code=1)
-    assert "--prune dropped nothing, because a source can't be searched; all else is done. q: " in said
+    assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
     assert left == sorted([*EVERY, "p/new.png"])
     said, left = three("p", "r")
     assert "2 not there, but kept" in said
