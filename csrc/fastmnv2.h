@@ -70,8 +70,8 @@ typedef struct fm_endpoint {
     int height, width, channels;
 } fm_endpoint;
 
-/* Layers in order, the logits last: 0 <= index < FM_LAYERS. Endpoints in order, followed by the blocks' projections (see
- * fm_request): 0 <= index < FM_ENDPOINTS + FM_BLOCKS. */
+/* Layers in order, the logits last: 0 <= index < FM_LAYERS. Endpoints in order, followed by the blocks' projections
+ * (see fm_request): 0 <= index < FM_ENDPOINTS + FM_BLOCKS. */
 fm_layer fm_layer_info(const fm_network *network, int index);
 fm_endpoint fm_endpoint_info(const fm_network *network, int index);
 
@@ -100,7 +100,8 @@ uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 double fm_ping_ticks(void);
 
 /* For measurements: how many calls of this process stopped splitting an image among threads, because the system kept a
- * thread from running. After such a call, calls with fewer images than threads use fewer threads, for up to two seconds.
+ * thread from running. After such a call, calls with fewer images than threads use fewer threads, for up to two
+ * seconds.
  */
 unsigned long fm_late_teams(void);
 
@@ -148,8 +149,8 @@ fm_status fm_logits(const fm_model *model, const float *features, size_t n, floa
 
 typedef struct fm_dense fm_dense;
 
-/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; both are copied. inputs, outputs >= 1. Each output is one
- * chain of fused multiply-adds in the order of the inputs, then the bias, so it has the same bits for any n and any
+/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; both are copied. inputs, outputs >= 1. Each output is
+ * one chain of fused multiply-adds in the order of the inputs, then the bias, so it has the same bits for any n and any
  * instruction set. Immutable once made, like models. */
 fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
                        fm_dense **dense);

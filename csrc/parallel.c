@@ -27,7 +27,9 @@ static void sleep_briefly(void) { SwitchToThread(); }
 #include <sched.h>
 #include <time.h>
 static void let_others_run(void) { sched_yield(); }
-static void sleep_briefly(void) { nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL); } /* takes some 50 us in practice */
+static void sleep_briefly(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
+} /* takes some 50 us in practice */
 #endif
 
 #ifdef _OPENMP
@@ -90,12 +92,12 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
 
 /* Counts this thread's arrival and waits for the others. Returns the number of waits so far, this one included.
  *
- * A call has some thirty waits a few microseconds apart, so waiting threads spin: OpenMP's own barrier takes six times as
- * long (two cores, Zen 4). After a while they yield, because there may be more threads than processors.
+ * A call has some thirty waits a few microseconds apart, so waiting threads spin: OpenMP's own barrier takes six times
+ * as long (two cores, Zen 4). After a while they yield, because there may be more threads than processors.
  *
- * A team ends if one of its threads was kept from running. Two conditions tell this from a thread with more work: another
- * thread has waited too long (`waited`), and this thread itself has been idle for too long since it began. The late
- * thread sets `ends` before it arrives, so that all threads see it when they leave. */
+ * A team ends if one of its threads was kept from running. Two conditions tell this from a thread with more work:
+ * another thread has waited too long (`waited`), and this thread itself has been idle for too long since it began. The
+ * late thread sets `ends` before it arrives, so that all threads see it when they leave. */
 static unsigned meet(fm_team team) {
     enum { SPINS = 2000 }; /* tens of microseconds */
     fm_barrier *barrier = team.barrier;

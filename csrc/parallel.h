@@ -7,9 +7,9 @@
 
 enum { FM_MAX_THREADS = 64 };
 
-/* A team's barrier. Every thread counts its arrivals in a cache line of its own and reads the others' lines, so an arrival
- * takes one transfer from core to core; a shared counter and a flag would take two. The counters are 128 bytes apart,
- * because processors fetch lines in pairs. */
+/* A team's barrier. Every thread counts its arrivals in a cache line of its own and reads the others' lines, so an
+ * arrival takes one transfer from core to core; a shared counter and a flag would take two. The counters are 128 bytes
+ * apart, because processors fetch lines in pairs. */
 typedef struct fm_barrier {
     struct {
         _Alignas(128) atomic_uint arrivals;
@@ -31,7 +31,8 @@ typedef struct fm_team {
 } fm_team;
 
 /* Calls `work` on up to `threads` threads at the same time (1 <= threads <= FM_MAX_THREADS). Each gets its rank and the
- * size of the team, which may be less than requested, and runs in the floating-point mode that the same bits require. */
+ * size of the team, which may be less than requested, and runs in the floating-point mode that the same bits require.
+ */
 void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
 
 /* A barrier for the whole team. */
@@ -45,9 +46,9 @@ int fm_wait_or_end(fm_team *team);
  * end. */
 int fm_team_limit(int threads);
 
-/* Called by every thread of a team that is going to use barriers: gives each thread a processor of its own. Returns whether
- * that succeeded and all threads have begun. If not, threads would wait for each other's processor, and the first
- * thread is faster alone. */
+/* Called by every thread of a team that is going to use barriers: gives each thread a processor of its own. Returns
+ * whether that succeeded and all threads have begun. If not, threads would wait for each other's processor, and the
+ * first thread is faster alone. */
 int fm_spread(fm_team team);
 
 /* The beginning of a thread's share of `count` items. It ends where the next rank's share begins. */

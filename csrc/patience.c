@@ -7,13 +7,13 @@
 #include "fastmnv2.h"
 #include "parallel.h"
 
-/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, a full team is
- * tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one retry in
- * 400 calls if calls come every 5 ms. On an idle machine, a false alarm costs only the shortest pause. */
+/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, a full team
+ * is tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one
+ * retry in 400 calls if calls come every 5 ms. On an idle machine, a false alarm costs only the shortest pause. */
 enum { FIRST_PAUSE = 30000000, LONGEST_PAUSE = 2000000000, GROWTH = 4 };
 
-/* Shared by the whole process, because busy neighbours slow every call. It only affects speed: results are the same bits
- * on any number of threads. Simultaneous calls may overwrite each other's updates, which costs one more retry. */
+/* Shared by the whole process, because busy neighbours slow every call. It only affects speed: results are the same
+ * bits on any number of threads. Simultaneous calls may overwrite each other's updates, which costs one more retry. */
 static struct {
     _Atomic int64_t until; /* when teams may grow again; 0: they are not small */
     _Atomic int64_t pause; /* the last pause, reduced by each good team since */

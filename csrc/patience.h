@@ -4,9 +4,9 @@
 
 #include <stdint.h>
 
-/* Nanoseconds that a team's first thread waits for the others to begin, and that a thread may be kept from running before
- * its team ends. The longest step of one image takes two threads some 70 us (Zen 3); the system's time slices are 3 to
- * 4 ms. */
+/* Nanoseconds that a team's first thread waits for the others to begin, and that a thread may be kept from running
+ * before its team ends. The longest step of one image takes two threads some 70 us (Zen 3); the system's time slices
+ * are 3 to 4 ms. */
 enum { FM_PATIENCE = 300000 };
 
 int64_t fm_now(void);       /* nanoseconds since an arbitrary time */

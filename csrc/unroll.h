@@ -24,8 +24,8 @@
 #define FM_STEP_ENDS() (void)0
 #endif
 
-/* Always inlined, also in the vocabularies: gcc 12 assumes that a function that only prefetches has no effect, and drops
- * calls of it that are not inlined yet. */
+/* Always inlined, also in the vocabularies: gcc 12 assumes that a function that only prefetches has no effect, and
+ * drops calls of it that are not inlined yet. */
 #if defined(_MSC_VER)
 #define FM_INLINE static __forceinline
 #else

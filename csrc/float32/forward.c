@@ -38,8 +38,9 @@ static fm_panel panel_around(const fm_conv *conv, int channel) {
     return panel;
 }
 
-/* The panel that this thread reads next: the next one of its share of the layer or, after the last, the first one of its
- * share of the next pointwise layer. Each thread prefetches its own share; otherwise it waits for L3 in every layer. */
+/* The panel that this thread reads next: the next one of its share of the layer or, after the last, the first one of
+ * its share of the next pointwise layer. Each thread prefetches its own share; otherwise it waits for L3 in every
+ * layer. */
 static const float *next_panel(const run *r, int layer, int index, size_t *floats) {
     const fm_conv *conv = conv_of(r, layer);
     fm_panel next = fm_panel_at(conv, index);
@@ -55,8 +56,8 @@ static const float *next_panel(const run *r, int layer, int index, size_t *float
     return fm_panel_weights(conv, next);
 }
 
-/* One slice of a pointwise layer. The caller has set args' a, residual, c, rows, ldc and epilogue. With `ahead`, the next
- * panel is prefetched at the same time. */
+/* One slice of a pointwise layer. The caller has set args' a, residual, c, rows, ldc and epilogue. With `ahead`, the
+ * next panel is prefetched at the same time. */
 static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_args args) {
     const fm_conv *conv = conv_of(r, layer);
     const uint64_t start = tick(r);
@@ -72,8 +73,8 @@ static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_
     tock(r, layer, start);
 }
 
-/* Row y reads three image rows. The first may lie above the image, the last below it. Scaled rows are kept from one call
- * to the next; `fresh` means that there are none yet. */
+/* Row y reads three image rows. The first may lie above the image, the last below it. Scaled rows are kept from one
+ * call to the next; `fresh` means that there are none yet. */
 static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_conv *conv = conv_of(r, 0);
     const int height = r->model->network.height, top = 2 * y - r->model->network.pad_top;

@@ -3,9 +3,9 @@
  * whose weights fit in every column of the projection. Then couples that make the same quads of the expansion wide are
  * put into one panel.
  *
- * In a per-channel file of trained weights, this reduces wide quads from 50 to 6 % in projections and from 92 to 55 % in
- * expansions; in Google's file, from 4 to 2 % and from 8 to 6 %. Both searches are greedy and short, because they are
- * part of loading. */
+ * In a per-channel file of trained weights, this reduces wide quads from 50 to 6 % in projections and from 92 to 55 %
+ * in expansions; in Google's file, from 4 to 2 % and from 8 to 6 %. Both searches are greedy and short, because they
+ * are part of loading. */
 #include "int8/arrange.h"
 
 #include <stdlib.h>

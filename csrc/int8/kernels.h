@@ -38,8 +38,8 @@ enum { FM_INT8_MAGIC = 0x4b000000 };
  * a + i * lda; its quad k is `offsets[k]` bytes further. Output pixel i starts at c + i * ldc, plus `gap` for each
  * `width` pixels before it. In the last vector only the first `columns` are written.
  *
- * Tables with a pair_most begin with quads whose weights are bytes: 2 * doubles + singles of them, `part` bytes apart. A
- * single obeys pair_most alone; the two quads of a double obey it together. The other `steps` quads, which all tables
+ * Tables with a pair_most begin with quads whose weights are bytes: 2 * doubles + singles of them, `part` bytes apart.
+ * A single obeys pair_most alone; the two quads of a double obey it together. The other `steps` quads, which all tables
  * have, use weights that are `ldw` bytes apart from step to step and `part` bytes from part to part. There are at most
  * FM_INT8_MOST_STEPS quads if they are cut into parts. */
 typedef struct fm_int8_conv_args {
@@ -64,9 +64,9 @@ typedef struct fm_int8_conv_args {
  * second row `out_row` bytes further. Rows include borders, which the caller has padded with the zero point. If blocks
  * are one vector deep, `step` is one tap, or two taps without `two`.
  *
- * `packed` holds blocks of deep * lanes channels: `sets` sets of weights that add up to the weight (one set if all weights
- * fit). A set has three columns for the first output row (w0 w1 w2 0 in a quad of four rows), then three for the second
- * (0 w0 w1 w2). After the sets come bias, scale and -2^23 * scale. */
+ * `packed` holds blocks of deep * lanes channels: `sets` sets of weights that add up to the weight (one set if all
+ * weights fit). A set has three columns for the first output row (w0 w1 w2 0 in a quad of four rows), then three for
+ * the second (0 w0 w1 w2). After the sets come bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -112,8 +112,8 @@ typedef struct fm_int8_kernels {
     int parts; /* parts of a quad */
     int bytes; /* bytes of a weight: 1 or 2 */
     int deep;  /* vectors in a block of depthwise channels: 4, or 1 if the kernel slides along a row */
-    /* FM_INT8_PAIR_MOST in tables whose conv adds products in 16 bits, otherwise 0. It is the max sum of the two weights
-     * that multiply bytes 0 and 1 of a quad, or 2 and 3; positive and negative weights are summed separately.
+    /* FM_INT8_PAIR_MOST in tables whose conv adds products in 16 bits, otherwise 0. It is the max sum of the two
+     * weights that multiply bytes 0 and 1 of a quad, or 2 and 3; positive and negative weights are summed separately.
      * pack_pairs.c explains it. */
     int pair_most;
     int magic;    /* whether the bias of plain sums includes FM_INT8_MAGIC */
@@ -126,8 +126,8 @@ typedef struct fm_int8_kernels {
     int32_t (*peak)(long rounds, int32_t x, int32_t w);
 } fm_int8_kernels;
 
-/* The channel of lane `lane` of vector `vec` in a depthwise block of four vectors. Interleaving four rows within 128-bit
- * lanes gives this order, and narrowing within 128-bit lanes restores the original one. */
+/* The channel of lane `lane` of vector `vec` in a depthwise block of four vectors. Interleaving four rows within
+ * 128-bit lanes gives this order, and narrowing within 128-bit lanes restores the original one. */
 static inline int fm_int8_channel(int lanes, int vec, int lane) {
     const int unit = lanes < 4 ? lanes : 4;
     return lane / unit * 4 * unit + unit * vec + lane % unit;

@@ -39,8 +39,8 @@ static void put_weight(quad_form form, char *step, int columns, int column, int 
     }
 }
 
-/* The part of a weight (-255 to 255) in set `set`. The parts of all sets add up to the weight; if they are signed bytes,
- * up to three are needed. */
+/* The part of a weight (-255 to 255) in set `set`. The parts of all sets add up to the weight; if they are signed
+ * bytes, up to three are needed. */
 static int share_of(quad_form form, int value, int set) {
     for (int part = 0; form.bytes == 1; set--, value -= part) {
         part = value < -128 ? -128 : value > 127 ? 127 : value;
@@ -74,8 +74,8 @@ static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *we
 
 static float offset_of(float scale) { return -8388608.0f * scale; }
 
-/* See fm_int8_output. A sum of `depth` products is at most 255 * 255 * depth. If it is below 2^26, its bits with the magic
- * bias are a float of at most 2^31. Sums from 2^23 on must saturate, which limits the scale. */
+/* See fm_int8_output. A sum of `depth` products is at most 255 * 255 * depth. If it is below 2^26, its bits with the
+ * magic bias are a float of at most 2^31. Sums from 2^23 on must saturate, which limits the scale. */
 static fm_int8_output output_of(const fm_int8_layer *weights, int columns, int depth) {
     fm_int8_output output = {weights->out_zero, weights->low, weights->high, 0};
     output.plain = output.zero == 0 && output.low == 0 && output.high == 255;
@@ -132,8 +132,8 @@ static int fill_step(quad_form form, const panel_source *source, int step, int s
     return any != 0;
 }
 
-/* The same for the usual case: every weight fits its bytes, and every byte of the quad has a weight. Copies whole rows in
- * loops that compilers vectorise. */
+/* The same for the usual case: every weight fits its bytes, and every byte of the quad has a weight. Copies whole rows
+ * in loops that compilers vectorise. */
 static void fill_step_fast(quad_form form, const panel_source *source, int step, char *target) {
     const int parts = form.parts, real = source->real, columns = source->columns, zero = source->zero;
     const uint8_t *r[QUAD];

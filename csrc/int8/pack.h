@@ -51,8 +51,9 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
                                          const fm_int8_layer *weights);
 fm_int8_add fm_int8_pack_add(fm_int8_store *store, const fm_int8_kernels *kernels, const fm_int8_sum *weights);
 
-/* Sets args to the weights of those columns [from, to) that lie in panel p, and returns the first of them. args->columns
- * is 0 if there are none. `from` and `to` are multiples of the vector length, except `to` at the end of the layer. */
+/* Sets args to the weights of those columns [from, to) that lie in panel p, and returns the first of them.
+ * args->columns is 0 if there are none. `from` and `to` are multiples of the vector length, except `to` at the end of
+ * the layer. */
 int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8_conv_args *args);
 
 /* The packed weights from a channel on. The channel is a multiple of the unit in which threads split channels. */

@@ -1,22 +1,23 @@
 /* The rule that keeps sums of 16 bits exact.
  *
- * AVX2's vpmaddubsw computes x0 * w0 + x1 * w1 from unsigned bytes x and signed bytes w, and saturates it to 16 bits. Let
- * P be the sum of the positive weights among w0 and w1, and N the sum of the negative ones. Because x is 0 to 255, the
- * result is between 255 * N and 255 * P. If P <= 128 and N >= -128, it is within +-32640 and never saturates; 129 would
- * allow 32895. The same holds for four products, two from each of two quads, whose sums vpaddw adds: it never overflows
- * if the rule holds for all four weights together. Weights must also be signed bytes: -128 is one, 128 is not. */
+ * AVX2's vpmaddubsw computes x0 * w0 + x1 * w1 from unsigned bytes x and signed bytes w, and saturates it to 16 bits.
+ * Let P be the sum of the positive weights among w0 and w1, and N the sum of the negative ones. Because x is 0 to 255,
+ * the result is between 255 * N and 255 * P. If P <= 128 and N >= -128, it is within +-32640 and never saturates; 129
+ * would allow 32895. The same holds for four products, two from each of two quads, whose sums vpaddw adds: it never
+ * overflows if the rule holds for all four weights together. Weights must also be signed bytes: -128 is one, 128 is
+ * not. */
 #include "int8/pack_pairs.h"
 
 #include <string.h>
 
 enum { COLUMNS = FM_INT8_PAIRS_COLUMNS, BLOCK = 16, TOO_MUCH = 255 };
 
-/* A quad's partner is searched among the next SEARCH quads. Twice as many find few more partners and take twice the time.
- * After FRUITLESS quads in a row without a partner, as in most panels of per-channel files, the search ends. */
+/* A quad's partner is searched among the next SEARCH quads. Twice as many find few more partners and take twice the
+ * time. After FRUITLESS quads in a row without a partner, as in most panels of per-channel files, the search ends. */
 enum { SEARCH = 16, FRUITLESS = 6 };
 
-/* All loops here have a fixed length and compute in bytes, so that compilers vectorise them: loading runs them for every
- * panel. */
+/* All loops here have a fixed length and compute in bytes, so that compilers vectorise them: loading runs them for
+ * every panel. */
 static uint8_t saturating_sum(uint8_t a, uint8_t b) {
     const uint8_t room = (uint8_t)(255 - b);
     return (uint8_t)(b + (a < room ? a : room));
@@ -42,7 +43,8 @@ void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int
             memset(own, zero, COLUMNS);
             pair[t] = pair[t] ? memcpy(own, pair[t], (size_t)columns) : own;
         }
-        for (int first = 0; first <= COLUMNS - BLOCK; first += COLUMNS - BLOCK) { /* whole vectors; the second overlaps the first */
+        for (int first = 0; first <= COLUMNS - BLOCK;
+             first += COLUMNS - BLOCK) { /* whole vectors; the second overlaps the first */
             for (int i = 0; i < BLOCK; i++) {
                 const uint8_t a = pair[0][first + i], b = pair[1][first + i];
                 const uint8_t above = saturating_sum(positive_part(a, z), positive_part(b, z));
@@ -108,7 +110,8 @@ int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_
     int misfits = 0;
     for (int c = 0; columns < BLOCK && c < columns; c++) misfits += misfit(a[c], b[c], zero, (uint8_t)pair_most) & 1;
     for (int from = 0; columns >= BLOCK && from < columns; from += BLOCK) {
-        const int first = from < columns - BLOCK ? from : columns - BLOCK; /* the last block overlaps the previous one */
+        const int first =
+            from < columns - BLOCK ? from : columns - BLOCK; /* the last block overlaps the previous one */
         for (int i = 0; i < BLOCK; i++) {
             some[i] = (uint8_t)(some[i] - misfit(a[first + i], b[first + i], zero, (uint8_t)pair_most));
         }

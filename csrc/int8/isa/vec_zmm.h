@@ -56,7 +56,8 @@ FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, cons
     }
 
     const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
-    return _mm512_cvtps_epi32(_mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
+    return _mm512_cvtps_epi32(
+        _mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m512i low = _mm512_packs_epi32(a, b), high = _mm512_packs_epi32(c, d);
