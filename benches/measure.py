@@ -140,7 +140,7 @@ class Result(NamedTuple):
 
 
 def summary(bursts: list[dict[str, Any]], case: Case, macs: int) -> Result | None:
-    """Median of the bursts' medians, so that a slow moment weighs one burst, not all its calls. ``macs``: of one image."""
+    """Median of the bursts' medians: a slow moment affects one burst, not many calls. ``macs`` is for one image."""
     mine = [burst for burst in bursts if burst["case"] == case]
     if not mine:
         return None

@@ -31,8 +31,7 @@ typedef struct fm_team {
 } fm_team;
 
 /* Calls `work` on up to `threads` threads at the same time (1 <= threads <= FM_MAX_THREADS). Each gets its rank and the
- * size of the team, which may be less than requested, and runs in the floating-point mode that the same bits require.
- */
+ * size of the team, which may be less than requested, and runs in the floating-point mode that the bits require. */
 void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
 
 /* A barrier for the whole team. */

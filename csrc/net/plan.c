@@ -6,10 +6,9 @@
  *
  * Measured on Zen 3 (32 KB, 512 KB) with one thread, in both precisions, for 0.35/224, 0.5/160, 0.75/96, 1.0 at 96, 160
  * and 224, and 1.4/224: groups of 1 and 2, rings of 96 and 288 pixels, and float32 chunks of 256 and 384 KB gain no
- * more than 3 %, by which two identical models differ. Time per image is the same in batches and alone, within 2 %. */
+ * more than 3 %, by which two identical models differ. In batches, an image takes 0 to 3 % longer than alone. */
 enum {
-    /* Images in a group. Two or eight are no faster than four; one at a time is 5 % slower at n = 8 (0.75/96, Zen 5).
-     */
+    /* Images in a group. Two or eight are no faster; one at a time is 5 % slower at n = 8 (0.75/96, Zen 5). */
     GROUP = 4,
     /* A group runs through a block together only if its expanded maps take at most this much, a quarter of L2. At
      * 0.75/96, four maps of 3x3 do; four of 6x6 would evict each other. Members with larger maps have no such block in

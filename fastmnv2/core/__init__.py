@@ -1,10 +1,10 @@
-"""What everything else stands on: the C core, the network, models. Nothing here reads files or pictures."""
+"""The base of the package: the C core, the network, models. Nothing here reads weights files or pictures."""
 
 import contextlib
 import os
 
-# OpenMP's runtime comes with the core and pins the thread that loads it, where OMP_PROC_BIND or the like is set. Its
-# other threads, and processes that it starts, would share that one processor.
+# The core loads OpenMP's runtime, which pins the loading thread if OMP_PROC_BIND or the like is set. The process's other
+# threads and its child processes would then share that one processor, so the affinity is restored below.
 _before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 from fastmnv2.core import _engine  # noqa: E402, F401

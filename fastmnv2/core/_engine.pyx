@@ -1,6 +1,6 @@
-"""The C core, as thinly as can be: buffers in, status codes turned into exceptions, the GIL released.
+"""A thin wrapper of the C core: takes buffers, releases the GIL, turns status codes into exceptions.
 
-Callers (model.py) have checked shapes and dtypes; what is checked again here is what would be unsafe.
+Callers (model.py) have checked shapes and dtypes. This module repeats only the checks that memory safety needs.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -146,12 +146,12 @@ cdef class Network:
 
     @property
     def classes(self):
-        """How many logits there are."""
+        """The number of logits."""
         return self.network.classes
 
     @property
     def channels(self):
-        """What tells multipliers apart: outputs of the first convolution, of each block, and of the last convolution."""
+        """Channel counts that identify the multiplier: outputs of the first convolution, each block and the last one."""
         return (self.network.blocks[0].expand, *[self.network.blocks[b].out for b in range(FM_BLOCKS)],
                 self.network.features)
 
@@ -193,22 +193,22 @@ def isa_for(str precision, str isa):
 
 
 def images_in_a_moment(str isa):
-    """How many images take a thread some ten milliseconds on an instruction set."""
+    """The number of images that take one thread about ten milliseconds on an instruction set."""
     return fm_isa_images(find_isa(isa))
 
 
 def max_threads():
-    """OpenMP's present limit for the calling thread; 1 without OpenMP, and in a thread that a fork left alone."""
+    """OpenMP's present limit for the calling thread; 1 without OpenMP, and after a fork that lost OpenMP's workers."""
     return fm_max_threads()
 
 
 def late_teams():
-    """How many calls of this process so far stopped sharing an image because one of their threads was kept waiting."""
+    """The number of calls in this process that stopped sharing an image because one of their threads was late."""
     return fm_late_teams()
 
 
 def affinity_cpus():
-    """Processors that the calling thread may run on; 0 where that can't be known."""
+    """The number of processors that the calling thread may run on; 0 if unknown."""
     return fm_affinity_cpus()
 
 
@@ -241,12 +241,12 @@ def peak_macs(str isa, double macs, str precision="float32"):
 
 
 def ticks():
-    """The clock in which ``Engine.forward`` counts layers' time; its rate is to be measured."""
+    """The clock that ``Engine.forward`` uses for layers' times; callers must measure its rate."""
     return fm_ticks()
 
 
 def ping_ticks():
-    """Ticks of that clock that a cache line takes from one processor to another; 0 where there is just one."""
+    """Latency of a cache line between two processors, in ticks of that clock; 0 if there is just one processor."""
     cdef double taken
     with nogil:
         taken = fm_ping_ticks()
@@ -286,7 +286,7 @@ cdef class Views:
 
 
 cdef class Blob:
-    """Memory that is zero at first."""
+    """Memory, zeroed."""
 
     cdef void *at
 
@@ -300,7 +300,7 @@ cdef class Blob:
 
 
 cdef class Pointers:
-    """One pointer for each layer or endpoint, NULL at first."""
+    """One pointer for each layer or endpoint, initially NULL."""
 
     cdef void **at
 
@@ -335,11 +335,12 @@ cdef class Engine:
         return fm_model_bytes(self.model)
 
     def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
-        """Features of n images into ``features``; returns whether float pixels were far outside [0,1].
+        """Write the features of n images into ``features``; return whether float pixels were far outside [0,1].
 
-        All arrays C-contiguous and not overlapping: images [n,height,width,3] float32 or uint8,
-        features [n,features] float32, records {endpoint index: [n,height,width,channels] float32, or uint8 of 8-bit weights, where index endpoints + block is a block's projection}. The time spent in each layer
-        is added to ticks, uint64 [layers], on one thread. Raises MemoryError.
+        All arrays are C-contiguous and do not overlap: images [n,height,width,3] float32 or uint8, features [n,features]
+        float32, records {endpoint index: [n,height,width,channels]}, float32 or for int8 weights uint8. There, the index
+        endpoints + block means a block's projection. The time spent in each layer is added to ticks, uint64 [layers], on
+        one thread. Raises MemoryError.
         """
         cdef const fm_network *network = &self.network.network
         cdef fm_request request
@@ -425,7 +426,7 @@ cdef class Int8Engine(Engine):
     """Packed 8-bit weights for one instruction set; endpoints are uint8."""
 
     def __cinit__(self, str isa, Network network not None, list layers, list sums, pool, feature, logit):
-        """Everything as ``fm_int8_weights`` in fastmnv2.h has it.
+        """All arguments as in ``fm_int8_weights`` (fastmnv2.h).
 
         layers: (kernel uint8, bias int32, multipliers float32, (kernel, input and output zero point, low, high)),
         one less without logits. sums: by block (ma, mb, shift, zero points of a, b and output, low, high) or None.

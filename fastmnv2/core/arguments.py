@@ -13,11 +13,11 @@ _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 def as_images(images: Any, network: Network) -> tuple[NDArray[Any], bool]:
     """``images`` as a C-contiguous float32 or uint8 array [n,height,width,3], and whether it was a single image.
 
-    No copy is made of an array that already is one. Raises TypeError (not an array, wrong dtype) or
-    ValueError (wrong shape), naming what was expected and what came.
+    An array that already has this form is not copied. Raises TypeError (not an array, wrong dtype) or
+    ValueError (wrong shape) with a message that names what was expected and what came.
     """
     if type(images) is np.ndarray:
-        # The usual case first: these checks are most of what a call costs besides its computation.
+        # The usual case first: these checks are most of a call's overhead.
         dtype = images.dtype
         if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == network.image_shape:
             return images, False
@@ -34,7 +34,7 @@ def as_images(images: Any, network: Network) -> tuple[NDArray[Any], bool]:
         raise ValueError(f"images: expected shape {_expected(network)}; got shape {list(shape)}{hint}")
     dtype = array.dtype
     if dtype not in (np.float32, np.uint8):
-        # bfloat16 comes from ml_dtypes, which numpy does not count among the floating types.
+        # ml_dtypes' bfloat16 is not a subtype of numpy's floating types.
         if dtype.kind != "f" and dtype.name != "bfloat16":
             raise TypeError(f"images: expected dtype float32 (or another float) or uint8; got {dtype}")
         with np.errstate(over="ignore"):
@@ -52,10 +52,10 @@ def _expected(network: Network) -> str:
 
 def _as_array(images: Any, network: Network) -> NDArray[Any]:
     try:
-        if hasattr(images, "detach"):  # a torch tensor: numpy takes none that wants a gradient, and no bfloat16
+        if hasattr(images, "detach"):  # a torch tensor: numpy refuses those that require a gradient, and bfloat16
             images = images.detach()
             images = images.float() if str(images.dtype) == "torch.bfloat16" else images
-        # A buffer, __array__ or a sequence of arrays; DLPack only where there is nothing of these.
+        # A buffer, __array__ or a sequence of arrays; DLPack only for objects that offer none of these.
         if not hasattr(images, "__array__") and hasattr(images, "__dlpack__"):
             return np.from_dlpack(images)
         array = np.asarray(images)
@@ -70,9 +70,9 @@ def _as_array(images: Any, network: Network) -> NDArray[Any]:
 
 
 def check_out(out: Any, shape: tuple[int, ...], images: NDArray[Any]) -> NDArray[np.float32]:
-    """``out`` if it can take the result as it is, else TypeError or ValueError saying why not."""
+    """Return ``out`` if it can hold the result; otherwise raise TypeError or ValueError with the reason."""
     usual = type(out) is np.ndarray and out.dtype is _FLOAT32 and out.shape == shape and out.flags.carray
-    # Two arrays that own their memory and are not the same one have none in common.
+    # Two different arrays that both own their memory cannot overlap.
     if usual and out.base is None and images.base is None and out is not images:
         return out  # type: ignore[no-any-return]
     if not isinstance(out, np.ndarray):

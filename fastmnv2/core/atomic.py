@@ -1,4 +1,4 @@
-"""Writing files atomically, through a temporary file next to each and a rename; and one writer a folder."""
+"""Writing files atomically, through a temporary file next to each and a rename; and locks for one writer per folder."""
 
 import contextlib
 import errno
@@ -11,14 +11,14 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing, that takes the place of ``target`` when the block ends, and its permissions.
+    """A new file, open for writing, that replaces ``target`` when the block ends and keeps its permissions.
 
-    If the block ends with an exception, it is removed and ``target`` is as it was. Through a symbolic link, what it
-    leads to is written. A process that is killed may leave a hidden temporary file behind, but never half a target.
+    If the block raises, the new file is removed and ``target`` is unchanged. If ``target`` is a symbolic link, the file
+    that it points to is replaced. A killed process may leave a hidden temporary file, but never half a target.
 
     Raises:
-        ValueError: ``target`` is there and is no regular file.
-        OSError: its folder is not there or can't be written to; the error names ``target``.
+        ValueError: if ``target`` exists and is not a regular file.
+        OSError: if its folder does not exist or can't be written to; the error names ``target``.
     """
     place = Path(os.path.realpath(target)) if target.is_symlink() else target
     _mode(place, target)
@@ -51,10 +51,10 @@ class _Checked(Exception):
 
 
 def _mode(place: Path, target: Path) -> int | None:
-    """Permissions of the file that is to be replaced, None if there is none."""
+    """Permissions of the file that will be replaced; None if there is no such file."""
     try:
         mode = place.stat().st_mode
-    except OSError:  # nothing there; what else may be wrong, opening a file beside it tells
+    except OSError:  # not found; any other problem shows when the temporary file is opened next to it
         return None
     if not stat.S_ISREG(mode):
         raise ValueError(f"{target}: expected a file to write, got {'a folder' if stat.S_ISDIR(mode) else 'none'}")
@@ -62,17 +62,17 @@ def _mode(place: Path, target: Path) -> int | None:
 
 
 def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):  # such as a name too long, of which opening it tells
+    with contextlib.suppress(OSError):  # such as a name that is too long, which opening the file reports
         path.unlink()
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes that ask for the same lock out of ``folder``. The lock ends with this process.
+    """Keep other processes that ask for the same lock out of ``folder``. The lock ends with this process.
 
     Raises:
-        BlockingIOError: another process holds it.
-        ValueError: the file ``.lock`` in the folder is a link, a pipe or anything else but a regular file.
+        BlockingIOError: if another process holds the lock.
+        ValueError: if ``.lock`` in the folder exists and is not a regular file, but a link or a pipe, for example.
     """
     with os.fdopen(_open_lock(folder / ".lock"), "rb") as file:
         try:
@@ -90,8 +90,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _open_lock(place: Path) -> int:
-    """A descriptor of the file, which is made if there is none: never through a link, nothing in it changed."""
-    # Without waiting: opening a pipe could take for ever.
+    """Open or create the lock file and return its descriptor. Follows no links and leaves the content alone."""
+    # Non-blocking, because opening a pipe could wait for ever.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     refused = ValueError(f"{place}: expected a regular file to lock, got a link, a pipe or the like; remove it")
     if place.is_symlink():

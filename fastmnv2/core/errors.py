@@ -1,4 +1,4 @@
-"""The exceptions that are fastmnv2's own; anything else raised is a builtin."""
+"""fastmnv2's own exceptions; it raises builtin exceptions otherwise."""
 
 import errno
 from typing import TypeGuard
@@ -7,20 +7,20 @@ CONTROLS = {
     code: ascii(chr(code))[1:-1]
     for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
-"""For str.translate: escapes of what moves a terminal's cursor, ends a line, or turns the direction of text."""
+"""For str.translate: escapes for characters that move a terminal's cursor, end a line or change text direction."""
 
 _MACHINES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EAGAIN})
 
 
 def is_this_machines(error: object) -> TypeGuard[OSError]:
-    """Whether an error is about this machine's state (no room, no file to open), not about what was to be read."""
+    """Whether an error is about this machine's state (disk full, too many open files), not about the file read."""
     return isinstance(error, OSError) and error.errno in _MACHINES
 
 
-# Errors of a path itself: trying it again on the same machine gives the same.
+# Errors of the path itself: a retry on the same machine gives the same error.
 _PATHS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 _NETWORK = frozenset({"aiohttp", "aiobotocore", "asyncio", "botocore", "http", "requests", "urllib3"})
-_REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 that another try may not meet
+_REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 that a retry may not meet
 
 
 def is_transient(error: BaseException) -> bool:
@@ -46,13 +46,13 @@ def _is_transient(error: BaseException) -> bool:
     )
     if isinstance(status, int):
         return status >= 500 or status in _REFUSED
-    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own OSErrors have no number
+    if isinstance(error, OSError) and error.errno is not None:  # Pillow's own OSErrors have no errno
         return error.errno not in _PATHS
     return type(error).__module__.partition(".")[0] in _NETWORK
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, or its type, which must do for one that says nothing or fails to."""
+    """An exception's message, or the name of its type if the message is empty or can't be made."""
     try:
         return str(error) or type(error).__name__
     except Exception:
@@ -60,8 +60,8 @@ def text_of(error: BaseException) -> str:
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """``text`` as any terminal and log takes it: control characters and lone surrogates escaped, its middle cut out."""
-    # What a file says of itself may be anything. Cut first: there may be megabytes of it.
+    """``text`` made safe for any terminal and log: control characters and lone surrogates escaped, the middle cut."""
+    # Text from a file may be anything. Cut first, because there may be megabytes of it.
     escaped = (sign if sign.isprintable() else ascii(sign)[1:-1] for sign in _shortened(text, limit))
     return _shortened("".join(escaped), limit)
 
@@ -74,7 +74,7 @@ def _shortened(text: str, limit: int) -> str:
 
 
 class WeightsError(ValueError):
-    """A weights file is malformed, truncated, for another network, or holds values that are not finite.
+    """A weights file is malformed, truncated, for another network, or has values that are not finite.
 
     The message names the file, what is wrong and where, on one line. Nothing is loaded.
     """
@@ -88,15 +88,15 @@ class WeightsError(ValueError):
 class WeightsUnavailable(WeightsError):
     """The default weights are neither configured, embedded, cached nor downloadable."""
 
-    _longest = 4000  # it tells what was tried, and three ways out
+    _longest = 4000  # it lists what was tried, and three ways out
 
 
 class ImageError(ValueError):
     """A picture among several can't be read or decoded.
 
     Attributes:
-        index: its place among the items, from 0 on.
-        name: its path or URL, or what kind of thing it is.
+        index: its position among the items, from 0.
+        name: its path or URL, or for other items their kind.
         reason: what is wrong with it.
         transient: whether this machine or the network caused the error, not the picture, so that a later try may
             succeed: missing permissions, packages or memory, HTTP 503 and the like.
@@ -111,7 +111,7 @@ class ImageError(ValueError):
 
     @classmethod
     def of(cls, error: Exception, index: int, name: str) -> "ImageError":
-        """What ``error`` says, without the name, which it may begin with."""
+        """An ImageError with the message of ``error``, without the name that the message may begin with."""
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         elif isinstance(error, MemoryError):

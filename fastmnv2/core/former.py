@@ -26,11 +26,11 @@ _CONSTANTS = {
     "PROJECTIONS": "projections",
     "SIZE": "height",
 }
-"""Of the one network that there was, and what they are of the value that it became."""
+"""Constants of 0.1's only network, and the attributes of ``Network`` that replace them."""
 
 
 class _Finder:
-    """Makes a module under its old name, which looks everything up under the new one.
+    """Makes modules under their old names that look every attribute up in the new module.
 
     It has no base class: ``importlib.abc`` takes longer to import than this package.
     """
@@ -59,5 +59,5 @@ class _Finder:
 
 
 def install() -> None:
-    """Have the old paths found. Nothing is imported until one of them is asked for."""
+    """Make the old import paths work. Nothing is imported until one of them is used."""
     sys.meta_path.append(_Finder())

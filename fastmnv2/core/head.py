@@ -1,8 +1,8 @@
-"""What stands behind the pooling: dense layers, folded batch norms and activations, and the names of the classes.
+"""Heads, the layers after the pooling: dense layers, folded batch norms and activations, and the names of the classes.
 
 Dense layers run on the engine's pointwise kernels, where each output is one chain of fused multiply-adds in the order
-of the inputs; the rest is elementwise in numpy. So a row gives the same bits alone or in any batch, which numpy's
-own matrix product does not promise.
+of the inputs; the rest is elementwise in numpy. So a row gives the same bits alone or in any batch. numpy's own
+matrix product does not promise that.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ from fastmnv2.core.network import DEFAULT
 _Array = NDArray[np.float32]
 
 PREFIX = "head/"
-"""Of the names of a head's tensors in a file."""
+"""The prefix of a head's tensor names in a file."""
 
 LIMIT = 4 << 20
-"""Values in a head: 16 MB. Three layers of a thousand have 3.3 million."""
+"""The maximum number of values in a head, which take 16 MB. Three layers of a thousand units have 3.3 million."""
 
 
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -33,14 +33,14 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Along the last axis."""
+    """Softmax along the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
     return result
 
 
 def unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each vector, along the last axis, divided by its length, as Keras' UnitNormalization does."""
+    """Divide each vector along the last axis by its length, as Keras' UnitNormalization does."""
     squares = (x * x).sum(axis=-1, keepdims=True)
     result: NDArray[np.float64] = x / np.sqrt(np.maximum(squares, 1e-12))
     return result
@@ -53,7 +53,8 @@ ACTIVATIONS: dict[str, Any] = {
     "softmax": softmax,
     "unit": unit,
 }
-"""By Keras' names, and "unit" for its UnitNormalization; "linear" is none. Computed in float64, rounded once."""
+"""Activations by Keras' names, with "unit" for UnitNormalization. "linear" does nothing. All compute in float64 and round
+once."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Step:
     Attributes:
         kind: "dense" (tensors ``kernel`` [inputs,outputs] and ``bias``), "affine" (``scale`` and ``shift``), or
             one of ``ACTIVATIONS``, without tensors.
-        name: of the layer that it came from.
+        name: the name of the layer that it came from.
         tensors: float32.
     """
 
@@ -80,7 +81,7 @@ class Head:
     """Steps from the features ``[n,inputs]`` to ``[n,outputs]``, checked; and names of the classes, if there are any.
 
     Raises:
-        WeightsError: shapes don't follow one another, values are not finite, or names don't match the outputs.
+        WeightsError: if shapes don't fit together, values are not finite, or the number of names is wrong.
     """
 
     steps: tuple[Step, ...]
@@ -105,7 +106,7 @@ class Head:
 
     @property
     def outline(self) -> tuple[Any, ...]:
-        """All but the tensors."""
+        """Everything except the tensors."""
         return tuple((step.kind, step.name) for step in self.steps), self.classes
 
     @property
@@ -116,23 +117,23 @@ class Head:
 
     @property
     def activation(self) -> str:
-        """The last step's, "linear" if it has none."""
+        """The last step's activation, "linear" if it has none."""
         last = self.steps[-1].kind if self.steps else ""
         return last if last in ACTIVATIONS else "linear"
 
     @property
     def count(self) -> int:
-        """How many classes there are: one output tells two apart."""
+        """The number of classes: a single output distinguishes two."""
         return 2 if self.outputs == 1 else self.outputs
 
     def runner(self, isa: str) -> "Runner":
-        """What computes it on an instruction set."""
+        """The runner that computes it on an instruction set."""
         return Runner(self, isa)
 
     def probabilities(self, outputs: _Array) -> NDArray[np.float64]:
-        """What ``predict`` gives, ``[n,outputs]``, as probabilities ``[n,count]``.
+        """Convert the result of ``predict``, ``[n,outputs]``, to probabilities ``[n,count]``.
 
-        A last layer without activation is taken for logits; a single output for the second of two classes.
+        The outputs of a last layer without activation are logits. A single output belongs to the second of two classes.
         """
         values = outputs.astype(np.float64)
         if self.outputs == 1:
@@ -142,7 +143,7 @@ class Head:
 
 
 def _check(step: Step, inputs: int) -> int:
-    """Length of the step's rows; WeightsError if its tensors are not as they should be."""
+    """Return the length of the step's output rows. WeightsError if its tensors are wrong."""
     shapes = {name: values.shape for name, values in step.tensors.items()}
     if step.kind == "dense":
         outputs = int(step.tensors["bias"].size) if "bias" in shapes else 0
@@ -191,7 +192,7 @@ class Runner:
 
 
 def named(head: Head | None, classes: Sequence[str] | None) -> Head | None:
-    """The head with these names for its classes; ValueError if there is none to name or their number is wrong."""
+    """The head with these class names. ValueError if there is no head or the number of names is wrong."""
     if classes is None:
         return head
     names = tuple(classes)

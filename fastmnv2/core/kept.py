@@ -1,4 +1,4 @@
-"""Loading models, and keeping those that ``fastmnv2.embed`` loads for its next call."""
+"""Loading models, and caching the models that ``fastmnv2.embed`` loads for later calls."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ from fastmnv2.core.model import Model
 
 _Weights = str | os.PathLike[str] | None
 
-# By weights and by the settings that change what they mean.
+# Keyed by weights and by the settings that change their meaning.
 _models: dict[tuple[Any, ...], Model] = {}
 _PLACES = ("FASTMNV2_WEIGHTS", "FASTMNV2_CACHE_DIR", "TFHUB_CACHE_DIR")
 _KEPT = 4
@@ -21,7 +21,7 @@ def load(weights: Any, *, threads: int | None = None, **reading: Any) -> Model:
 
 
 def _folder(name: str | None) -> str:
-    """The working directory, if it matters: for a relative path, which is what may be no other name."""
+    """The working directory if ``name`` may be a relative path, whose meaning depends on it; otherwise ""."""
     if not name or name in ("imagenet", "untrained") or "://" in name or os.path.isabs(name):
         return ""
     try:
@@ -31,7 +31,7 @@ def _folder(name: str | None) -> str:
 
 
 def model(weights: _Weights, *, download: bool = True, precision: str | None = None, size: Any = None) -> Model:
-    """The same, loaded once; the last four are kept."""
+    """A model that is loaded once; the last four are cached."""
     name = weights if weights is None else os.fspath(weights)
     places = tuple(map(os.environ.get, _PLACES))
     isa = os.environ.get("FASTMNV2_ISA")

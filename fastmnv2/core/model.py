@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in DEFAULT.endpoints))
 """The module's named outputs, the same for every network."""
 PROJECTION_NAMES = tuple(endpoint.name for endpoint in DEFAULT.projections)
-"""What 8-bit models have besides: each block's last convolution before any residual is added."""
+"""Extra endpoints of int8 models: each block's projection before the residual is added."""
 
 _ENDPOINT_INDEX = {name: index for index, name in enumerate((*ENDPOINT_NAMES[1:], *PROJECTION_NAMES))}
 _PART_SECONDS = 0.04
-_LOGITS_PART = 64  # vectors that take a few milliseconds at most
+_LOGITS_PART = 64  # vectors between checks for signals; they take a few milliseconds at most
 
 
 def available_isas(precision: str = "float32") -> tuple[str, ...]:
-    """Instruction sets that this build has for a precision and this machine can run, slowest first."""
+    """Instruction sets that this build supports for a precision and this machine can run, slowest first."""
     names = (name for name, supported in _engine.isas() if supported)
     return tuple(name for name in names if _engine.isa_for(precision, name) == name)
 
 
 def isa(precision: str = "float32") -> str:
-    """The instruction set that models loaded now run on: the fastest, or what ``FASTMNV2_ISA`` names.
+    """The instruction set for newly loaded models: the fastest one, or the one that ``FASTMNV2_ISA`` names.
 
-    Not every one has kernels for every precision: where the named one has none, the nearest slower one is taken.
+    If the named instruction set has no kernels for the precision, models use the next slower one that does.
 
     Raises:
-        ValueError: ``FASTMNV2_ISA`` names one that this build or machine does not have.
+        ValueError: if this build or machine lacks the instruction set that ``FASTMNV2_ISA`` names.
     """
     names = tuple(name for name, supported in _engine.isas() if supported)
     forced = os.environ.get("FASTMNV2_ISA", "").strip().lower()
@@ -57,9 +57,9 @@ class Model:
     Made by ``fastmnv2.load``. The same image gives the same bits alone or in any batch, at any position,
     with any number of threads and on any instruction set.
 
-    It can be pickled, for pools of processes and the like. The pickle of a model from a native file names that
-    file, which must be there, and unchanged, where it is read; any other holds the weights. It runs on the
-    instruction set of the process that reads it. Copies, deep ones too, are the model itself.
+    Models can be pickled, for process pools and the like. A model from a native file pickles as the file's path and
+    digest, so the same file must exist where it is unpickled. Any other model pickles its weights. An unpickled model
+    runs on the instruction set of its new process. ``copy.copy`` and ``copy.deepcopy`` return the model itself.
     """
 
     __slots__ = ("__weakref__", "_engine", "_first", "_folded", "_isa", "_network", "_runner", "_threads", "_warned")
@@ -89,7 +89,7 @@ class Model:
 
     @property
     def network(self) -> Network:
-        """What it runs: multiplier, height and width of images, features, layers, endpoints."""
+        """The network: multiplier, image height and width, features, layers, endpoints."""
         return self._network
 
     @property
@@ -99,7 +99,7 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """What it computes in: "float32" or "int8"."""
+        """The precision of the computation: "float32" or "int8"."""
         return self._folded.precision
 
     @property
@@ -109,21 +109,21 @@ class Model:
 
     @property
     def has_head(self) -> bool:
-        """Whether the weights came with layers of their own behind the pooling, which ``predict`` runs."""
+        """Whether the weights have their own layers after the pooling, which ``predict`` runs."""
         return self._folded.head is not None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the head's classes, or else of ImageNet's, in order, where the weights or ``load`` gave any."""
+        """Class names of the head, or of ImageNet without a head, in order; None if neither weights nor ``load`` gave any."""
         return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
     def weights(self) -> dict[str, Any]:
-        """Where the weights came from and what they are.
+        """Origin and properties of the weights.
 
-        ``form``, ``origin``, ``sha256``, ``network`` (its name), ``precision``, ``has_logits``, ``input_range`` (what
-        black and white become before the network), ``head`` (layers behind the pooling, by name), ``classes``,
-        ``notes``.
+        ``form``, ``origin``, ``sha256``, ``network`` (its name), ``precision``, ``has_logits``, ``input_range`` (the
+        values of black and white at the network's input), ``head`` (names of the layers after the pooling),
+        ``classes``, ``notes``.
         """
         folded = self._folded
         return {
@@ -146,7 +146,7 @@ class Model:
 
     @property
     def features_digest(self) -> str:
-        """SHA-256, in hexadecimal, of all that ``embed`` computes with: models with the same one give the same bits."""
+        """SHA-256, in hexadecimal, of all weights that ``embed`` uses. Models with equal digests give the same bits."""
         return self._folded.features_digest
 
     @property
@@ -175,18 +175,18 @@ class Model:
                 protocol or ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and
                 floats rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
-            threads: the most threads to use, of which there are never more than CPUs that this process may use,
-                nor than the system lets it start; None for the model's own setting, else every such CPU.
-            normalize: scale each vector to length 1 (L2 norm), for cosine similarities by a plain product; one
-                that is all zeros stays so.
+            threads: the maximum number of threads, limited by the CPUs that this process may use and the threads that
+                the system lets it start; None for the model's own setting, which defaults to all those CPUs.
+            normalize: scale each vector to length 1 (L2 norm), so that dot products are cosine similarities. A vector
+                of zeros stays zero.
 
         Returns:
             float32 ``[n,features]``, or ``[features]`` for one image; ``out`` if it was given. Values are in
-            [0,6]; an image with a NaN in it gives NaN.
+            [0,6]. An image that contains a NaN gives NaN.
 
         Raises:
-            TypeError, ValueError: ``images``, ``out`` or ``threads`` are not as above; nothing is computed.
-            MemoryError: no memory for the working buffers.
+            TypeError, ValueError: if ``images``, ``out`` or ``threads`` are not as above; nothing is computed.
+            MemoryError: if there is no memory for the working buffers.
         """
         array, single = arguments.as_images(images, self._network)
         n = array.shape[0]
@@ -243,7 +243,7 @@ class Model:
         crop: "Crop | None" = None,
         background: "Colour | None" = None,
     ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
-        """Pairs of an item and its feature vector, as they come: see ``fastmnv2.iter_embed_images``."""
+        """Pairs of an item and its feature vector, one after the other: see ``fastmnv2.iter_embed_images``."""
         from fastmnv2.image import embed
 
         return embed.iter_embed_images(
@@ -252,7 +252,7 @@ class Model:
         )  # fmt: skip
 
     def thread_count(self, threads: int | None = None) -> int:
-        """How many threads a call with this ``threads`` may use now."""
+        """The number of threads that a call with this ``threads`` would use now."""
         return _threads.resolve(self._threads if threads is None else threads)
 
     def logits(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
@@ -261,7 +261,7 @@ class Model:
         Index 0 is "background"; index i is ImageNet class i-1. Arguments and errors are those of ``embed``.
 
         Raises:
-            WeightsError: the weights came without the logits layer.
+            WeightsError: if the weights have no logits layer.
         """
         self._need_logits()
         array, single = arguments.as_images(images, self._network)
@@ -275,11 +275,11 @@ class Model:
         return logits[0] if single else logits
 
     def predict(self, images: Any, *, threads: int | None = None) -> NDArray[np.float32]:
-        """What the weights' own head makes of images: the output of the Keras model that they came from.
+        """The output of the weights' own head, which for Keras weights is the output of that Keras model.
 
-        A Keras file's layers behind the pooling, or the head that ``fastmnv2.learn`` trained; for weights with
-        ImageNet's classes, the softmax of ``logits``, without "background" where the file had no such class. The
-        same bits for an image in any batch.
+        The head is a Keras file's layers after the pooling, or was trained by ``fastmnv2.learn``. For weights with
+        ImageNet's classes, the result is the softmax of ``logits``, without "background" if the file had no such class.
+        An image gives the same bits in any batch.
 
         Args:
             images: as for ``embed``.
@@ -289,7 +289,7 @@ class Model:
             float32 ``[n,k]``, or ``[k]`` for one image.
 
         Raises:
-            WeightsError: the weights came without a head and without the logits layer.
+            WeightsError: if the weights have neither a head nor a logits layer.
             ValueError, TypeError: as ``embed``.
         """
         if self._runner is None:
@@ -305,23 +305,23 @@ class Model:
     def classify(
         self, images: Any, *, top: int | None = None, threads: int | None = None
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The most probable classes of images: of the weights' own head, if there is one, else of ImageNet.
+        """The most probable classes of images: those of the weights' own head, or without one, of ImageNet.
 
         Args:
             images: as for ``embed``.
-            top: how many classes; None for 5, or all if there are fewer.
+            top: the number of classes; None for 5, or for all if there are fewer.
             threads: as for ``embed``.
 
         Returns:
-            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. An index is
-            one into ``classes``, a head's outputs; of ImageNet's 1001, index 0 is "background". Probabilities
-            are the softmax over all of them, or what the head's sigmoid gives. A head with a single output, which
-            is the probability of the second class, has two. Those of an int8 model whose file ends with a uint8
-            softmax are that file's own, multiples of 1/256.
+            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Indices point into
+            ``classes``, the head's outputs or ImageNet's 1001 classes, whose index 0 is "background". Probabilities are
+            the softmax over all classes, or the results of the head's sigmoid. A head with a single output has two
+            classes; the output is the probability of the second. If an int8 model's file ends with a uint8 softmax,
+            probabilities are that softmax's results, multiples of 1/256.
 
         Raises:
-            WeightsError: the weights came without a head and without the logits layer.
-            ValueError, TypeError: as ``embed``, and for ``top``.
+            WeightsError: if the weights have neither a head nor a logits layer.
+            ValueError, TypeError: as ``embed``, and if ``top`` is out of range.
         """
         head = self._folded.head
         if head is None:
@@ -350,14 +350,14 @@ class Model:
             names: which of ``fastmnv2.core.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
                 plain string. int8 models also have those of ``fastmnv2.core.model.PROJECTION_NAMES``.
             threads: as for ``embed``.
-            raw: of an int8 model, the integers as they are, uint8 or int8 as in its file; see ``quantization``.
+            raw: return an int8 model's integers, uint8 or int8 as in its file; see ``quantization``.
 
         Returns:
             ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,features]``; without the
-            first axis for one image. The same bits as ``embed`` goes through.
+            first axis for one image. These are the bits that ``embed`` computes on its way.
 
         Raises:
-            ValueError: an unknown name, or ``raw`` of a float32 model. TypeError, ValueError: as ``embed``.
+            ValueError: if a name is unknown, or ``raw`` is set for a float32 model. TypeError, ValueError: as ``embed``.
         """
         wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:
@@ -385,16 +385,16 @@ class Model:
         return {name: value[0] for name, value in found.items()} if single else found
 
     def quantization(self, name: str) -> tuple[float, int]:
-        """Of an int8 model, how integers of a named output stand for numbers: ``(q - zero_point) * scale``.
+        """The scale and zero point of an int8 model's output: its integers q stand for ``(q - zero_point) * scale``.
 
         Args:
             name: as for ``endpoints``, or "image" or "logits".
 
         Returns:
-            ``(scale, zero_point)``: a float32's value and an int.
+            ``(scale, zero_point)``: a float with a float32's value, and an int.
 
         Raises:
-            ValueError: an unknown name, or a float32 model.
+            ValueError: if the name is unknown, or the model is float32.
         """
         quantised = self._folded.quantised
         if quantised is None:
@@ -456,7 +456,7 @@ def _unpickled(cls: type[Model], folded: "Folded", digest: str, options: dict[st
 
 
 def _parts(n: int, first: int) -> Iterator[slice]:
-    """Parts of a long batch, between which Python runs signal handlers: a short one, then of about 40 ms each."""
+    """Parts of a long batch, so that Python can run signal handlers between them: a short one, then 40 ms each."""
     start, done, size = time.perf_counter(), 0, first
     while done < n:
         stop = min(n, done + size)

@@ -1,4 +1,4 @@
-"""The family as values: each member's layers and endpoints, asked of the C core, where the rule stands once."""
+"""The family as values: each member's layers and endpoints. The C core, which holds the only table, provides them."""
 
 import functools
 import numbers
@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 from fastmnv2.core import _engine
 
 Shapes = dict[str, tuple[int, ...]]
-"""Of tensors, by TF-Slim's names."""
+"""Shapes of tensors by TF-Slim's names."""
 
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
-"""TF-Slim's variables under ``<scope>/BatchNorm``, for every layer but the logits."""
+"""TF-Slim's variables under ``<scope>/BatchNorm``, for every layer except the logits."""
 
 MULTIPLIERS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-"""Those that were published with trained weights. Any other from 0.25 to 2 is a network as well."""
+"""The multipliers with published trained weights. Any other from 0.25 to 2 gives a network too."""
 
 
 class Layer(NamedTuple):
@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     in_width: int
     out_height: int
     out_width: int
-    pad_top: int  # zeros before the first row and column; behind, as many as the last window reads
+    pad_top: int  # zeros before the first row and column; after the last ones, as many as the last window reads
     pad_left: int
     in_channels: int
     out_channels: int
@@ -54,17 +54,17 @@ class Layer(NamedTuple):
 
     @property
     def is_logits(self) -> bool:
-        """Whether it is the classification layer, which alone has a bias of its own and no batch norm."""
+        """Whether it is the classification layer, the only one with its own bias and no batch norm."""
         return self.scope.startswith("MobilenetV2/Logits/")
 
     @property
     def takes_block_input(self) -> bool:
-        """Whether its input is its block's, which a residual adds. The first block has no expansion."""
+        """Whether its input is its block's input, which a residual adds. The first block has no expansion."""
         return self.scope.endswith("/expand") or self.scope == "MobilenetV2/expanded_conv/depthwise"
 
     @property
     def padding(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Zeros above and below a map, and left and right of it: what SAME means."""
+        """SAME padding: zeros above and below a map, and left and right of it."""
         edges = ((self.in_height, self.out_height, self.pad_top), (self.in_width, self.out_width, self.pad_left))
         above, left = (
             (before, max((outputs - 1) * self.stride + self.kernel - inputs - before, 0))
@@ -74,7 +74,7 @@ class Layer(NamedTuple):
 
     @property
     def macs(self) -> int:
-        """Multiply-adds for one image, taps in the padding counted."""
+        """Multiply-adds for one image, including taps in the padding."""
         kernel_height, kernel_width, inputs, outputs = self.weights_shape
         return self.out_height * self.out_width * kernel_height * kernel_width * inputs * outputs
 
@@ -83,7 +83,7 @@ class Layer(NamedTuple):
         return {self.weights_name: self.weights_shape, self.biases_name: (self.out_channels,)}
 
     def trained(self) -> Shapes:
-        """Names and shapes of its tensors as trained: kernel and batch norm, for the logits kernel and bias."""
+        """Names and shapes of its tensors as trained: kernel and batch norm, or kernel and bias for the logits."""
         if self.is_logits:
             return self.folded()
         norm = {f"{self.scope}/BatchNorm/{name}": (self.out_channels,) for name in BATCH_NORM}
@@ -102,19 +102,19 @@ class Endpoint(NamedTuple):
 class Network:
     """One member of the family: MobileNet V2 of a multiplier, for images of a height and width. Made by ``of``.
 
-    A value: immutable, equal to any other of the same multiplier and size. Names, kinds and order of layers and
+    A value: immutable, and equal to any other with the same multiplier and size. Names, kinds and order of layers and
     endpoints are the same for every member.
 
     Attributes:
-        multiplier: of channels; 1.0 is the paper's network.
-        height, width: of an image, in pixels.
-        features: length of a feature vector.
-        classes: how many logits there are: ImageNet's, and "background" before them.
+        multiplier: the channel multiplier; 1.0 is the paper's network.
+        height, width: the image size in pixels.
+        features: the length of a feature vector.
+        classes: the number of logits: "background", then ImageNet's classes.
         layers: every convolution in order; the last one is the optional logits layer.
-        endpoints: the module's named outputs in order, 'default' not counted.
-        projections: each block's last convolution before any residual is added, which only 8-bit models tell.
-        epsilon: of the batch norms, in TF-Slim and in Keras' MobileNetV2.
-        handle: the same for the C core.
+        endpoints: the module's named outputs in order, without 'default'.
+        projections: each block's projection before the residual is added; only int8 models provide these outputs.
+        epsilon: the batch norms' epsilon, in TF-Slim and in Keras' MobileNetV2.
+        handle: the C core's object for this network.
     """
 
     epsilon: float = 0.001
@@ -152,7 +152,7 @@ class Network:
 
     @functools.cached_property
     def name(self) -> str:
-        """As TF-Hub names it: "mobilenet_v2_075_96", with "96x128" for a height and width that differ."""
+        """TF-Hub's name: "mobilenet_v2_075_96"; ends with "96x128" if height and width differ."""
         hundredths = f"{self.multiplier:.2f}" if round(self.multiplier, 2) == self.multiplier else f"{self.multiplier}"
         size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
         return f"mobilenet_v2_{hundredths.replace('.', '')}_{size}"
@@ -164,7 +164,7 @@ class Network:
 
     @functools.cached_property
     def image_shape(self) -> tuple[int, int, int]:
-        """Of one image: height, width, RGB."""
+        """The shape of one image: height, width, RGB."""
         return self.height, self.width, self.layers[0].in_channels
 
     @property
@@ -179,12 +179,12 @@ class Network:
 
     @property
     def blocks(self) -> int:
-        """How many inverted residual blocks there are. Block i's layers begin at 3 i, its endpoints at 4 i."""
+        """The number of inverted residual blocks. Block i's layers begin at index 3 i, its endpoints at 4 i."""
         return len(self.projections)
 
     @functools.cached_property
     def macs(self) -> int:
-        """Multiply-adds for one image, without the logits, taps in the padding counted."""
+        """Multiply-adds for one image, including taps in the padding, without the logits."""
         return sum(layer.macs for layer in self.layers[:-1])
 
     def has_residual(self, block: int) -> bool:
@@ -194,20 +194,20 @@ class Network:
 
 @functools.lru_cache(maxsize=256)
 def of(multiplier: float, height: int, width: int) -> Network:
-    """The member of the family for a multiplier, and for images of a height and width in pixels.
+    """The member of the family for a multiplier and an image height and width in pixels.
 
     Raises:
-        ValueError: the multiplier is not from 0.25 to 2, or a size not from 32 to 512.
+        ValueError: if the multiplier is not from 0.25 to 2, or a size is not from 32 to 512.
     """
     return Network(multiplier, height, width)
 
 
 DEFAULT = of(0.75, 96, 96)
-"""What "imagenet" is: the TF-Hub module that this package began with. Where only names are wanted, or what else all
-members have in common, it stands for any of them."""
+"""The network of the "imagenet" weights, 0.75/96. Code that needs only names, or other properties that all members
+share, uses it for any of them."""
 
 WIDEST = 2.0
-"""The largest multiplier: what bounds the size of a file."""
+"""The largest multiplier; it bounds the size of a file."""
 
 
 def checked_size(size: Any) -> tuple[int, int]:
@@ -227,9 +227,9 @@ def checked_size(size: Any) -> tuple[int, int]:
 
 
 def nearest_multiplier(channels: Sequence[int | None]) -> float:
-    """The multiplier that gives these channels, in the order of ``_engine.Network.channels``; None for unknown ones.
+    """The multiplier that gives these channels, in the order of ``_engine.Network.channels``; None for unknown counts.
 
-    Where none gives them all, the one that gives the most of them: what differs is for the caller to tell.
+    If no multiplier gives them all, the one that gives the most. The caller reports the differences.
     """
     best, most = 1.0, -1
     for multiplier in _multipliers():
@@ -243,14 +243,14 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 
 
 def _multipliers() -> Iterator[float]:
-    """Published ones, then round ones, then steps so small that no network is left out: two are 0.001 apart."""
+    """Published multipliers, then round ones, then steps of less than 0.001, the distance between two networks."""
     yield from MULTIPLIERS
     for parts in (10, 20, 100, 800):
         yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
 
 
 def shapes(layers: Iterable[Layer], *, folded: bool) -> Shapes:
-    """Names and shapes of the tensors of layers, in order: the one table that weights are held against."""
+    """Names and shapes of the layers' tensors, in order: the table that weights are checked against."""
     table: Shapes = {}
     for layer in layers:
         table |= layer.folded() if folded else layer.trained()

@@ -1,4 +1,4 @@
-"""How long calls take and where the time goes, against what the processor could do at most."""
+"""How long calls take and where the time goes, compared with the processor's peak."""
 
 import math
 import time
@@ -17,19 +17,19 @@ class LayerTime(NamedTuple):
 
     name: str  # TF-Slim's scope without "MobilenetV2/"
     kind: str  # "conv", "depthwise" or "pointwise"
-    macs: int  # multiply-adds, taps in the padding counted
-    bytes: int  # of weights, input and output maps, once each
+    macs: int  # multiply-adds, including taps in the padding
+    bytes: int  # size of weights, input map and output map, each counted once
     seconds: float  # median over the calls
-    peak: float  # multiply-adds a second that this core does at most, measured between the calls
+    peak: float  # this core's maximum of multiply-adds per second, measured between the calls
 
     @property
     def share(self) -> float:
-        """Of the multiply-add peak."""
+        """The share of the multiply-add peak that the layer reaches."""
         return self.macs / self.seconds / self.peak
 
 
 class CallTime(NamedTuple):
-    """What calls with ``n`` images on ``threads`` threads took."""
+    """The time of calls with ``n`` images on ``threads`` threads."""
 
     n: int
     threads: int
@@ -39,7 +39,7 @@ class CallTime(NamedTuple):
 
 
 def peak(isa: str, amount: float = 1.2e8, precision: str = "float32") -> float:
-    """Multiply-adds a second that one core does now at most, from ``amount`` of them (about 2 ms)."""
+    """One core's present maximum of multiply-adds per second, measured with ``amount`` of them (about 2 ms)."""
     amount *= 4 if precision == "int8" else 1
     _engine.peak_macs(isa, amount / 10, precision)  # the clock has to settle first
     start = time.perf_counter()
@@ -47,10 +47,10 @@ def peak(isa: str, amount: float = 1.2e8, precision: str = "float32") -> float:
 
 
 def ping() -> float:
-    """Seconds that a cache line takes from one core to another now, one way; 0 where there is just one core.
+    """Present one-way latency of a cache line between two cores, in seconds; 0 if there is just one core.
 
-    What threads that work on one image hand each other waits at least this long. It depends on where the host of a
-    virtual machine has put its cores: 50 ns where they share a cache, four times as long where they don't.
+    Threads that share one image wait at least this long for each other's data. The latency depends on where the host of
+    a virtual machine has put its cores: 50 ns if they share a cache, four times as long otherwise.
     """
     clock, begin = _engine.ticks(), time.perf_counter()
     taken = sorted(_engine.ping_ticks() for _ in range(5))[2]
@@ -81,8 +81,8 @@ def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
 def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     """Time of each layer for ``n`` images, on one thread: medians of ``calls`` calls.
 
-    Reading the clock around each kernel costs the whole about 2 %. A layer's time includes waiting for its
-    inputs to come from wherever the layer before left them. The pool is not counted.
+    Reading the clock around each kernel adds about 2 % in total. A layer's time includes the loads of its inputs from
+    the cache level where the layer before left them. The pooling is not counted.
     """
     images, features = _images(model, n), np.empty((n, model.network.features), np.float32)
     ticks = np.zeros((calls, len(model.network.layers)), np.uint64)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1024  # rows; a block of similarities takes 4 MB
-_MARGIN = 1e-4  # beyond what float32 products of thousands of numbers are off by
+_MARGIN = 1e-4  # larger than the error of float32 dot products of thousands of numbers
 
 PAIR = np.dtype([("i", np.int64), ("j", np.int64), ("similarity", np.float64)])
 """The type of the pairs: two row numbers, i before j, and their cosine similarity."""
@@ -15,16 +15,16 @@ PAIR = np.dtype([("i", np.int64), ("j", np.int64), ("similarity", np.float64)])
 def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray[np.void]:
     """All pairs of vectors whose cosine similarity is at least ``threshold``, the most similar first.
 
-    Every pair is compared, in blocks: besides the vectors and the result, this takes a few times 10 MB of memory,
-    however many vectors there are. 40,000 vectors take about half a minute on two cores.
+    Every pair is compared, in blocks. Besides the vectors and the result, this takes a few times 10 MB of memory for any
+    number of vectors. 40,000 vectors take about half a minute on two cores.
 
     >>> for i, j, similarity in fastmnv2.pairs(vectors, 0.95):  # doctest: +SKIP
     ...     print(paths[i], paths[j], similarity)
 
     Args:
-        vectors: ``[n,d]`` of any length each, such as ``embed_images`` returns; a memory-mapped array too.
-        threshold: the least similarity, from -1 to 1.
-        most: return only so many pairs, the most similar ones; None for all.
+        vectors: ``[n,d]``, such as ``embed_images`` returns, normalised or not; a memory-mapped array works too.
+        threshold: the minimum similarity, from -1 to 1.
+        most: return only this many pairs, the most similar ones; None for all.
 
     Returns:
         an array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity``, by descending
@@ -67,7 +67,7 @@ def _units(rows: NDArray[Any]) -> NDArray[np.float64]:
 def _in_block(
     rows: NDArray[np.float64], columns: NDArray[np.float64], threshold: float, top: int, left: int
 ) -> NDArray[np.void]:
-    """The pairs in a block: candidates by float32, whose similarity is computed again in float64."""
+    """The pairs in a block: float32 finds candidates, and float64 recomputes their similarity."""
     with np.errstate(invalid="ignore"):
         near = rows.astype(np.float32) @ columns.astype(np.float32).T >= threshold - _MARGIN
     if top == left:

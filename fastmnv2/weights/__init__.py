@@ -1,4 +1,4 @@
-"""Weights files, one module a form. ``read`` knows the form by content."""
+"""Weights files: one module for each form. ``read`` recognises the form by a file's content."""
 
 import contextlib
 import dataclasses
@@ -23,13 +23,15 @@ PRECISIONS = ("float32", "int8")
 
 
 def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
-    """Read a weights file or folder of any of the forms: with "int8" the integers of an 8-bit one (a Quantised).
+    """Read a weights file or folder of any form.
+
+    With precision "int8" the result is a ``Quantised`` with the integers of an 8-bit file.
 
     Raises:
-        FileNotFoundError: there is nothing at ``path``.
-        WeightsError: it is none of the forms, or malformed; the message names the path and what is wrong.
-        OSError: there is no room on the disk to unpack it, or no more files can be opened.
-        ImportError: the form needs an optional package; the message says which to install.
+        FileNotFoundError: if nothing exists at ``path``.
+        WeightsError: if the form is unknown or the file is malformed; the message names the path and what is wrong.
+        OSError: if the disk has no room to unpack it, or no more files can be opened.
+        ImportError: if the form needs an optional package; the message says which to install.
     """
     place = Path(path)
     if not exists(place) and not _is_prefix(place):
@@ -40,7 +42,7 @@ def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
 
 
 def _as_named(found: Source, path: Path) -> Source:
-    """With what a file's name, and the labels beside it, tell where it doesn't."""
+    """Add the image size from the file's name and the class names from ``labels.txt``, if the file has none."""
     if found.form == "native":
         return found
     from fastmnv2.weights import names
@@ -57,9 +59,9 @@ def _as_named(found: Source, path: Path) -> Source:
 
 @contextlib.contextmanager
 def refusing(origin: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``.
+    """Turn whatever a reader or its library raises on a malformed file into a WeightsError that names ``origin``.
 
-    Not what is no fault of the file: no memory, no room on the disk, no more files to open.
+    Errors that are not the file's fault pass through: out of memory, disk full, too many open files.
     """
     try:
         yield
@@ -97,7 +99,7 @@ def _quantised(path: Path) -> Source:
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a regular file; none of anything else."""
+    """The first bytes of a regular file; empty for anything else."""
     if not path.is_file():
         return b""
     with open_file(path) as file:
@@ -106,7 +108,7 @@ def _head(path: Path) -> bytes:
 
 def _read(path: Path) -> Source:
     head = _head(path)
-    if head[4:9] == b"\0\0\0\0{":  # first, without what the other forms import: it is there to load fast
+    if head[4:9] == b"\0\0\0\0{":  # first, because the native form must load fast, without the other forms' imports
         from fastmnv2.weights.forms import native
 
         if not native.is_own(path):
@@ -131,7 +133,7 @@ def _read(path: Path) -> Source:
             f"{path}: expected a folder with saved_model.pb, one checkpoint, or config.json and model.safetensors, "
             "found none of them"
         )
-    path.stat()  # says why, where it may not be looked at
+    path.stat()  # raises the reason if the path is not accessible
     if not path.is_file():
         raise WeightsError(f"{path}: expected a file or folder with weights, got something else")
     return _read_file(path, head)
@@ -157,7 +159,7 @@ def _read_file(path: Path, head: bytes) -> Source:
         return tflite.read(path)
     if path.name == "saved_model.pb":
         return hub.read(path.parent)
-    if head[:1] == b"\x0a":  # what every GraphDef begins with: its first node
+    if head[:1] == b"\x0a":  # the tag of the first node, with which every GraphDef begins
         from fastmnv2.weights.forms import frozen
 
         return frozen.read(path)

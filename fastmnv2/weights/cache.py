@@ -1,4 +1,4 @@
-"""Where weights lie without being named: inside the installed package, and in the user's cache."""
+"""Default locations of weights: inside the installed package, and in the user's cache."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ def embedded() -> bool:
 
 
 def folder() -> Path:
-    """Where downloaded weights are kept: ``FASTMNV2_CACHE_DIR``, else the system's place for caches."""
+    """Where downloaded weights are kept: ``FASTMNV2_CACHE_DIR``, or by default the system's cache folder."""
     configured = os.environ.get("FASTMNV2_CACHE_DIR")
     if configured:
         return Path(configured)

@@ -27,21 +27,21 @@ from fastmnv2.weights.forms import hub
 from fastmnv2.weights.names import Published
 from fastmnv2.weights.tensors import Folded
 
-LIMIT = 64 << 20  # bytes; the larger of the two files has about 6 MB
+LIMIT = 64 << 20  # bytes; the larger of the two default files has about 6 MB
 TIMEOUT = 10.0  # seconds without a byte
-DEADLINE = 120.0  # seconds for one server, redirections and all: 50 KB/s are enough
+DEADLINE = 120.0  # seconds for one server including redirections: 50 KB/s are enough
 
 
 @dataclasses.dataclass(frozen=True)
 class Remote:
-    """A file that holds the weights. ``sha256`` is checked where it is known."""
+    """A file that holds the weights. ``sha256`` is checked if it is known."""
 
     url: str
     sha256: str | None = None
 
 
-# No copy of either file could be had when this was written, so their hashes are not known: the first release
-# fills them in. Until then the structure is checked and the hash is recorded (see fastmnv2.info).
+# The hashes of both files are unknown until the first release fills them in, because no copy of either file was
+# available. Until then the structure is checked and the hash is recorded (see fastmnv2.info).
 REMOTES = (
     Remote(hub.HANDLE + "?tf-hub-format=compressed"),
     Remote(
@@ -58,18 +58,22 @@ def remotes() -> tuple[Remote, ...]:
 
 
 def remotes_of(published: Published) -> tuple[Remote, ...]:
-    """Where published weights are downloaded from: the mirrors whose URL has {name} in it, else Google's places."""
+    """Where published weights are downloaded from: the mirrors whose URL contains {name}, or else Google's URLs."""
     mirrors = [url for url in os.environ.get("FASTMNV2_URLS", "").split() if "{name}" in url]
     urls = [url.replace("{name}", published.name) for url in mirrors] or published.urls
     return tuple(map(Remote, urls))
 
 
 def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT) -> tuple[Folded | None, list[str]]:
-    """The first of ``sources``, else ``remotes()``, that arrives whole and is ``network``, and what went wrong before.
+    """The first complete download of ``network``'s weights, or None, and the failures before it.
+
+    Args:
+        sources: the remote files to try in order; None for ``remotes()``.
+        network: the member of the family that the weights must be for.
 
     Raises:
-        OSError: this machine has no room for it, or no more files to open.
-        MemoryError: it has no memory.
+        OSError: if this machine's disk is full or no more files can be opened.
+        MemoryError: if this machine is out of memory.
     """
     failures: list[str] = []
     for remote in sources or remotes():
@@ -87,11 +91,11 @@ def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT)
 
 def _explained(reason: BaseException | str) -> str:
     text = str(reason) or type(reason).__name__
-    ssl: Any = sys.modules.get("ssl")  # Python may be built without it; where it is not in use, nothing came from it
+    ssl: Any = sys.modules.get("ssl")  # Python may be built without it; if it isn't imported, the error isn't from it
     if ssl and isinstance(reason, ssl.SSLCertVerificationError):
         return (
-            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that reads along, "
-            "or without this system's certificates, SSL_CERT_FILE can name those to trust"
+            f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that decrypts "
+            "traffic, or on a system without certificates, set SSL_CERT_FILE to the certificates to trust"
         )
     if ssl and isinstance(reason, ssl.SSLError):
         return f"no secure connection (TLS): {text}"
@@ -113,7 +117,7 @@ def _fetch_one(remote: Remote, network: Network) -> Folded:
         folded = fold(source if source.size else dataclasses.replace(source, size=network.size))
         if folded.network != network:
             raise WeightsError(f"expected {network.name}, got {folded.network.name}")
-        # The file is gone when this returns: its arrays must not be views of it, and its name is the URL.
+        # The file is deleted on return, so the arrays must not be views of it, and its URL serves as its name.
         tensors = {name: array.copy() for name, array in folded.tensors.items()}
     return dataclasses.replace(folded, tensors=tensors, origin=remote.url, sha256=digest, file="")
 
@@ -138,7 +142,7 @@ def _copy(url: str, file: IO[bytes]) -> None:
 
 
 def _check_scheme(url: str) -> None:
-    """HTTPS only, but for servers on this machine."""
+    """Accept HTTPS only, except for servers on this machine."""
     parts = urllib.parse.urlsplit(url)
     host = parts.hostname or ""
     try:
@@ -164,7 +168,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class _Until(io.RawIOBase):
-    """What a socket gives until a deadline. Its own timeout starts anew with every byte."""
+    """Reads from a socket until a deadline. The socket's own timeout would restart with every byte."""
 
     def __init__(self, sock: socket.socket, until: float) -> None:
         self._sock, self._until = sock, until
@@ -193,7 +197,7 @@ class _Response(http.client.HTTPResponse):
 
 
 def _opener(until: float) -> urllib.request.OpenerDirector:
-    """One that reads nothing after a time of ``time.monotonic``: no status, header, "100 Continue" or body."""
+    """An opener that stops reading at a time of ``time.monotonic``, be it a status, header, "100 Continue" or body."""
 
     def connecting(kind: str) -> Callable[..., http.client.HTTPConnection]:
         def connect(host: str, **options: Any) -> http.client.HTTPConnection:
@@ -209,7 +213,7 @@ def _opener(until: float) -> urllib.request.OpenerDirector:
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(connecting("HTTPConnection"), req)
 
-    # A subclass of the usual handler, so that it takes its place; Python may be built without one.
+    # A subclass of the usual handler, so that it replaces that one; Python may be built without it.
     usual: Any = getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)
 
     class Secure(usual):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""How readers open files: regular ones only, no further than their size says, and digests of them."""
+"""How readers open files: regular files only, read no further than their size; and digests of files."""
 
 import os
 from pathlib import Path
@@ -6,32 +6,32 @@ from typing import BinaryIO
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything at ``path``; False for what can't be a path."""
+    """Whether anything exists at ``path``; False for names that can't be paths."""
     try:
         path.stat()
     except PermissionError:
         return True
-    except (OSError, ValueError):  # no such thing, a loop of links, too long a name, a NUL in it
+    except (OSError, ValueError):  # not found, a loop of links, a name that is too long or contains a NUL
         return False
     return True
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading. Anything else, such as a pipe, could keep its reader waiting: ValueError."""
+    """Open a regular file for reading. ValueError for anything else, such as a pipe, which could block the reader."""
 
     def without_waiting(name: str, flags: int) -> int:
         return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
     if not path.is_file():
-        path.stat()  # says why, if it is not there
+        path.stat()  # raises the reason if it does not exist
         raise ValueError(f"{path.name} is not a regular file")
     return open(path, "rb", opener=without_waiting)
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """All bytes of a regular file, ValueError if there are more than ``limit``."""
+    """All bytes of a regular file. ValueError if there are more than ``limit``."""
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size  # files in /proc say 0, and may have no end
+        size = os.fstat(file.fileno()).st_size  # files in /proc report 0 and may be endless
         if size > limit:
             raise ValueError(f"{path.name} has {size} bytes, expected at most {limit}")
         return file.read(size)
@@ -39,7 +39,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 def file_sha256(*paths: Path) -> str:
     """SHA-256 of files' bytes, in order, in hexadecimal. ValueError if two are the same file."""
-    import hashlib  # here, for it takes OpenSSL 5 ms to load, and the native form does not need it
+    import hashlib  # here, because OpenSSL takes 5 ms to load and the native form does not need it
 
     digest = hashlib.sha256()
     seen = set()

@@ -1,4 +1,4 @@
-"""Whether the first convolution looks as if its images were of another range than the usual, where no file says so."""
+"""A check of the first convolution: does it look as if it was trained on another input range than [-1, 1]?"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,20 +6,20 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Source
 
-_FACTOR = 20  # trained networks differ from each other by 4 or so in this, [0,255] from [-1,1] by 127
-_USUAL_NORM = 1.5  # of a channel's folded kernel, its median over the channels
+_FACTOR = 20  # the ratio varies about 4-fold between trained networks; [0,255] differs from [-1,1] by 127
+_USUAL_NORM = 1.5  # the norm of a channel's folded kernel, as the median over the channels
 
 
 def doubt(source: Source) -> str:
-    """What is strange about the first layer of weights that say nothing of their images; "" if nothing is.
+    """What is strange about the first layer, for weights that don't record their input range; "" if nothing is.
 
-    A converter that folds ``x / 255`` into the first kernel makes it some 255 times smaller than those of networks of
-    [-1,1]. Before folding, the batch norm tells more: the deviation of each channel over the images that were
-    trained on, held against what its kernel makes of photographs in [-1,1].
+    A converter that folds ``x / 255`` into the first kernel makes it about 255 times smaller than the kernel of a
+    network for [-1,1]. Before folding, the batch norm shows more: it holds each channel's deviation over the training
+    images, which is compared with the deviation that the kernel gives on photographs in [-1,1].
     """
     if source.input_range is not None or source.input_error or source.form in ("native", "untrained"):
         return ""
-    if source.quantised is not None:  # whose integers say what they stand for
+    if source.quantised is not None:  # its image's scale and zero point define the range
         return ""
     layer = DEFAULT.layers[0]
     kernel = source.tensors.get(layer.weights_name)
@@ -30,7 +30,7 @@ def doubt(source: Source) -> str:
         or kernel.shape[:3] != layer.weights_shape[:3]
         or not np.isfinite(kernel).all()
     ):
-        return ""  # folding will tell
+        return ""  # folding reports the error
     if not np.isfinite(kernel).all():
         return ""
     columns = kernel.reshape(-1, kernel.shape[3]).astype(np.float64)
@@ -50,7 +50,7 @@ def _folded(columns: NDArray[np.float64]) -> str:
         return ""
     return (
         f"the first kernel is some {times:.0f} times smaller than usual, as if a scaling of the images had been folded "
-        "into it, which the file does not tell; if the network takes pixels in [0, 255], say input_range=(0, 255); "
+        "into it, which the file does not record; if the network takes pixels in [0, 255], say input_range=(0, 255); "
         "taken for a network of [-1, 1]"
     )
 
@@ -83,7 +83,7 @@ def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: 
 
 
 def _photographs() -> NDArray[np.float64]:
-    """Covariance of the 27 values under a 3x3 kernel, in photographs of [-1,1], as a model with three numbers."""
+    """Covariance of the 27 values under a 3x3 kernel in photographs of [-1,1], from a model with three parameters."""
     places = np.array([(row, column) for row in range(3) for column in range(3)])
     apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
     colours = 0.1 * np.eye(3) + 0.9 * np.ones((3, 3))

@@ -9,15 +9,15 @@ from fastmnv2.weights.tensors import Folded, Source, Tensors
 
 
 def fold(source: Source) -> Folded:
-    """Check ``source`` against the network and fold its batch norms, in float64, rounding once.
+    """Check ``source`` against the network and fold its batch norms, in float64 with one rounding.
 
     ``scale = gamma / sqrt(moving_variance + epsilon)``, ``kernel' = kernel * scale`` for each output channel,
     ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that came
-    with biases are taken as they are, without a copy where they are float32 and contiguous.
+    with biases are taken as they are, without a copy if they are float32 and contiguous.
 
     Raises:
-        WeightsError: tensors are missing, have other shapes, are not finite, or a variance is negative; nothing says
-            the size of images; or something stands before the network or behind it that can't be run.
+        WeightsError: if tensors are missing, have other shapes or are not finite; if a variance is negative; if the
+            image size is unknown; or if layers before or after the network can't be run.
     """
     if source.input_error:
         raise WeightsError(f"{source.origin}: {source.input_error}")
@@ -46,7 +46,7 @@ def _expected(source: Source, layer: Layer) -> Shapes:
 
 
 def _table(source: Source, network: Network) -> Shapes:
-    """Names and shapes of the tensors that there must be."""
+    """Names and shapes of all required tensors."""
     expected: Shapes = {}
     for layer in network.layers:
         if not layer.is_logits or layer.weights_name in source.tensors:
@@ -108,7 +108,7 @@ def _fold_layer(source: Source, layer: Layer) -> tuple[NDArray[np.float32], NDAr
             f"got {np.min(variance)}"
         )
     scale = gamma / np.sqrt(variance + source.network.epsilon)
-    # A depthwise kernel has its channels on the third axis, the others on the fourth.
+    # Depthwise kernels have their channels on the third axis, other kernels on the fourth.
     wide = scale[:, np.newaxis] if layer.kind == "depthwise" else scale
     with np.errstate(over="ignore"):
         folded = (kernel.astype(np.float64) * wide).astype(np.float32)

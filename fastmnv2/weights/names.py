@@ -1,6 +1,6 @@
-"""Names of published weights, and the size of images that a path tells.
+"""Names of published weights, and image sizes in paths.
 
-Google trained 22 members; they are known by TF-Hub's names and handles, and by Keras' names of files.
+Google trained 22 members. They are known by TF-Hub's names and handles and by Keras' file names.
 """
 
 import os
@@ -19,8 +19,8 @@ TOP1 = {
     (1.30, 224): 74.4,
     (1.40, 224): 75.0,
 }  # fmt: skip
-"""The members that Google trained, by multiplier and size, and the share of ImageNet's validation images whose first
-class is right, in percent, as TF-Slim's README gives it."""
+"""The members that Google trained, by multiplier and size, with their ImageNet top-1 accuracy in percent according to
+TF-Slim's README."""
 
 LABELS = "labels.txt"
 _LABELS_LIMIT = 1 << 20
@@ -32,7 +32,7 @@ _VERSIONS = (2, 3, 4, 5, 1)
 _PLAIN = re.compile(r"mobilenet_v2_(\d{3})_(\d{2,3})")
 _HANDLE = re.compile(re.escape(_HUB) + r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)/\d{1,2}/?")
 _FILE = re.compile(_KERAS_FILE + r"(\d\.\d{1,2})_(\d{2,3})(_no_top)?\.h5")
-# In paths, as TF-Slim, Keras, TF-Hub and Hugging Face name them; and as TF-Slim names quantised ones.
+# Names in paths, as TF-Slim, Keras, TF-Hub and Hugging Face write them, and TF-Slim's names of quantised members.
 _IN_PATH = re.compile(r"mobilenet_?v2_(?:weights_tf_dim_ordering_tf_kernels_)?(?:\d\.\d{1,2}|\d{3})_(\d{2,3})(?!\d)")
 _QUANTISED = re.compile(r"quantized_v2_(\d{2,3})_(?:\d{2,3})(?!\d)")
 
@@ -43,8 +43,8 @@ class Published:
 
     Attributes:
         network: the member of the family.
-        classifier: whether ImageNet's classes are wanted with it.
-        keras_file: Keras' name for them, which is asked for by that name.
+        classifier: whether ImageNet's classes are wanted too.
+        keras_file: Keras' file name, if the weights were asked for by that name.
     """
 
     network: Network
@@ -58,12 +58,12 @@ class Published:
 
     @property
     def name(self) -> str:
-        """As a file of the cache is named, without its suffix."""
+        """The name of its file in the cache, without the suffix."""
         return f"{self.network.name}{'_classification' if self.classifier else ''}"
 
     @property
     def handles(self) -> list[str]:
-        """TF-Hub's, the version of which this package began with first."""
+        """TF-Hub's handles of all versions, version 2 first."""
         kind = "classification" if self.classifier else "feature_vector"
         return [f"{_HUB}{self.network.name}/{kind}/{version}" for version in _VERSIONS]
 
@@ -83,7 +83,7 @@ class Published:
 
 
 def published(name: str) -> Published | None:
-    """What a name, a TF-Hub handle of any version or a file name of Keras' stands for; None if it is none of these."""
+    """The weights that a name, a TF-Hub handle of any version or a Keras file name stands for; None for other names."""
     if found := _PLAIN.fullmatch(name):
         return _member(found[1], int(found[2]))
     if found := _HANDLE.fullmatch(name.partition("?")[0]):
@@ -102,9 +102,9 @@ def _member(digits: str, size: int, *, classifier: bool = False, keras_file: str
 
 
 def labels_beside(path: Path, count: int) -> list[str] | None:
-    """Names of classes in ``labels.txt`` beside a file, as Teachable Machine writes them ("0 cat").
+    """Class names from the ``labels.txt`` next to a file, as Teachable Machine writes it ("0 cat").
 
-    None unless there are ``count`` of them: a file of another number is about something else.
+    None unless there are exactly ``count`` names, because a list of another length belongs to another model.
     """
     place = path.parent / LABELS
     if not path.is_file() or not place.is_file():
@@ -121,7 +121,7 @@ def labels_beside(path: Path, count: int) -> list[str] | None:
 
 
 def size_in(path: Path) -> tuple[int, int] | None:
-    """The size of images that the name of a file, or of a folder it lies in, tells: ``mobilenet_v2_1.0_224``."""
+    """Height and width in the name of a file or of one of its folders, such as ``mobilenet_v2_1.0_224``."""
     for part in (path.name, path.parent.name):
         found = _IN_PATH.search(part.lower()) or _QUANTISED.search(part.lower())
         if found:

@@ -1,4 +1,4 @@
-"""Folded weights in a pickle: those of a native file as its path and a digest, others as they are."""
+"""Folded weights in a pickle: weights from a native file as its path and digest, other weights in full."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from fastmnv2.weights.tensors import Folded
 
 
 def pack(folded: Folded) -> tuple[Folded, str]:
-    """What to pickle: weights whose tensors are left out, and their digest, or whole weights and ""."""
+    """What to pickle: weights without their tensors and their digest, or complete weights and ""."""
     if folded.file and os.path.isfile(folded.file):
         network = folded.network
         return dataclasses.replace(folded, tensors={}, multiplier=network.multiplier, size=network.size), folded.digest
@@ -18,11 +18,11 @@ def pack(folded: Folded) -> tuple[Folded, str]:
 
 
 def unpack(folded: Folded, digest: str) -> Folded:
-    """The weights that were pickled; what was left out is read from the file again.
+    """The weights that were pickled. Tensors that were left out are read from the file again.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        WeightsError: the file is malformed, or no longer holds the same weights.
+        FileNotFoundError: if the file does not exist.
+        WeightsError: if the file is malformed or has changed.
     """
     if not digest:
         return folded

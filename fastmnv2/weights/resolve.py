@@ -1,4 +1,4 @@
-"""What a name for weights stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
+"""Find and read the weights behind a name: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
 import dataclasses
 import os
@@ -22,9 +22,9 @@ IMAGENET, UNTRAINED = "imagenet", "untrained"
 
 
 def resolve(weights: Any, **how: Any) -> Folded:
-    """Folded weights for a name, path or Keras model; None means "imagenet", downloaded where it must be and may.
+    """Folded weights for a name, path or Keras model; None means "imagenet", downloaded if necessary and allowed.
 
-    ``how`` as ``adapted`` and ``fastmnv2.load`` have it. With precision "int8" it is a Quantised.
+    ``how`` holds the arguments of ``adapted`` and ``fastmnv2.load``. Precision "int8" gives a Quantised.
 
     Raises what ``fastmnv2.load`` documents.
     """
@@ -57,7 +57,7 @@ def adapted(
     precision = precision or own_precision(weights)
     if precision == "int8" and input_range is not None:
         raise ValueError(
-            "input_range: 8-bit files say themselves what their integers stand for; expected None, or "
+            "input_range: 8-bit files define what their integers stand for; expected None, or "
             "precision='float32', which dequantises them"
         )
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
@@ -89,14 +89,14 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
         black = white = 0.0
     if not is_range(black, white):
         raise ValueError(
-            "input_range: expected two numbers that float32 tells apart, what black and white become, such as (-1, 1), "
-            f"no larger than {RANGE_LIMIT:g}; got {input_range!r}"
+            "input_range: expected the two numbers that black and white become, such as (-1, 1), different in float32 "
+            f"and no larger than {RANGE_LIMIT:g}; got {input_range!r}"
         )
     return black, white
 
 
 def own_precision(weights: Any) -> str:
-    """What a model of ``weights`` computes in unless it is told: a native file's own, which it says, else float32."""
+    """The default precision of a model of ``weights``: the one that a native file records, and float32 otherwise."""
     name = os.environ.get("FASTMNV2_WEIGHTS") if weights is None or weights == IMAGENET else weights
     if not isinstance(name, (str, os.PathLike)) or name in (None, UNTRAINED) or not os.path.isfile(name):
         return "float32"
@@ -106,9 +106,9 @@ def own_precision(weights: Any) -> str:
 
 
 def resolve_source(weights: Any, *, download: bool = True) -> Source:
-    """What ``weights`` stand for, as read: without settings, before folding.
+    """The weights that a name, path or Keras model stands for, as read: without settings, before folding.
 
-    Raises what ``fastmnv2.load`` documents, but for what folding finds.
+    Raises what ``fastmnv2.load`` documents, except for the errors that folding finds.
     """
     if weights is None:
         return _imagenet(download)
@@ -120,7 +120,7 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
     name = os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
-    if isinstance(weights, str) and name == IMAGENET:  # whatever there is by that name: "./imagenet" is a path
+    if isinstance(weights, str) and name == IMAGENET:  # even if such a file exists: "./imagenet" is a path
         return _imagenet(download)
     if isinstance(weights, str) and name == UNTRAINED:
         from fastmnv2.weights.untrained import untrained
@@ -158,8 +158,8 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
         return calibration.untrained(fold(untrained()))
     if not isinstance(weights, os.PathLike) and _is_published(name):
         raise WeightsError(
-            f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or what "
-            f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES` makes"
+            f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or one from "
+            f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES`"
         )
     found = read(name, "int8")
     if not isinstance(found, Quantised):
@@ -186,7 +186,7 @@ def _imagenet(download: bool) -> Source:
         from fastmnv2.weights import names
 
         told = names.published(configured)
-        if configured == IMAGENET or (told and told.is_default):  # which would lead back here
+        if configured == IMAGENET or (told and told.is_default):  # would recurse
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
         return resolve_source(configured, download=download)
     if cache.embedded():
@@ -235,7 +235,7 @@ def _from_url(url: str, download: bool) -> Source:
 
 
 def _published(found: "Published", download: bool) -> Source:
-    """One of the 22 members' weights: from TF-Hub's cache, Keras', or the user's, else downloaded."""
+    """Weights of one of the 22 members: from TF-Hub's, Keras' or the user's cache, or else downloaded."""
     if found.is_default:
         return _imagenet(download)
     from fastmnv2.weights.forms import hub
@@ -275,7 +275,7 @@ def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) ->
 
 
 def unavailable(cached: Path, tried: list[str], what: str = IMAGENET) -> WeightsUnavailable:
-    """The one error for weights that are nowhere to be had, with the three ways out."""
+    """The error for weights that can't be found or downloaded, with three ways to provide them."""
     how = "set FASTMNV2_WEIGHTS to" if what == IMAGENET else "load by its path"
     return WeightsUnavailable(
         f"the {what} weights are not here and could not be downloaded ({'; '.join(tried)}). Three ways out: "

@@ -1,4 +1,4 @@
-"""Sets of named arrays and where they came from: as read from a file, and folded, as the network runs."""
+"""Sets of named arrays and their origin: as read from a file, and folded, as the network runs them."""
 
 import functools
 from dataclasses import dataclass, fields, replace
@@ -15,26 +15,26 @@ from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
 Tensors = dict[str, NDArray[np.float32]]
 
 INPUT_RANGE = (-1.0, 1.0)
-"""What black and white become before the network, in the module and in keras.applications."""
+"""The values of black and white at the network's input, in the hub module and in keras.applications."""
 
 RANGE_LIMIT = 1e30
-"""What black and white may become at most: the first convolution's sums still fit into float32."""
+"""The largest value that black or white may become: the first convolution's sums still fit into float32."""
 
 _NOTES_LIMIT = 20
 
 NO_BACKGROUND = -1e30
-"""The logit that stands for a class which a file does not have: its probability is 0."""
+"""The logit of a background class that a file does not have: its probability is 0."""
 
 
 def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple[float, float] | None:
-    """What black and white become under a file's ``x * scale + shift``; None if that keeps no picture.
+    """The input range that a file's ``x * scale + shift`` gives; None if it destroys the picture.
 
     Args:
         scale: the factor.
-        shift: what is added.
-        pixels: whether ``x`` is in [0,255] or in [0,1]; None where the file says what it does, not what to. Nobody
-            shrinks what is in [0,1], nor adds many times its largest value: then ``x`` is in [0,255]. So 1/127.5 and
-            -1 are for [0,255], 2 and -1 for [0,1].
+        shift: the offset.
+        pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. Then ``x`` is
+            taken to be in [0,255] if the factor shrinks it or the offset is many times larger than 1, because nobody
+            does that to numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
     """
     if pixels is None:
         pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
@@ -43,7 +43,7 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
 
 
 def _rounded(value: float) -> float:
-    """As float32, and the whole number that it is but for a float32's error: 255 * (1 / 127.5) is 2."""
+    """Round to float32, or to the whole number within float32's error: 255 * (1 / 127.5) becomes 2."""
     if abs(value) < 1e6 and abs(value - round(value)) <= 1e-6 * max(abs(value), 1):
         return float(round(value))
     with np.errstate(over="ignore"):
@@ -51,7 +51,7 @@ def _rounded(value: float) -> float:
 
 
 def is_range(black: float, white: float) -> bool:
-    """Whether a network can be run on images between these numbers: float32 tells them apart, and sums of them fit."""
+    """Whether a network can run on images in this range: the ends differ in float32, and sums of them fit."""
     if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
         return False
     return bool(np.float32(black) != np.float32(white))
@@ -71,13 +71,13 @@ class Source:
     tensors: Tensors
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
     file: str = ""  # absolute path of a native file, which holds these very tensors
-    input_range: tuple[float, float] | None = None  # what black and white become before the network, if it is said
-    input_error: str = ""  # why what stands before the network can't be run, if it can't
+    input_range: tuple[float, float] | None = None  # values of black and white at the network's input, if known
+    input_error: str = ""  # why the layers before the network can't be run, or ""
     head: Head | None = None
-    head_error: str = ""  # why what stands behind the pooling can't be run, if it can't
-    size: tuple[int, int] | None = None  # height and width of images, if it is said
+    head_error: str = ""  # why the layers after the pooling can't be run, or ""
+    size: tuple[int, int] | None = None  # height and width of images, if known
     labels: tuple[str, ...] | None = None  # names of ImageNet's 1001 classes, if the file has them
-    multiplier: float | None = None  # of channels, if it is said; else the tensors' shapes tell it
+    multiplier: float | None = None  # channel multiplier, if recorded; else derived from the tensors' shapes
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]
@@ -87,10 +87,10 @@ class Source:
 
     @functools.cached_property
     def network(self) -> Network:
-        """The member of the family that these are weights of.
+        """The member of the family that these weights are for.
 
         Raises:
-            WeightsError: nothing says the size of images, or there is no network for that size.
+            WeightsError: if the image size is unknown, or there is no network for that size.
         """
         multiplier = self.multiplier or nearest_multiplier(_channels(self.tensors))
         size = self.size or (DEFAULT.size if multiplier == DEFAULT.multiplier else None)
@@ -108,12 +108,12 @@ class Source:
 
     @property
     def quantised(self) -> Any:
-        """Itself, if it is of integers: a ``weights.quantised.Quantised``, else None."""
+        """Itself if it is a ``weights.int8.quantised.Quantised``, with integer weights; else None."""
         return None
 
 
 def _channels(tensors: Tensors) -> list[int | None]:
-    """What tells multipliers apart, as ``nearest_multiplier`` takes it."""
+    """The channel counts that identify the multiplier, as ``nearest_multiplier`` takes them."""
     layers = DEFAULT.layers
     telling = (layers[0], *layers[2:-2:3], DEFAULT.head)
     kernels = [tensors.get(layer.weights_name) for layer in telling]
@@ -122,7 +122,7 @@ def _channels(tensors: Tensors) -> list[int | None]:
 
 @dataclass(frozen=True)
 class Folded(Source):
-    """The network as it runs: one kernel and one bias a layer, float32 and C-contiguous, in network order.
+    """The network as it runs: one kernel and one bias for each layer, float32 and C-contiguous, in network order.
 
     ``tensors`` has ``Layer.weights_name`` and ``Layer.biases_name`` of every layer in TF-Slim's shapes; the
     logits layer may be missing.
@@ -130,13 +130,13 @@ class Folded(Source):
 
     @classmethod
     def of(cls, source: Source, tensors: Tensors) -> "Folded":
-        """What ``source`` says of itself, with ``tensors`` for its own."""
+        """A copy of ``source`` with other tensors."""
         told = {field.name: getattr(source, field.name) for field in fields(source)}
         return cls(**told | {"tensors": tensors})
 
     @property
     def precision(self) -> str:
-        """What a model of it computes in."""
+        """The precision that a model of these weights computes in."""
         return "float32"
 
     def engine(self, isa: str) -> _engine.Engine:
@@ -161,17 +161,17 @@ class Folded(Source):
 
     @property
     def has_background(self) -> bool:
-        """Whether the logits' class 0 is one; Keras' files leave it out."""
+        """Whether the logits' class 0, background, is a real class; Keras' files leave it out."""
         return not self.has_logits or float(self.tensors[DEFAULT.logits.biases_name][0]) > NO_BACKGROUND
 
     @property
     def range(self) -> tuple[float, float]:
-        """What black and white become before the network."""
+        """The values of black and white at the network's input."""
         return self.input_range or INPUT_RANGE
 
     @property
     def around(self) -> dict[str, Any]:
-        """What a native file must say of the network's surroundings, but for tensors: nothing, for most."""
+        """What a native file must record besides tensors: head, input range, class names. Empty for most weights."""
         found: dict[str, Any] = {}
         if self.range != INPUT_RANGE:
             found["input_range"] = self.range
@@ -185,7 +185,7 @@ class Folded(Source):
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of all that the network computes with, in hexadecimal."""
-        import hashlib  # here, for it takes OpenSSL 5 ms to load
+        import hashlib  # here, because OpenSSL takes 5 ms to load
 
         digest = hashlib.sha256(repr((self.network.name, self.range, self.head and self.head.outline)).encode())
         for name, array in [*self.tensors.items(), *(self.head.tensors.items() if self.head else ())]:

@@ -13,7 +13,7 @@ _Array = NDArray[np.float64]
 
 
 def untrained(seed: int = 0, network: Network = DEFAULT) -> Source:
-    """Random weights of a network, with calibrated batch norms, so that activations stay in a trained one's range.
+    """Random weights with calibrated batch norms, so that activations stay in a trained network's range.
 
     Layer by layer, each channel's mean and variance before its batch norm are measured on two seeded
     images with the spectrum of photographs. The same ``seed`` gives the same bits on any machine: numpy's
@@ -29,7 +29,7 @@ def untrained(seed: int = 0, network: Network = DEFAULT) -> Source:
             shortcut = x
         kernel = _normal(random, layer.weights_shape, 2.0 / _fan_in(layer))
         if layer.kind == "depthwise":
-            # Smoothing on the whole, as trained ones are: differences alone would amplify rounding errors.
+            # Kernels that smooth overall, like trained ones: pure differences would amplify rounding errors.
             kernel += np.float32(0.25)
         y = _convolve(x, kernel.astype(np.float64), layer)
         mean, variance = (_rounded(part) for part in (y.mean((0, 1, 2)), y.var((0, 1, 2))))

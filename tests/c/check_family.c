@@ -37,7 +37,7 @@ static const member large_members[] = {
     {0.35, 224, 224, 0x6c4e322dd8dd172fu, 0x091b499dbb93676eu},
     {0.5, 160, 160, 0x0dc9e1f858533fd7u, 0xfd88aa19331e22e4u},
     {1.0, 224, 224, 0x6d88fd27f665d32eu, 0xbc60430e164b59adu},
-    {1.4, 224, 224, 0, 0},
+    {1.4, 224, 224, 0x644e3af2d8a93b1fu, 0x87778687e12430efu},
 };
 
 static int failures;

@@ -21,8 +21,8 @@ from fastmnv2.weights.files import exists, file_sha256, open_file, read_file
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
-# The most that a malformed file may cost. An index with every optimiser slot has 60 KB, 800 tensors and names of 100
-# characters; the widest network's own variables have 44 MB, twice that where an export lists them twice.
+# Limits for malformed files. An index with every optimiser slot has 60 KB, 800 tensors and names of 100 characters.
+# The widest network's variables have 44 MB, or twice that if an export lists them twice.
 _INDEX_LIMIT = 1 << 20
 _RECORDS_LIMIT = 20_000
 _NAME_LIMIT = 1000
@@ -34,7 +34,7 @@ _DT_FLOAT, _DT_STRING = 1, 7
 
 
 class Entry(NamedTuple):
-    """Where a tensor lies: ``size`` bytes from ``offset`` of shard ``shard``."""
+    """Where a tensor is stored: ``size`` bytes from ``offset`` of shard ``shard``."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -89,7 +89,7 @@ def _unmasked(crc: int) -> int:
 
 
 def _block(table: bytes, offset: int, size: int) -> bytes:
-    """One checked block of a LevelDB table; behind it stand its compression type and its checksum."""
+    """One checked block of a LevelDB table; its compression type and checksum follow it in the file."""
     if offset + size + 5 > len(table):
         raise ValueError(f"a block of {size} bytes at {offset} runs past the end of the index")
     body = table[offset : offset + size + 1]
@@ -157,10 +157,10 @@ def _entry(message: bytes) -> Entry:
 
 
 class Bundle:
-    """An opened bundle. Raises ValueError where the index or what is asked of the data is malformed.
+    """An opened bundle. Raises ValueError if the index, or a tensor that is read, is malformed.
 
     Attributes:
-        entries: where each tensor lies, by name.
+        entries: where each tensor is stored, by name.
         shards: the number of data files.
     """
 
@@ -207,7 +207,7 @@ class Bundle:
         return data
 
     def tensors(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """The float32 tensors of those names."""
+        """The float32 tensors with these names."""
         tensors = {}
         total = 0
         for name in names:
@@ -235,7 +235,7 @@ class Bundle:
         return data[at + 4 :]
 
     def sha256(self) -> str:
-        """Of the data files, in order."""
+        """SHA-256 of the data files, in order."""
         return file_sha256(*map(self._shard, range(self.shards)))
 
 

@@ -1,4 +1,4 @@
-"""TF-Slim checkpoints: a tensor bundle with optimiser slots and moving averages beside the variables."""
+"""TF-Slim checkpoints: a tensor bundle with variables, optimiser slots and moving averages."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ _STATE_LIMIT = 1 << 20
 
 
 def prefix_of(path: Path) -> Path | None:
-    """The bundle's prefix that ``path`` stands for: a prefix, one of its files, or a folder with one."""
+    """The prefix of the bundle at ``path``, which may be a prefix, a bundle's file, or a folder with one bundle."""
     if os.path.isdir(path):
         state = path / "checkpoint"
         if state.is_file() and state.stat().st_size < _STATE_LIMIT:
@@ -22,7 +22,7 @@ def prefix_of(path: Path) -> Path | None:
             named = re.search(r'^model_checkpoint_path: "([^"\0]*)"', text, re.MULTILINE)
             if named and exists(path / (Path(named[1]).name + ".index")):
                 return path / Path(named[1]).name
-        with os.scandir(path) as entries:  # of which there may be very many
+        with os.scandir(path) as entries:  # lazily, because a folder may have very many entries
             indices = [*itertools.islice((entry.name for entry in entries if entry.name.endswith(".index")), 2)]
         return path / indices[0].removesuffix(".index") if len(indices) == 1 else None
     name = re.sub(r"\.(index|data-\d{5}-of-\d{5}|meta)$", "", path.name)
@@ -33,9 +33,9 @@ def prefix_of(path: Path) -> Path | None:
 
 
 def read(prefix: Path) -> Source:
-    """Variables under their slim names, moving averages before raw values.
+    """Variables under their slim names; moving averages take precedence over raw values.
 
-    TF-Slim averages the trainable variables only; the batch norms' moving statistics stay plain.
+    TF-Slim averages only the trainable variables, not the batch norms' moving statistics.
     """
     opened = bundle.Bundle(prefix)
     if object_graph.KEY in opened.entries:
@@ -44,7 +44,7 @@ def read(prefix: Path) -> Source:
 
 
 def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
-    """The same of a bundle that is open."""
+    """The same for an opened bundle."""
     chosen: dict[str, str] = {}  # slim name: name in the file
     for name in opened.entries:
         plain = slim_name(name)

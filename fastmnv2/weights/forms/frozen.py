@@ -14,11 +14,11 @@ from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source
 
 _LIMIT = 96 << 20
-_VALUES_LIMIT = 16 << 20  # of the constants that are looked at
+_VALUES_LIMIT = 16 << 20  # values in all constants that are read
 
 
 def read(path: Path) -> Source:
-    """A frozen graph with TF-Slim's names, or Keras'. Raises WeightsError, or ValueError if it is malformed."""
+    """Read a frozen graph with TF-Slim's or Keras' names. Raises WeightsError, or ValueError if it is malformed."""
     graph = tf_graph.Graph(tf_graph.Reader(), read_file(path, _LIMIT))
     constants = graph.constants()
     slim = {name: plain for name in constants if (plain := slim_name(name))}

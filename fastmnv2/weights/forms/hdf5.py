@@ -1,9 +1,9 @@
-"""The variables of a Keras HDF5 file, read by h5py in a process of its own.
+"""The variables of a Keras HDF5 file, read by h5py in a child process.
 
-libhdf5 is C code that a malformed file can crash or keep busy for ever: a guided fuzzer needed 9,000 files to find
-one. So it runs in a process with limits of processor time and memory, which hands back numbers only. Its standard
-input is the file; it answers with a line of JSON and the arrays' bytes, through a pipe of its own: to standard output
-others may print, such as a sitecustomize.
+libhdf5 is C code that a malformed file can crash or keep busy for ever; a guided fuzzer needed 9,000 files to find
+one. So it runs in a child process with limits of processor time and memory, which returns only numbers. The child's
+standard input is the file. It answers with a line of JSON and the arrays' bytes through a separate pipe, because other
+code, such as a sitecustomize, may print to standard output.
 """
 
 import json
@@ -27,16 +27,16 @@ from fastmnv2.weights.forms import keras_names
 if TYPE_CHECKING:
     import h5py
 
-# HDF5's links can lead to the same data again and again, and names can be long. A network has 262
-# variables, the widest 44 MB of them.
+# HDF5's links can lead to the same data repeatedly, and names can be long. A network has 262 variables; the widest
+# network's have 44 MB.
 _OBJECT_LIMIT = 20_000
 _DEPTH_LIMIT = 16
 _NAME_LIMIT = 1000
 _VARIABLES_LIMIT = 1000
-_VALUES_LIMIT = 24 << 20  # the widest network has 10.8 million; exports that list variables twice, twice as many
+_VALUES_LIMIT = 24 << 20  # the widest network has 10.8 million; some exports list every variable twice
 _SECONDS = 2  # of processor time; a good file takes 0.1 s
-_MEMORY = 256 << 20  # beyond what the interpreter and h5py have taken; a file of 1.4 takes 60 MB
-_PATIENCE = 60  # seconds, where there is no limit of processor time, and for machines that are very busy
+_MEMORY = 256 << 20  # on top of the interpreter and h5py; a file of multiplier 1.4 takes 60 MB
+_PATIENCE = 60  # seconds, for systems without a limit of processor time, and for very busy machines
 
 _LEGACY = {"kernel:0": "kernel", "depthwise_kernel:0": "depthwise_kernel"}
 _SUFFIX = re.compile(r"(Conv1|Conv_1|Conv_1_bn|(expanded_conv|block_\d+)_(expand|depthwise|project)(_BN)?)$")
@@ -45,13 +45,13 @@ _CHILD = "import sys; sys.path[:] = sys.argv[2:]; from fastmnv2.weights.forms im
 
 
 class Content(NamedTuple):
-    """What the network can use of a file.
+    """The parts of a file that the network can use.
 
     Attributes:
         config: the legacy model configuration, JSON, or None.
         variables: float32 arrays by ``…/<layer>/<variable>``.
-        others: the same of other layers; the variable may be Keras 3's number of it, the array None where it is
-            more than a head may have.
+        others: variables of other layers in the same form. Keras 3 may give a number instead of a variable's name.
+            The array is None if it is too large for a head.
     """
 
     config: str | None
@@ -60,12 +60,12 @@ class Content(NamedTuple):
 
 
 def read(file: IO[bytes], origin: str) -> Content:
-    """Read an HDF5 file, from its start; ``file`` must be one of the operating system's.
+    """Read an HDF5 file from its start; ``file`` must have a file descriptor.
 
     Raises:
-        WeightsError: it is malformed, or too much for the limits of time and memory; or there is no interpreter to
-            start the other process with, as in a program that was frozen.
-        ImportError: h5py is not installed.
+        WeightsError: if the file is malformed or exceeds the limits of time and memory, or if there is no interpreter
+            for the child process, as in a frozen program.
+        ImportError: if h5py is not installed.
     """
     from importlib.util import find_spec
 
@@ -76,8 +76,8 @@ def read(file: IO[bytes], origin: str) -> Content:
 
 
 def _interpreter() -> str | None:
-    """A Python interpreter like this one. In a program that embeds Python, ``sys.executable`` may be that program."""
-    if getattr(sys, "frozen", False):  # whose prefix is no installation
+    """The path of this Python's interpreter. In a program that embeds Python, ``sys.executable`` may be the program."""
+    if getattr(sys, "frozen", False):  # its prefix is not a Python installation
         return None
     name = f"python{sys.version_info[0]}.{sys.version_info[1]}{getattr(sys, 'abiflags', '')}"
     if re.fullmatch(r"(?i)(python|pypy)w?[\d.]*[td]*(\.exe)?", os.path.basename(sys.executable or "")):
@@ -90,12 +90,12 @@ def _interpreter() -> str | None:
 
 
 def _answer(file: IO[bytes], origin: str) -> bytes:
-    """What the other process has to say about the file."""
+    """The child process's answer about the file."""
     interpreter = _interpreter()
     if interpreter is None:
         raise WeightsError(
-            f"{origin}: the HDF5 library is run in a process of its own, for which this program has no Python "
-            "interpreter; convert the file where there is one: fastmnv2 convert SRC FILE.safetensors"
+            f"{origin}: the HDF5 library runs in a child process, for which this program has no Python "
+            "interpreter; convert the file with a normal Python: fastmnv2 convert SRC FILE.safetensors"
         )
     receiver, sender = os.pipe()
     with open(receiver, "rb") as answers:
@@ -104,7 +104,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
         finally:
             os.close(sender)
         found: list[bytes] = []
-        # Beside what waits for the process: who is not read from is not done.
+        # In a thread, because the child can't end until its answer is read.
         reader = threading.Thread(target=lambda: found.append(answers.read()), daemon=True)
         with process:
             reader.start()
@@ -124,7 +124,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
 
 
 def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """The other process, which inherits ``sender``."""
+    """Start the child process, which inherits ``sender``."""
     how: dict[str, Any]
     if os.name == "nt":
         import msvcrt
@@ -163,8 +163,8 @@ def _decoded(answer: bytes, origin: str) -> Content:
 
 
 def serve(handle: int) -> None:
-    """The other process: standard input to a pipe, within limits. On Windows that is a handle, else a descriptor."""
-    import h5py  # noqa: F401 - before the limits, which are for what comes after it
+    """The child process: read standard input, answer to a pipe, given as a descriptor or on Windows as a handle."""
+    import h5py  # noqa: F401 - before the limits, which don't include the import
 
     _limit()
     arrays: list[NDArray[np.float32]] = []
@@ -175,7 +175,7 @@ def serve(handle: int) -> None:
         header["variables"] = [(path, values.shape) for path, values in variables.items()]
         header["others"] = [(path, None if values is None else values.shape) for path, values in others.items()]
         arrays = [*variables.values(), *(values for values in others.values() if values is not None)]
-    except Exception as error:  # whatever h5py makes of a malformed file
+    except Exception as error:  # h5py raises many kinds for malformed files
         header = {"error": str(error)[:1000] or type(error).__name__}
     if os.name == "nt":
         import msvcrt
@@ -188,7 +188,7 @@ def serve(handle: int) -> None:
 
 
 def _limit() -> None:
-    """Let the operating system end this process when it takes too long, and refuse it too much memory."""
+    """Have the operating system limit this process's time and memory."""
     try:
         import resource
     except ImportError:  # Windows
@@ -216,7 +216,7 @@ def _limit() -> None:
 
 
 def collect(file: IO[bytes]) -> Content:
-    """The same as ``read`` in this process. Raises ValueError, or what h5py makes of a malformed file."""
+    """The same as ``read``, in this process. Raises ValueError, or whatever h5py raises for a malformed file."""
     import h5py
 
     with h5py.File(file, "r") as root:
@@ -241,7 +241,7 @@ def collect(file: IO[bytes]) -> Content:
 
 
 def _others(datasets: "dict[str, h5py.Dataset]") -> dict[str, NDArray[np.float32] | None]:
-    """What a head may be made of: the first small arrays of floats, as many as fit."""
+    """Arrays that may belong to a head: the first small float arrays, as many as the limit allows."""
     found: dict[str, NDArray[np.float32] | None] = {}
     left = HEAD_LIMIT
     for path, dataset in sorted(datasets.items()):
@@ -253,7 +253,7 @@ def _others(datasets: "dict[str, h5py.Dataset]") -> dict[str, NDArray[np.float32
 
 
 def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
-    """Datasets by path; only hard links are followed, and only so far (they can be cyclic)."""
+    """Datasets by path. Follows only hard links, to a limited depth because they can be cyclic."""
     import h5py
 
     pending: list[tuple[str, Any, int]] = [("", root, 0)]
@@ -276,11 +276,11 @@ def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
 
 
 def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
-    """The same by ``…/<layer>/<variable>``: Keras 3 numbers a layer's variables and names the layer aside.
+    """The same by ``…/<layer>/<variable>``. Keras 3 numbers a layer's variables and stores its name in an attribute.
 
-    Where it is not named, the network's layers are known by their order, and others keep their path.
+    Layers of the network without a name are recognised by their order; other layers keep their path.
     """
-    groups: dict[str, set[str]] = {}  # the layers that lie side by side, by where
+    groups: dict[str, set[str]] = {}  # names of the layers in each HDF5 group
     for path in datasets:
         layer = _numbered(path) or path.rpartition("/")[0]
         folder, _, name = layer.rpartition("/")
@@ -302,30 +302,30 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
         batch_norm = layer.endswith(("_BN", "_bn", "bn_Conv1"))
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
         if not _is_networks(layer):
-            variables = ()  # those of other layers depend on their class
+            variables = ()  # the variables of other layers depend on the layer's class
         named[f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"] = dataset
     return named
 
 
 def _numbered(path: str) -> str:
-    """The layer's group in ``<group>/vars/<number>``, "" of any other path."""
+    """The layer's group in ``<group>/vars/<number>``; "" for any other path."""
     group, _, number = path.rpartition("/")
     return group.removesuffix("/vars") if group.endswith("/vars") and number.isdigit() and len(number) < 4 else ""
 
 
 def _is_networks(layer: str) -> bool:
-    """Whether it is one of the network's layers by its name, which may have a prefix."""
+    """Whether a layer's name, which may have a prefix, is that of one of the network's layers."""
     return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
 
 
 def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None) -> NDArray[np.float32]:
-    """Read a dataset, once its shape shows that it is as small as it should be."""
+    """Check a dataset's shape, then read it: the shape bounds the memory."""
     if expected is not None and dataset.shape != expected:
         raise ValueError(
             f"{path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
             "no multiplier gives such channels"
         )
-    # A chunk is read whole, and may be larger than its dataset.
+    # HDF5 always reads complete chunks, and a chunk may be larger than its dataset.
     largest = math.prod(of(WIDEST, *DEFAULT.size).logits.weights_shape)
     if dataset.size is None or dataset.size > largest or math.prod(dataset.chunks or ()) > 4 * largest:
         raise ValueError(f"{path}: shape {dataset.shape} is too large for this network")
@@ -337,7 +337,7 @@ def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None
 
 
 def _is_float(dataset: "h5py.Dataset") -> bool:
-    """Whether it holds floats; bfloat16, which HDF5 does not know, comes as two opaque bytes."""
+    """Whether it holds floats. HDF5 has no bfloat16, so such values are stored as two opaque bytes."""
     dtype: np.dtype[Any] = dataset.dtype
     return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.str == "|V2"
 

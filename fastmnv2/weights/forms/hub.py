@@ -1,4 +1,4 @@
-"""SavedModel folders: TF1 hub modules, TF-Hub's cache of them, and TF2 SavedModels; archives of them, and TF-Slim's."""
+"""SavedModel folders (TF1 hub modules, TF-Hub's cache, TF2 SavedModels), their archives, and TF-Slim's archives."""
 
 import dataclasses
 import hashlib
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tarfile import TarFile
 
 HANDLE = "https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2"
-"""The module this package stands for."""
+"""The hub module of the "imagenet" weights."""
 
-_ARCHIVE_LIMIT = 192 << 20  # what an archive may unpack to; TF-Slim's largest, of 1.4 at 224, has 150 MB
-# Of that, for headers, some 25 of them: tarfile limits neither their number nor their size, and on Pythons
-# without the fix of CVE-2024-6232 takes time with the square of it, here 3 s.
+_ARCHIVE_LIMIT = 192 << 20  # unpacked bytes of an archive; TF-Slim's largest, 1.4 at 224, has 150 MB
+# Bytes for headers, of which there are about 25. tarfile limits neither their number nor their size; without the fix of
+# CVE-2024-6232 its time grows with the square of the size, to 3 s for this one.
 _HEADERS_LIMIT = 40 << 10
 _SIZES = frozenset({"size", "GNU.sparse.size", "GNU.sparse.realsize"})
 _MODULE = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
@@ -30,7 +30,7 @@ _RELEASE = re.compile(r"([^/]+/)?([^/]+\.(index|data-\d{5}-of-\d{5})|[^/]+_froze
 
 
 def read(folder: Path, *, origin: str | None = None) -> Source:
-    """A folder with ``saved_model.pb`` and ``variables/``."""
+    """Read a folder with ``saved_model.pb`` and ``variables/``."""
     prefix = folder / "variables" / "variables"
     for part in (folder / "saved_model.pb", prefix.with_suffix(".index")):
         if not part.is_file():
@@ -41,13 +41,13 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
     else:
         found = checkpoint.read_bundle(opened, "hub", origin or str(folder))
     before = tf_graph.saved_model(read_file(folder / "saved_model.pb", tf_graph.SAVED_MODEL_LIMIT))
-    if found.input_range is not None:  # it is one of our own, which says so
+    if found.input_range is not None:  # one of our own exports, which records the range
         return dataclasses.replace(found, size=before.size)
     return dataclasses.replace(found, input_range=before.input_range, input_error=before.input_error, size=before.size)
 
 
 def read_archive(path: Path) -> Source:
-    """Such a folder as ``.tar.gz``, or a release of TF-Slim. Only what is needed leaves it, for a private folder."""
+    """Read such a folder as ``.tar.gz``, or a TF-Slim release. Only needed members are unpacked, to a private folder."""
     import tarfile
 
     with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, open_file(path) as raw:
@@ -73,12 +73,12 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
     (folder / "variables").mkdir()
     for member in archive:
         name = str(PurePosixPath(member.name))  # "./variables/…" and "variables/…" are the same
-        # Extended headers that set sizes: of all members behind them, or others than the member has.
+        # Extended headers can change sizes, of all later members or of one member.
         if archive.pax_headers:
             raise WeightsError(f"{path}: a global header stands before {name}, expected none")
         if member.issparse() or member.size < 0 or _SIZES.intersection(member.pax_headers):
             raise WeightsError(f"{path}: {name} is a sparse file or has a size of another kind, expected whole ones")
-        if member.isreg():  # what stands behind other members counts as headers
+        if member.isreg():  # the content of other kinds of members counts as headers
             stream.expect(archive.offset - member.offset_data)
         if not member.isreg() or not (_MODULE.fullmatch(name) or _RELEASE.fullmatch(name)):
             continue
@@ -101,7 +101,7 @@ class _Stream(Protocol):
 
 
 class _Gunzipped:
-    """What the first member of a gzip file unpacks to. Python's gzip goes through millions of empty ones, slowly."""
+    """Unpacks a gzip file's first member only. Python's gzip would slowly go through millions of empty members."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         import zlib
@@ -121,7 +121,7 @@ class _Gunzipped:
 
 
 class _Bounded:
-    """A stream that refuses to give more than was expected, and more than ``_ARCHIVE_LIMIT`` bytes in all."""
+    """A stream that raises ValueError beyond the bytes that were expected, and beyond ``_ARCHIVE_LIMIT`` in total."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream
@@ -129,7 +129,7 @@ class _Bounded:
         self._expected = _HEADERS_LIMIT
 
     def expect(self, size: int) -> None:
-        """Expect that many bytes beyond what the archive's headers may have in all."""
+        """Expect this many bytes in addition to the headers' limit."""
         self._expected += size
 
     def read(self, size: int) -> bytes:
@@ -144,9 +144,9 @@ class _Bounded:
 
 
 def find_cached(handle: str) -> Path | None:
-    """Folder of a TF-Hub handle in ``TFHUB_CACHE_DIR``, None where there is none.
+    """The folder of a TF-Hub handle in ``TFHUB_CACHE_DIR``; None if there is none.
 
-    TF-Hub names it by the SHA-1 of the handle as its caller wrote it.
+    TF-Hub names the folder by the SHA-1 of the handle exactly as its caller wrote it.
     """
     cache = os.environ.get("TFHUB_CACHE_DIR")
     if not cache:

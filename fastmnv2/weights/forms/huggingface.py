@@ -1,7 +1,6 @@
 """Hugging Face's MobileNet V2: a folder with ``config.json`` and ``model.safetensors``, or its name on the hub.
 
-Tensors are in PyTorch's layouts, names those of transformers' MobileNetV2ForImageClassification. Pickles are never
-read.
+Tensors have PyTorch's layouts and the names of transformers' MobileNetV2ForImageClassification. Pickles are never read.
 """
 
 import contextlib
@@ -44,12 +43,12 @@ _EXPECTED = {
 
 
 def read(folder: Path, *, origin: str | None = None) -> Source:
-    """A folder with ``config.json`` and ``model.safetensors``. Raises WeightsError."""
+    """Read a folder with ``config.json`` and ``model.safetensors``. Raises WeightsError."""
     origin = origin or str(folder)
     path = folder / WEIGHTS
     if not path.is_file():
         raise WeightsError(
-            f"{origin}: expected a {WEIGHTS} beside {CONFIG}; pickles such as pytorch_model.bin are never read: save "
+            f"{origin}: expected a {WEIGHTS} next to {CONFIG}; pickles such as pytorch_model.bin are never read: save "
             "the model with transformers' save_pretrained(..., safe_serialization=True)"
         )
     config = _json(folder / CONFIG, origin)
@@ -66,19 +65,19 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
 
 
 def read_file_alone(path: Path) -> Source:
-    """A ``.safetensors`` file that this package did not write, with transformers' names or TF-Slim's."""
+    """Read a ``.safetensors`` file that another program wrote, with transformers' or TF-Slim's names."""
     if path.name == WEIGHTS and (path.parent / CONFIG).is_file():
         return read(path.parent)
     return _source(path, str(path), None, None, None, "")
 
 
 def fetched(name: str, *, download: bool) -> Path:
-    """The folder of ``hf://organisation/name``, or ``…@revision``, in huggingface_hub's cache, downloaded if it may be.
+    """The folder of ``hf://organisation/name`` or ``…@revision`` in huggingface_hub's cache, downloaded if allowed.
 
     Raises:
-        ImportError: huggingface_hub is not installed.
-        WeightsUnavailable: it is not in the cache and can't be downloaded.
-        WeightsError: there is no such name, or no safetensors by it.
+        ImportError: if huggingface_hub is not installed.
+        WeightsUnavailable: if it is not in the cache and can't be downloaded.
+        WeightsError: if the name does not exist on the hub, or has no safetensors file.
     """
     try:
         import huggingface_hub
@@ -98,7 +97,7 @@ def fetched(name: str, *, download: bool) -> Path:
     try:
         folder = get(CONFIG).parent
         get(WEIGHTS)
-        with contextlib.suppress(errors.EntryNotFoundError):  # without it, images are taken as usual
+        with contextlib.suppress(errors.EntryNotFoundError):  # without this file, the usual input range is assumed
             get(PREPROCESSOR)
     except (errors.EntryNotFoundError, errors.RepositoryNotFoundError) as error:
         if not isinstance(error, errors.LocalEntryNotFoundError):
@@ -129,7 +128,7 @@ def _json(path: Path, origin: str) -> dict[str, Any]:
 
 
 def _labels(config: dict[str, Any]) -> list[str] | None:
-    """The classes' names in order, if each has one."""
+    """The classes' names in order; None if any class has none."""
     named = config.get("id2label")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         return None
@@ -138,7 +137,7 @@ def _labels(config: dict[str, Any]) -> list[str] | None:
 
 
 def _range(path: Path, origin: str) -> tuple[tuple[float, float] | None, str]:
-    """What black and white become, and why that can't be run, if it can't."""
+    """The input range, and the reason if the network can't run on it, or ""."""
     if not path.is_file():
         return None, ""
     told = _json(path, origin)
@@ -150,9 +149,9 @@ def _range(path: Path, origin: str) -> tuple[tuple[float, float] | None, str]:
     if not all(isinstance(value, (int, float)) for value in numbers) or len(numbers) != 7 or not all(std):
         return None, f"{PREPROCESSOR}: expected a mean and a std of three channels"
     if len(set(mean)) > 1 or len(set(std)) > 1:
-        return None, f"{PREPROCESSOR} normalises each channel apart; input_range= says what to take instead"
+        return None, f"{PREPROCESSOR} normalises each channel apart; pass input_range= to set one range for all"
     found = range_of(factor / std[0], -mean[0] / std[0], pixels=True)
-    return found, "" if found else f"{PREPROCESSOR}: what it says keeps no picture"
+    return found, "" if found else f"{PREPROCESSOR}: its normalisation destroys the picture"
 
 
 def _source(
@@ -168,7 +167,7 @@ def _source(
     for name, values in arrays.items():
         plain = slim_name(name)
         if plain is not None and (not plain.endswith("/biases") or plain == DEFAULT.logits.biases_name):
-            tensors[plain] = values  # as trained: folded ones are those of a native file that lost what it says
+            tensors[plain] = values  # unfolded ones: folded biases mean a native file that lost its metadata
         elif found := _NAME.fullmatch(name):
             scope = _scope(found)
             tensors[_tensor_name(scope, found)] = _slim_layout(values, scope) if found["kernel"] else values
@@ -207,9 +206,9 @@ def _tensor_name(scope: str, found: re.Match[str]) -> str:
 
 
 def _slim_layout(values: NDArray[np.float32], scope: str) -> NDArray[np.float32]:
-    """[kh,kw,in,out] of PyTorch's [out,in,kh,kw], and [kh,kw,channels,1] of its [channels,1,kh,kw]."""
+    """Transpose PyTorch's [out,in,kh,kw] to [kh,kw,in,out], and its [channels,1,kh,kw] to [kh,kw,channels,1]."""
     if values.ndim != 4:
-        return values  # folding tells what is wrong
+        return values  # folding reports the error
     order = (2, 3, 0, 1) if scope.endswith("/depthwise") else (2, 3, 1, 0)
     return np.ascontiguousarray(values.transpose(order))
 
@@ -217,7 +216,7 @@ def _slim_layout(values: NDArray[np.float32], scope: str) -> NDArray[np.float32]
 def _classifier(
     arrays: dict[str, NDArray[np.float32]], tensors: Tensors, labels: list[str] | None, origin: str
 ) -> Head | None:
-    """The classification layer: ImageNet's is put into ``tensors``, another one is a head."""
+    """The classification layer. ImageNet's goes into ``tensors``; any other becomes a head, which is returned."""
     kernel, bias = arrays.get("classifier.weight"), arrays.get("classifier.bias")
     if kernel is None or kernel.ndim != 2:
         return None
@@ -236,7 +235,7 @@ def _classifier(
 
 
 def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
-    """The tensors of floats in a safetensors file. Raises WeightsError, ValueError."""
+    """The float tensors of a safetensors file. Raises WeightsError, ValueError."""
     data = read_file(path, _FILE_LIMIT)
     header, start = native.parsed_header(path, data)
     header.pop("__metadata__", None)
@@ -246,7 +245,7 @@ def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
         told = entry if isinstance(entry, dict) else {}
         kind, shape, offsets = (told.get(key) for key in ("dtype", "shape", "data_offsets"))
         if kind not in _TYPES:
-            continue  # counts of batches
+            continue  # batch counts, not weights
         if not (isinstance(shape, list) and len(shape) <= 4 and all(type(edge) is int and edge > 0 for edge in shape)):
             raise WeightsError(f"{origin}: {name[:100]}: expected up to four dimensions, got {shape!r}")
         dtype, count = np.dtype(_TYPES[kind]), math.prod(shape)

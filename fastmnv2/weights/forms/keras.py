@@ -20,8 +20,8 @@ from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
 from fastmnv2.weights.tensors import Source
 
-# The most that a malformed file may cost. The widest network's variables have 44 MB, three times that
-# with an optimiser's; its configuration 100 KB.
+# Limits for malformed files. The widest network's variables have 44 MB, or three times that with an optimiser's. Its
+# configuration has 100 KB.
 _ARCHIVE_LIMIT = 160 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
@@ -29,7 +29,7 @@ _NAME_LIMIT = 200
 _CLASSES_LIMIT = 1 << 20
 
 CLASSES_MEMBER = "classes.json"
-"""What we add to a .keras file: a JSON list of the classes' names."""
+"""The member that we add to a .keras file: a JSON list of the classes' names."""
 
 
 def read(path: Path) -> Source:
@@ -41,7 +41,7 @@ def read(path: Path) -> Source:
 
 
 def read_archive(path: Path) -> Source:
-    """A ``.keras`` file: a zip with ``config.json`` and ``model.weights.h5``, and ours with ``classes.json``."""
+    """Read a ``.keras`` file: a zip with ``config.json``, ``model.weights.h5`` and, in ours, ``classes.json``."""
     import tempfile
 
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
@@ -50,7 +50,7 @@ def read_archive(path: Path) -> Source:
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
-            # zipfile bounds what these two unpack to at once, and not what the others do.
+            # For these two methods zipfile bounds the bytes that each read unpacks; for others it doesn't.
             if archive.getinfo(name).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
@@ -84,7 +84,7 @@ def _classes(archive: ZipFile, path: Path) -> list[str] | None:
 
 
 def read_model(model: Any) -> Source:
-    """A Keras model in memory, which need not be compiled."""
+    """Read a Keras model in memory; it need not be compiled."""
     import hashlib
 
     origin = f"the Keras model {printable(str(model.name), 100)}"
@@ -104,7 +104,7 @@ def read_model(model: Any) -> Source:
 
 
 def _check_directory(file: IO[bytes], path: Path) -> None:
-    """Refuse a zip with more entries than a .keras file has: zipfile would make an object of each of millions."""
+    """Refuse a zip with far more entries than a .keras file has: zipfile would make an object for each."""
     size = file.seek(0, 2)
     file.seek(max(0, size - (1 << 16) - 22 - 20))  # a comment, the record below, and before it zip64's locator
     tail = file.read()
@@ -119,7 +119,7 @@ def _check_directory(file: IO[bytes], path: Path) -> None:
 
 
 def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Source:
-    """What a model's configuration (None where there is none) and its variables come to."""
+    """Build a Source from a model's configuration (None if there is none) and its variables."""
     tensors, notes = keras_names.from_variables(content.variables.items(), origin)
     graph, size, others = None, None, dict(content.others)
     if DEFAULT.logits.weights_name not in tensors:
@@ -133,7 +133,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         layers = sorted({path.rpartition("/")[0] for path in others})
         if layers:
             shown = ", ".join(layers[:5]) + (", …" if len(layers) > 5 else "")
-            notes.append(f"{len(layers)} other layers are ignored, for the file has no graph: {shown}")
+            notes.append(f"{len(layers)} other layers are ignored, because the file has no graph: {shown}")
         return Source("keras", origin, sha256, tensors, tuple(notes), size=size)
     head: Head | None = None
     head_error = graph.head_error
@@ -165,7 +165,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
 def _variables_of(
     layer: str, others: dict[str, NDArray[np.float32] | None], place: str
 ) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by their last names, those that are there once; ``place`` is where it lies without a name."""
+    """A layer's variables by last name, without ambiguous ones. ``place`` is the path of a layer without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
@@ -189,7 +189,7 @@ def _parsed(text: str | bytes, origin: str) -> Any:
 
 
 def _layer_names(config: Any) -> set[str]:
-    """All that are called so in a configuration, which its layers are among."""
+    """All values of "name" in a configuration, which include its layers' names."""
     found: set[str] = set()
     pending = [config]
     while pending:
@@ -205,7 +205,7 @@ def _layer_names(config: Any) -> set[str]:
 
 
 def _image_size(config: Any) -> tuple[int, int] | None:
-    """Height and width that the model with the first convolution was made for; None if it leaves them open."""
+    """Image height and width of the model with the first convolution; None if it leaves them open."""
     plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:
@@ -227,7 +227,7 @@ def _image_size(config: Any) -> tuple[int, int] | None:
 
 
 def _check_norms(config: Any, origin: str) -> None:
-    """The network's batch norms must have the epsilon that is folded in."""
+    """Check that the network's batch norms have the epsilon that folding uses."""
     plain = keras_names.plain_names(_layer_names(config))
     pending = [config]
     while pending:

@@ -1,8 +1,8 @@
-"""The configuration of a Keras model: what stands before the network and behind it.
+"""The layers before and after the network, from the configuration of a Keras model.
 
-The network itself is known; its layers are found by name. From its first convolution the graph is followed back to
-the input, from its last activation on to the output, through models within models, functional or sequential, as
-Keras 2 and 3 write them. Each way must be a single chain.
+The network's own layers are found by name. The graph is followed from the first convolution back to the input, and
+from the last activation to the output, through nested models, functional or sequential, as Keras 2 and 3 write them.
+Both paths must be a single chain.
 """
 
 from collections.abc import Callable
@@ -23,9 +23,9 @@ _CALLS_LIMIT = 16
 _CHAIN_LIMIT = 200  # layers before the network
 
 UNIT_RESCALING = "rescaling_of_unit_images"
-"""What we call the layer that takes images in [0,1], so that its numbers need not tell."""
+"""Our name for a layer that takes images in [0,1]; other layers' input is guessed from their numbers."""
 
-# Without effect at inference.
+# Layers without effect at inference.
 _IDLE = {
     "ActivityRegularization", "AlphaDropout", "Dropout", "GaussianDropout", "GaussianNoise", "Identity", "InputLayer",
     "SpatialDropout1D", "SpatialDropout2D",
@@ -45,29 +45,29 @@ class _Refused(Exception):
 
 @dataclass
 class _Node:
-    """A layer of a configuration, at its place in the models within models."""
+    """A layer of a configuration, in the tree of nested models."""
 
     kind: str
     name: str
     config: dict[str, Any]
     parent: "_Node | None"
-    inputs: list[str] = field(default_factory=list)  # of its first call
-    ways: list[list[str]] = field(default_factory=list)  # of each call, if there are several
-    numbers: list[float] = field(default_factory=list)  # constants that it is called with
+    inputs: list[str] = field(default_factory=list)  # inputs of its first call
+    ways: list[list[str]] = field(default_factory=list)  # inputs of each call, if there are several
+    numbers: list[float] = field(default_factory=list)  # constants among the call's arguments
     number_first: bool = False
     children: "dict[str, _Node]" = field(default_factory=dict)
     last: list[str] = field(default_factory=list)  # a model's outputs
 
 
 class Around(NamedTuple):
-    """What a file says of the network's surroundings.
+    """The layers around the network, from a file.
 
     Attributes:
-        input_range: what black and white become before the network; None where the file does not say.
-        input_error: why the way from the input can't be followed, "" if it can.
-        steps: makers of the head's steps, from a function that finds a layer's variables.
-        head_error: why the way to the output can't be run, "" if it can.
-        size: height and width of the images that the network gets; None where the file leaves them open.
+        input_range: values of black and white at the network's input; None if the file does not define them.
+        input_error: why the path from the input can't be followed, or "".
+        steps: functions that make the head's steps; each takes a function that finds a layer's variables.
+        head_error: why the layers up to the output can't be run, or "".
+        size: height and width of the network's images; None if the file leaves them open.
     """
 
     input_range: tuple[float, float] | None = None
@@ -81,12 +81,12 @@ _Lookup = Callable[[str], dict[str, NDArray[np.float32]]]
 
 
 def around(config: Any, size: tuple[int, int] | None) -> Around | None:
-    """What stands around the network in a parsed model configuration; None where there is no graph in it.
+    """The layers around the network in a parsed model configuration; None if it contains no graph.
 
-    ``size`` is that of the images that the network was made for, unless the graph resizes them on the way to it.
+    ``size`` is the network's image size, unless the graph resizes images before the network.
 
     Raises:
-        ValueError: there are too many layers, or models within models.
+        ValueError: if there are too many layers, or models are nested too deeply.
     """
     if not isinstance(config, dict) or not _layers_of(config):
         return None
@@ -110,7 +110,7 @@ def around(config: Any, size: tuple[int, int] | None) -> Around | None:
 
 
 def head(around: Around, lookup: _Lookup, features: int) -> Head | None:
-    """The head on so many features that ``around`` tells of; None if nothing is behind the pooling.
+    """The head that ``around`` describes, for this many features; None if no layers follow the pooling.
 
     Raises WeightsError, ValueError.
     """
@@ -146,7 +146,7 @@ def _tree(entry: dict[str, Any], parent: _Node | None, depth: int, count: list[i
             node.ways.append(other.inputs)
         _read_call(calls[0], node)
     wrapped = config.get("layer")
-    if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which nothing here can run
+    if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which can't be run
         node.kind = f"{node.kind} of a layer"
     for layer in _layers_of(entry):
         child = _tree(layer, node, depth + 1, count)
@@ -192,7 +192,7 @@ def _first_is_number(call: Any) -> bool:
 
 
 def _link(node: _Node) -> None:
-    """Sequential models say nothing of inputs: each layer's is the one before."""
+    """Link the layers of sequential models, which don't record inputs: each takes the output of the one before."""
     if node.children and "output_layers" not in node.config:
         before: str | None = None
         for name, child in node.children.items():
@@ -231,7 +231,7 @@ def _before(node: _Node) -> list[_Node | None]:
 
 
 def _inside(parent: _Node | None, name: str, asker: _Node) -> _Node:
-    """The layer of that name in ``parent``; of a model its last layer."""
+    """The layer with this name in ``parent``; if it is a model, that model's last layer."""
     while parent is not None:
         found = parent.children.get(name)
         if found is None:
@@ -261,7 +261,7 @@ def _after(node: _Node) -> _Node | None:
 
 
 def _entered(node: _Node) -> _Node:
-    """The node itself; of a model its first layer."""
+    """The node itself, or a model's first layer."""
     while node.children:
         first = next(iter(node.children.values()))
         inputs = node.config.get("input_layers")
@@ -287,7 +287,7 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 
 
 class _Way(NamedTuple):
-    """What is done to images before a layer: a factor, an offset, whether any layer says so, and their size, if set."""
+    """The preparation of images before a layer: factor, offset, whether any layer sets these, and the size if set."""
 
     scale: float = 1.0
     shift: float = 0.0
@@ -296,7 +296,7 @@ class _Way(NamedTuple):
 
 
 def _input_range(first: _Node) -> tuple[tuple[float, float] | None, tuple[int, int] | None]:
-    """What black and white become before the network, and to what size images are made on the way; None if unsaid."""
+    """The network's input range and the size to which images are resized before it; each None if not defined."""
     ways = _ways(first, 0)
     if len(ways) > 1:
         raise _refuse(first, f"gets images that are prepared in {len(ways)} ways, expected one")
@@ -317,7 +317,7 @@ def _root(node: _Node) -> _Node:
 
 
 def _ways(node: _Node, depth: int) -> set[_Way]:
-    """What was done to the images that a layer takes, in each of its calls."""
+    """How the images that a layer takes were prepared, for each of its calls."""
     if depth > _CHAIN_LIMIT:
         raise _refuse(node, f"is in a circle, or behind more than {_CHAIN_LIMIT} others")
     found: set[_Way] = set()
@@ -348,7 +348,7 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
     kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
     sign = _ARITHMETIC.get(str(kind))
     if sign is None or len(node.numbers) != 1 or len(node.inputs) != 1:
-        raise _refuse(node, "stands before the network and can't be run; input_range= says what it should get instead")
+        raise _refuse(node, "stands before the network and can't be run; pass input_range= to replace it")
     number = node.numbers[0]
     if sign == "/" and (node.number_first or number == 0):
         raise _refuse(node, "divides by the image or by 0")
@@ -397,7 +397,7 @@ def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
 
 
 def _keeps(node: _Node) -> bool:
-    """Whether a Reshape only changes the form of the features."""
+    """Whether a Reshape keeps the features in order and only changes their shape."""
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
@@ -472,7 +472,7 @@ def _affine(node: _Node, lookup: _Lookup) -> Step:
 
 
 def _variable(found: dict[str, NDArray[np.float32]], node: _Node, name: str, index: int) -> NDArray[np.float32]:
-    """By its name, or by the number that Keras 3 gives it in a file."""
+    """A variable by its name, or by its number in a Keras 3 file."""
     value = found.get(name, found.get(str(index)))
     if value is None:
         raise ValueError(f"the layer {node.name} ({node.kind}) has no {name} in the file, or more than one")

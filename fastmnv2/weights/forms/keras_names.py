@@ -1,6 +1,6 @@
 """Keras' names of the network's layers and variables, and its variables as TF-Slim's tensors.
 
-Layer names come in two generations, that of the official files of 2018 (``mobl3_conv_3_expand``) and today's
+Layer names come in two generations: those of the official files of 2018 (``mobl3_conv_3_expand``), and today's
 (``block_3_expand``).
 """
 
@@ -23,7 +23,7 @@ _PATTERNS = (
     (r"mobl(?P<number>\d+)_conv_\d+_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
     (r"bn(?P<number>\d+)_conv_\d+_bn_(?P<part>expand|depthwise|project)", "expanded_conv_{number}/{part}"),
 )
-_BY_SCOPE = {layer.scope: layer for layer in DEFAULT.layers}  # names and kinds, which all networks share
+_BY_SCOPE = {layer.scope: layer for layer in DEFAULT.layers}  # for names and kinds, which all networks share
 _LAYERS_LIMIT = 2000
 BY_TOP = ("predictions", "Logits")
 
@@ -38,10 +38,10 @@ def slim_scope(layer: str) -> str | None:
 
 
 def prefix_of(layers: Iterable[str]) -> str:
-    """What stands before the names of all the network's layers, such as "left_"; "" for none, or without a network.
+    """The common prefix of the network's layer names, such as "left_"; "" if there is no prefix or no network.
 
     Raises:
-        ValueError: there are two networks, by different prefixes.
+        ValueError: if there are two networks, with different prefixes.
     """
     names = {layer for layer in layers if layer.endswith(("Conv1", "Conv_1_bn"))}
     found = {name.removesuffix("bn_Conv1") for name in names if name.endswith("bn_Conv1")}
@@ -53,7 +53,7 @@ def prefix_of(layers: Iterable[str]) -> str:
 
 
 def plain_names(layers: Iterable[str]) -> dict[str, str]:
-    """Keras' own names of the network's layers, by those that a model gives them: with a prefix, or numbered."""
+    """Map a model's names of the network's layers, with a prefix or numbered, to Keras' own names."""
     given = list(layers)
     prefix = prefix_of(given)
     plain = {name: name.removeprefix(prefix) for name in given if name.startswith(prefix)}
@@ -62,7 +62,7 @@ def plain_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def plain_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Variables ``…/<layer>/<variable>`` by the same without a prefix of the layers' names."""
+    """Map variables' paths ``…/<layer>/<variable>``, with the prefix removed from the layer's name, to the original."""
     given = list(paths)
     prefix = prefix_of({_layer_of(path) for path in given})
     if not prefix:
@@ -82,7 +82,7 @@ def _layer_of(path: str) -> str:
 
 
 def _slim_name(path: str) -> str | None:
-    """TF-Slim's name of ``…/<layer>/<variable>``, None if it belongs to another layer."""
+    """TF-Slim's name of ``…/<layer>/<variable>``; None if the layer is not the network's."""
     layer, _, variable = path.removesuffix(":0").rpartition("/")
     scope = slim_scope(layer.rpartition("/")[2])
     if scope not in _BY_SCOPE:
@@ -93,7 +93,7 @@ def _slim_name(path: str) -> str | None:
 
 
 def is_top(path: str) -> bool:
-    """Whether it is a variable of the classification layer, by its name."""
+    """Whether a path is that of a variable of the classification layer."""
     parts = path.removesuffix(":0").split("/")
     return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
@@ -104,9 +104,9 @@ def is_variable(path: str) -> bool:
 
 
 def expected_shapes(found: Shapes) -> Shapes:
-    """Shapes of such variables by path, from those that a file has; those of the classification layer are left out.
+    """Expected shapes of a file's variables by path, without the classification layer's.
 
-    They are of the network whose channels are the most like the file's.
+    They are those of the network whose channels match the most of the file's.
     """
     names = {path: name for path in found if (name := _slim_name(path))}
     by_name = {names[path]: found[path] for path in names}
@@ -142,7 +142,7 @@ def _add_top(tensors: dict[str, NDArray[np.float32]], top: dict[str, NDArray[np.
     last, classes = tensors.get(DEFAULT.head.weights_name), DEFAULT.classes
     features = last.shape[-1] if last is not None else 0
     if kernel is None or bias is None or kernel.shape != (features, bias.size) or bias.size not in (1000, 1001):
-        return []  # a head of the user's own
+        return []  # the user's own head
     note = []
     if bias.size == classes - 1:
         # Keras left out class 0, background. With this logit its probability is 0 and the others are Keras'.
@@ -158,9 +158,9 @@ _KINDS = re.compile(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d{1,9})
 
 
 def by_order(groups: Iterable[str]) -> dict[str, str]:
-    """Keras' names of layers that are saved or called ``conv2d_7``: by the order of each kind's numbers.
+    """Keras' names of layers that are saved as, or called, ``conv2d_7``, in the order of each kind's numbers.
 
-    Empty if they are too few to be the network's. What there is more of a kind stands behind the network.
+    Empty if there are too few for the network. Surplus layers of a kind come after the network.
     """
     numbered: dict[str, list[tuple[int, str]]] = {"conv2d": [], "depthwise_conv2d": [], "batch_normalization": []}
     for group in groups:
@@ -190,9 +190,9 @@ def _keras_name(layer: Layer, *, norm: bool) -> str:
 
 
 def saved_paths(config: Any) -> dict[str, str]:
-    """Where Keras 2 and early Keras 3 save each layer of a configuration: names by ``layers/dense_1``.
+    """Names of a configuration's layers by the path at which Keras 2 and early Keras 3 save them: ``layers/dense_1``.
 
-    They number the layers of each class within a model.
+    The number counts the layers of one class within a model.
     """
     found: dict[str, str] = {}
     pending = [(config, "")]
