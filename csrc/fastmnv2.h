@@ -100,9 +100,7 @@ uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 double fm_ping_ticks(void);
 
 /* For measurements: how many calls of this process stopped splitting an image among threads, because the system kept a
- * thread from running. After such a call, calls with fewer images than threads use fewer threads, for up to two
- * seconds.
- */
+ * thread from running. Calls with fewer images than threads then use fewer threads for up to two seconds. */
 unsigned long fm_late_teams(void);
 
 /* ---- models -------------------------------------------------------------------------------- */
