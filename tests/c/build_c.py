@@ -129,7 +129,7 @@ class Sanitized:
         self.compiler = find_compiler("gcc")
         for needed in ("Cython", "setuptools"):
             pytest.importorskip(needed)
-        # Without OpenMP, because gcc's runtime causes false reports. This checks many Python threads that use one model.
+        # Without OpenMP, because gcc's runtime causes false reports. This checks Python threads that share one model.
         openmp = sanitizers != "thread"
         self.flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(["-fopenmp"] if openmp else [])]
         folder = ROOT / "build" / sanitizers.replace(",", "-")

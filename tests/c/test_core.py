@@ -114,7 +114,7 @@ def test_failing_allocations_and_many_calls(tmp_path):
 
 
 def test_a_thread_that_is_held_back(tmp_path):
-    """A thread held back at any barrier of a call, on a simulated clock: the same bits, and one thread until it is back."""
+    """A thread held back at any barrier, on a simulated clock: the same bits, and one thread until it is back."""
     wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
     assert ": 0 failures" in run_checks(build(tmp_path, "check_teams.c", OPENMP, f"-Wl,{wraps}"))
 
