@@ -30,11 +30,16 @@ from fastmnv2.weights.resolve import resolve
 OURS = "fastmnv2"
 
 
+def version(name: str) -> str:
+    """Of the engine's distribution, or PackageNotFoundError. Ours may be a build in place."""
+    return fastmnv2.__version__ if name.startswith(OURS) else importlib.metadata.version(PEERS[name].distribution)
+
+
 def installed(names: Sequence[str]) -> list[str]:
     found = []
     for name in names:
         try:
-            importlib.metadata.version(PEERS[name].distribution)
+            version(name)
             found.append(name)
         except importlib.metadata.PackageNotFoundError:
             print(f"{name}: not installed ({PEERS[name].distribution})", file=sys.stderr)
@@ -101,7 +106,7 @@ def machine(names: Sequence[str]) -> dict[str, Any]:
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    versions = {name: importlib.metadata.version(PEERS[name].distribution) for name in names}
+    versions = {name: version(name) for name in names}
     return {"processor": model, "cpus": len(os.sched_getaffinity(0)), "isa": fastmnv2.isa(), "versions": versions}
 
 

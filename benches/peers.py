@@ -50,7 +50,9 @@ def make_models(folder: Path, weights: str, formats: set[str]) -> None:
     if "int8_onnx" in formats:
         export.int8_onnx(folded, export.onnx(folded, folder / "for_int8.onnx"), folder / "int8.onnx")
     if "google" in formats:
-        (folder / "google.tflite").write_bytes(google(folded.network).read_bytes())
+        if not (found := google(folded.network)).is_file():
+            raise SystemExit(f"no {found}")
+        (folder / "google.tflite").write_bytes(found.read_bytes())
     if "native" in formats:
         from fastmnv2.weights.forms import native
 

@@ -2,7 +2,7 @@
  *
  * The public C API. Models are opaque and immutable once made, so any number of threads may call
  * fm_forward on one model at the same time. There are no mutable globals. Every call that can fail
- * returns an fm_status and leaves its outputs alone unless it returns FM_OK. */
+ * returns an fm_status, and changes its outputs only if it returns FM_OK. */
 #ifndef FASTMNV2_H
 #define FASTMNV2_H
 
@@ -24,10 +24,9 @@ enum {
     FM_ENDPOINTS = 4 * FM_BLOCKS + 2 /* named intermediate outputs, 'default' not counted */
 };
 
-/* One inverted residual block: 1x1 expand -> 3x3 depthwise -> 1x1 project. Block 0 has no expansion: where the others
- * expand, it has the first convolution, which reads the image. Heights and widths are pixels of the maps before and
- * after the depthwise convolution, whose first window begins `pad_top` rows above and `pad_left` columns before the
- * map. */
+/* One inverted residual block: 1x1 expand -> 3x3 depthwise -> 1x1 project. Block 0 has no expansion; the first
+ * convolution, which reads the image, takes its place. Heights and widths are those of the maps before and after the
+ * depthwise convolution, whose first window begins `pad_top` rows above the map and `pad_left` columns left of it. */
 typedef struct fm_block {
     int height, width, out_height, out_width;
     int pad_top, pad_left;
@@ -36,7 +35,7 @@ typedef struct fm_block {
     int residual; /* whether the input is added to the output */
 } fm_block;
 
-/* One member of the family, a value: made once for each model, copied at will, never changed. */
+/* One member of the family. A plain value: made once for each model, freely copied, never changed. */
 typedef struct fm_network {
     double multiplier;     /* of channels */
     int height, width;     /* of an image, pixels */
@@ -71,7 +70,7 @@ typedef struct fm_endpoint {
     int height, width, channels;
 } fm_endpoint;
 
-/* Layers in order, the logits last: 0 <= index < FM_LAYERS. Endpoints in order, and the blocks' projections behind them
+/* Layers in order, the logits last: 0 <= index < FM_LAYERS. Endpoints in order, followed by the blocks' projections
  * (see fm_request): 0 <= index < FM_ENDPOINTS + FM_BLOCKS. */
 fm_layer fm_layer_info(const fm_network *network, int index);
 fm_endpoint fm_endpoint_info(const fm_network *network, int index);
@@ -85,10 +84,10 @@ const fm_isa *fm_isa_at(int index); /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
 
-/* The instruction set that models of a tier, "float32" or "int8", run when `isa` is asked for: that one, or the nearest
- * slower one that has kernels for them and that this machine can run. */
+/* The instruction set that models of a tier, "float32" or "int8", use if `isa` is requested: that one, or the nearest
+ * slower one that has kernels for the tier and that this machine can run. */
 const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
-int fm_isa_images(const fm_isa *isa); /* images of a thread that take some ten milliseconds */
+int fm_isa_images(const fm_isa *isa); /* images that one thread computes in some ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
  * calling thread; returns how many. Divide by the time it took. */
@@ -96,12 +95,12 @@ double fm_peak_macs(const fm_isa *isa, double macs);
 
 uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 
-/* For measurements: ticks of that clock that a cache line takes from one processor to another, one way; 0 where two
+/* For measurements: the ticks of that clock for one transfer of a cache line from one processor to another; 0 if two
  * threads don't get a processor each. */
 double fm_ping_ticks(void);
 
-/* For measurements: how many calls of this process so far stopped sharing an image among threads, because something
- * else ran in place of one. Calls with fewer images than threads then take fewer for a while, up to two seconds. */
+/* For measurements: how many calls of this process stopped splitting an image among threads, because the system kept a
+ * thread from running. Calls with fewer images than threads then use fewer threads for up to two seconds. */
 unsigned long fm_late_teams(void);
 
 /* ---- models -------------------------------------------------------------------------------- */
@@ -109,11 +108,11 @@ unsigned long fm_late_teams(void);
 typedef struct fm_model fm_model;
 
 /* Folded weights in TF-Slim's layouts, indexed by layer: convolution [3][3][in][out], depthwise [3][3][C][1],
- * pointwise [in][out]; biases [out]. The last entry, the logits, may be NULL in both. They are copied. */
+ * pointwise [in][out]; biases [out]. The last entry, the logits, may be NULL in both. The weights are copied. */
 typedef struct fm_weights {
     const float *const *kernels;
     const float *const *biases;
-    float black, white; /* what an image's 0 and 1 become before the first convolution: -1 and 1 in the module */
+    float black, white; /* the values of an image's 0 and 1 before the first convolution: -1 and 1 in the module */
 } fm_weights;
 
 fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **model);
@@ -129,37 +128,37 @@ typedef struct fm_request {
     fm_dtype dtype;
     size_t n;
     float *features; /* [n][features] */
-    /* NULL, or by index: float (8-bit models: bytes) [n][height][width][channels] each, or NULL. Behind the endpoints,
-     * for 8-bit models, stand the blocks' projections before any residual is added: [FM_ENDPOINTS + FM_BLOCKS]. */
+    /* NULL, or by index: float (8-bit models: bytes) [n][height][width][channels] each, or NULL. For 8-bit
+     * models, the blocks' projections before the residual follow the endpoints: [FM_ENDPOINTS + FM_BLOCKS]. */
     void *const *endpoints;
     int threads;     /* >= 1; the most threads to use */
     uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
 } fm_request;
 
-/* Float pixels below -0.25 or above 1.25 are computed with like any other (where black and white are not opposites,
- * the laxer of the two limits holds for both); `*out_of_range` is set to 1 if there are any, else left alone, so that
- * the caller can say that [0,1] was expected. */
+/* Sets `*out_of_range` to 1 if any float pixel is below -0.25 or above 1.25, so that the caller can warn that [0,1] was
+ * expected, and otherwise leaves it unchanged. Such pixels are computed like any other. If black and white are not
+ * opposite numbers, the wider of the two limits applies to both sides. */
 fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range);
 
-/* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights came without that layer. */
+/* features [n][features] -> logits [n][classes]; FM_NO_LOGITS if the weights have no logits layer. */
 fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits);
 
 /* ---- fully connected layers ------------------------------------------------------------------ */
 
 typedef struct fm_dense fm_dense;
 
-/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; copied. inputs, outputs >= 1. Each output is one
- * chain of fused multiply-adds in the order of the inputs, then the bias: the same bits for any n and instruction
- * set. Immutable once made, as models are. */
+/* y = x kernel + bias: kernel [inputs][outputs], bias [outputs]; both are copied. inputs, outputs >= 1. Each output is
+ * one chain of fused multiply-adds in the order of the inputs, then the bias, so it has the same bits for any n and any
+ * instruction set. Immutable once made, like models. */
 fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
                        fm_dense **dense);
 void fm_dense_free(fm_dense *dense);                                          /* NULL is allowed */
 void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y); /* [n][inputs] -> [n][outputs] */
 /* ---- 8-bit models -------------------------------------------------------------------------- */
 
-/* Activations and weights are unsigned bytes here: those of int8 files moved by 128, zero points too. */
+/* Activations and weights are unsigned bytes. For int8 files, 128 is added to values and zero points. */
 
-/* One convolution: kernel in the layout of fm_weights, bias [out], scale [out] what a sum is multiplied by. */
+/* One convolution: kernel in the layout of fm_weights, bias [out], and the factor of each sum, scale [out]. */
 typedef struct fm_int8_layer {
     const uint8_t *kernel; /* NULL for missing logits */
     const int32_t *bias;
@@ -176,27 +175,27 @@ typedef struct fm_int8_sum {
 
 typedef struct fm_int8_weights {
     const fm_int8_layer *layers; /* [FM_LAYERS], the logits last */
-    const fm_int8_sum *sums;     /* by block; read for those with a residual */
-    const uint8_t *pool;         /* [pixels * 255 + 1]: the average, by the sum over the last map's pixels */
-    const float *feature;        /* [256]: what a feature's byte stands for */
-    const float *logit;          /* [256]: likewise, or NULL without logits */
+    const fm_int8_sum *sums;     /* by block; read only if the block has a residual */
+    const uint8_t *pool;         /* [pixels * 255 + 1]: the average for each sum over the last map's pixels */
+    const float *feature;        /* [256]: the value of each byte of a feature */
+    const float *logit;          /* [256]: the same for logits; NULL without them */
 } fm_int8_weights;
 
-double fm_int8_peak_macs(const fm_isa *isa, double macs); /* as fm_peak_macs */
+double fm_int8_peak_macs(const fm_isa *isa, double macs); /* like fm_peak_macs */
 
-/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even; an image
- * with a NaN in it has features that are NaN. Features given to fm_logits must be the model's own. */
+/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even. If an image
+ * has a NaN, its features are NaN. fm_logits accepts only the model's own features. */
 fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
                             fm_model **model);
 
 /* ---- threads ------------------------------------------------------------------------------- */
 
 int fm_openmp(void);      /* 1 if built with OpenMP */
-int fm_max_threads(void); /* OpenMP's present limit for the calling thread; 1 without OpenMP and after some forks */
+int fm_max_threads(void); /* OpenMP's current limit for the calling thread; 1 without OpenMP and after some forks */
 
-/* From here on forks are noticed (pthread_atfork): where other threads were left behind, the thread that comes out
- * computes alone, because OpenMP would wait for them for ever. Call it before anything forks; the first call that uses
- * threads does it, too. */
+/* Notices forks from now on (pthread_atfork). If a process with several threads forks, the thread in the child computes
+ * alone, because OpenMP would wait forever for workers that the child does not have. Call this before any fork; the
+ * first call that uses threads does it too. */
 void fm_watch_forks(void);
 
 #endif

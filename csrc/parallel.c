@@ -27,7 +27,9 @@ static void sleep_briefly(void) { SwitchToThread(); }
 #include <sched.h>
 #include <time.h>
 static void let_others_run(void) { sched_yield(); }
-static void sleep_briefly(void) { nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL); } /* some 50 us in the event */
+static void sleep_briefly(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
+} /* takes some 50 us in practice */
 #endif
 
 #ifdef _OPENMP
@@ -59,7 +61,7 @@ static void barrier_init(fm_barrier *barrier, int threads) {
     }
 }
 
-/* Teams that never waited for each other tell nothing, unless not even all came. */
+/* A team without barriers is not evidence of anything, unless some of its threads never began. */
 static void report(const fm_barrier *barrier, int size) {
     const int absent = atomic_load(&barrier->absent), late = absent || atomic_load(&barrier->ends);
     if (absent || atomic_load(&barrier->ranks[0].arrivals)) fm_team_ended(size, late);
@@ -88,14 +90,14 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
     work_in_mode((fm_team){0, 1, NULL}, work, job);
 }
 
-/* Counts this thread's arrival, and waits for the others': spinning at first, then letting others run each time. A call
- * has some thirty of these a few microseconds apart, so waiting is spinning: OpenMP's own barrier takes six times as
- * long (two cores, Zen 4). With more threads than processors the others need to be let in. Returns how many meetings
- * there have been.
+/* Counts this thread's arrival and waits for the others. Returns the number of waits so far, this one included.
  *
- * A thread that something else runs in place of is noticed by both: another has waited for long, and it has itself been
- * idle for long since it began, which tells it from one that has more to do. It says so before it arrives, so that all
- * know when they leave. */
+ * A call has some thirty waits a few microseconds apart, so waiting threads spin: OpenMP's own barrier takes six times
+ * as long (two cores, Zen 4). After a while they yield, because there may be more threads than processors.
+ *
+ * A team ends if one of its threads was kept from running. Two conditions tell this from a thread with more work:
+ * another thread has waited too long (`waited`), and this thread itself has been idle for too long since it began. The
+ * late thread sets `ends` before it arrives, so that all threads see it when they leave. */
 static unsigned meet(fm_team team) {
     enum { SPINS = 2000 }; /* tens of microseconds */
     fm_barrier *barrier = team.barrier;
@@ -108,7 +110,7 @@ static unsigned meet(fm_team team) {
     int64_t since = 0;
     for (int i = 0; i < team.size; i++) {
         const atomic_uint *other = &barrier->ranks[i].arrivals;
-        /* The difference is signed, so that another's next arrival counts as this one, too. */
+        /* The difference is signed, so that a thread that has already arrived at the next wait counts as present. */
         for (int spun = 0; (int)(atomic_load_explicit(other, memory_order_acquire) - met) < 0; spun++) {
             if (spun < SPINS) {
                 pause_briefly();
@@ -136,7 +138,7 @@ int fm_wait_or_end(fm_team *team) {
     return first;
 }
 
-/* ---- the beginning of a team ------------------------------------------------------------------------ */
+/* ---- how a team begins ------------------------------------------------------------------------------ */
 
 enum { UNSETTLED, TOGETHER, ALONE }; /* fm_barrier.start */
 
@@ -145,7 +147,7 @@ static int settle(fm_barrier *barrier, int start) {
     return atomic_compare_exchange_strong(&barrier->start, &unsettled, start);
 }
 
-/* Moves this thread off a processor that another of its team has; says so where that can't be done. */
+/* Moves this thread away from a processor that another thread of the team has. Sets `crowded` if that fails. */
 static void take_processor(fm_team team) {
     int cpus[FM_MAX_THREADS], taken = 0;
     for (int pass = 0; pass < 2; pass++) {
@@ -162,12 +164,15 @@ static void take_processor(fm_team team) {
     if (taken) atomic_store(&team.barrier->crowded, 1);
 }
 
-/* A thread that slept is often woken on the processor of the one that woke it, although another is idle (Linux guests:
- * idle virtual processors count as taken). There it waits for its turn while the other, spinning, waits for it, until
- * the system moves one after some milliseconds. So who does not find the others here soon goes to sleep, which lets
- * them in, and who comes and finds its processor taken leaves it. One image on two threads after 100 ms of rest:
- * 7.1 ms became 0.8, where one thread takes 0.95 and two take 0.36 without a rest (two cores of a Xeon). Where
- * something else keeps a thread from coming, the first one begins alone, and those who come later leave. */
+/* Linux often wakes a sleeping thread on the processor of the thread that woke it, although another one is idle (in
+ * virtual machines, idle virtual processors count as busy). The woken thread then waits for its turn, while the other
+ * spins and waits for it, until the system moves one of them after some milliseconds. So a thread that waits too long
+ * here sleeps, which lets the others begin, and a thread that begins on a busy processor moves.
+ *
+ * This reduced the time of one image on two threads after 100 ms of rest from 7.1 to 0.8 ms. One thread takes 0.95 ms,
+ * and two threads without a rest take 0.36 ms (two cores of a Xeon).
+ *
+ * If a thread does not begin in time, the first one works alone, and threads that begin later leave. */
 int fm_spread(fm_team team) {
     enum { SPINS = 100 }; /* a few microseconds */
     fm_barrier *barrier = team.barrier;

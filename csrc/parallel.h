@@ -1,4 +1,4 @@
-/* The only place that knows about threads: OpenMP, or nothing. */
+/* Teams of threads: OpenMP's, or a single thread in builds without it. */
 #ifndef FM_PARALLEL_H
 #define FM_PARALLEL_H
 
@@ -7,50 +7,50 @@
 
 enum { FM_MAX_THREADS = 64 };
 
-/* Where a team waits for each other. Every thread counts its arrivals on a cache line of its own, two lines apart
- * because processors fetch lines in pairs, and looks at the others': one line's way from core to core, where a
- * counter that all add to, and a flag behind it, take two. */
+/* A team's barrier. Every thread counts its arrivals in a cache line of its own and reads the others' lines, so an
+ * arrival takes one transfer from core to core; a shared counter and a flag would take two. The counters are 128 bytes
+ * apart, because processors fetch lines in pairs. */
 typedef struct fm_barrier {
     struct {
         _Alignas(128) atomic_uint arrivals;
-        atomic_int cpu;    /* where it began; -1 until it has */
-        int64_t idle_time; /* what it was when it began */
+        atomic_int cpu;    /* the processor that the thread began on; -1 before */
+        int64_t idle_time; /* the thread's idle time when it began */
     } ranks[FM_MAX_THREADS];
-    _Alignas(128) atomic_int present; /* how many have begun */
-    atomic_int start;                 /* whether they work together, once that is settled */
-    atomic_int crowded;               /* two threads on one processor */
-    atomic_int absent;                /* not all came in time */
-    atomic_int waited;                /* one has waited for long */
-    atomic_uint ends;                 /* the meeting that ends the team; 0: none does yet */
+    _Alignas(128) atomic_int present; /* threads that have begun */
+    atomic_int start;                 /* whether the threads work together: UNSETTLED at first */
+    atomic_int crowded;               /* two threads share a processor */
+    atomic_int absent;                /* some threads did not begin in time */
+    atomic_int waited;                /* some thread has waited too long */
+    atomic_uint ends;                 /* the number of the wait that ends the team; 0: none so far */
 } fm_barrier;
 
-/* The threads that work on something together, and this one's place among them. */
+/* The threads that share a job, and this thread's rank among them. */
 typedef struct fm_team {
     int rank, size;
     fm_barrier *barrier; /* may be NULL for a team of one */
 } fm_team;
 
-/* Calls `work` on up to `threads` threads at once (1 <= threads <= FM_MAX_THREADS), each with its place in the team,
- * whose size may be less than asked for, and in the floating-point mode that the same bits need. */
+/* Calls `work` on up to `threads` threads at the same time (1 <= threads <= FM_MAX_THREADS). Each gets its rank and the
+ * size of the team, which may be less than requested, and runs in the floating-point mode that the bits require. */
 void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job);
 
-/* All of a team wait for each other here. */
+/* A barrier for the whole team. */
 void fm_wait(fm_team team);
 
-/* The same, where a team may end: if the system let something else run for long in place of one of them, the first
- * goes on alone, as a team of one, and the others are told 0 and leave. */
+/* The same, but the team may end here. If the system has kept one of its threads from running for too long, the first
+ * thread continues as a team of one. In the others this returns 0, and they must leave. */
 int fm_wait_or_end(fm_team *team);
 
-/* How many of `threads` a team that will wait for each other should have now: fewer for a while after one of the last
- * teams had to end. */
+/* The size, at most `threads`, that a team with barriers should have now. It is smaller for a while after a team had to
+ * end. */
 int fm_team_limit(int threads);
 
-/* To be called by all of a team that is going to wait for each other: spreads it over processors of its own. Returns
- * whether each has come and has one; else they would keep each other from what they wait for, and the first thread is
- * faster alone. */
+/* Called by every thread of a team that is going to use barriers: gives each thread a processor of its own. Returns
+ * whether that succeeded and all threads have begun. If not, threads would wait for each other's processor, and the
+ * first thread is faster alone. */
 int fm_spread(fm_team team);
 
-/* A thread's share of `count` things begins here; it ends where the next rank's begins. */
+/* The beginning of a thread's share of `count` items. It ends where the next rank's share begins. */
 static inline int fm_share(fm_team team, int count) { return (int)((long long)count * team.rank / team.size); }
 
 static inline fm_team fm_next(fm_team team) { return (fm_team){team.rank + 1, team.size, NULL}; }

@@ -7,16 +7,16 @@
 #include "fastmnv2.h"
 #include "parallel.h"
 
-/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. Each of these pauses ends
- * with an attempt that may cost a call the system's 3 ms or more, so they grow fast, to one attempt in 400 of the
- * calls that come every 5 ms. An idle machine pays for a false alarm with the shortest. */
+/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, a full team
+ * is tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one
+ * retry in 400 calls if calls come every 5 ms. On an idle machine, a false alarm costs only the shortest pause. */
 enum { FIRST_PAUSE = 30000000, LONGEST_PAUSE = 2000000000, GROWTH = 4 };
 
-/* The process's, for busy neighbours are everybody's. It decides on speed alone: results are the same bits on any
- * number of threads. Calls at the same time may overwrite what each other noted, which costs an attempt. */
+/* Shared by the whole process, because busy neighbours slow every call. It only affects speed: results are the same
+ * bits on any number of threads. Simultaneous calls may overwrite each other's updates, which costs one more retry. */
 static struct {
-    _Atomic int64_t until; /* teams stay small; 0: they don't */
-    _Atomic int64_t pause; /* the last one, less with each good team since */
+    _Atomic int64_t until; /* when teams may grow again; 0: they are not small */
+    _Atomic int64_t pause; /* the last pause, reduced by each good team since */
     atomic_int most;       /* threads of a small team */
     atomic_ulong late;
 } busy;
@@ -33,7 +33,7 @@ int64_t fm_now(void) {
 
 int64_t fm_idle_time(void) {
 #if defined(_WIN32)
-    return 0; /* its thread times go by 15 ms */
+    return 0; /* thread times have a resolution of 15 ms */
 #else
     struct timespec ran;
     if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran)) return 0;
@@ -52,7 +52,7 @@ void fm_team_ended(int size, int late) {
         atomic_store(&busy.pause, next);
         atomic_store(&busy.until, fm_now() + next);
     } else if (pause && (!until || fm_now() >= until)) {
-        /* Some 40 good teams after the first pause it is forgotten, 80 after the longest. */
+        /* The pause is reset after some 40 good teams if it was the shortest, after 80 if it was the longest. */
         const int64_t less = pause - pause / 16;
         atomic_store(&busy.until, 0);
         atomic_store(&busy.pause, less < FIRST_PAUSE / 8 ? 0 : less);

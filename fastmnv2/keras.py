@@ -126,7 +126,7 @@ def freeze(model: keras.Model) -> None:
 
 
 def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) -> None:
-    """Make the network's last ``top`` layers, or all, trainable. Compile the model after this, with a low rate.
+    """Make the network's last ``top`` layers, or all, trainable. Compile the model after this, at a low learning rate.
 
     Args:
         model: from ``build``, or another Keras model with the network in it.

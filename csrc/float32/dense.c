@@ -1,4 +1,4 @@
-/* Fully connected layers of any width, for the heads that users put after the pooling. */
+/* Fully connected layers of any width, for users' heads after the pooling. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,8 +8,8 @@
 #include "net/arena.h"
 
 enum {
-    WIDEST = 64, /* columns; no panel has more */
-    TILE = 8     /* rows that share a sweep over a panel */
+    WIDEST = 64, /* max columns of a panel */
+    TILE = 8     /* rows computed in one pass over a panel */
 };
 
 struct fm_dense {
@@ -43,7 +43,7 @@ void fm_dense_free(fm_dense *dense) {
     free(dense);
 }
 
-/* One panel's columns of up to TILE rows. Goes through a buffer, because the last panel may be wider than the layer. */
+/* Up to TILE rows of one panel's columns. Uses a buffer, because the last panel may be wider than the layer. */
 static void panel_rows(const fm_dense *dense, int p, const float *x, int rows, float *y) {
     const fm_conv *conv = &dense->conv;
     const fm_panel panel = fm_panel_at(conv, p);

@@ -1,4 +1,4 @@
-/* The float32 tier's part of the walk: which kernel does each step, on which weights. */
+/* The float32 tier's part of the walk: the kernel and the weights of each step. */
 #include "float32/model.h"
 
 #include "fpenv.h"
@@ -10,22 +10,22 @@ static const fm_conv *conv_of(const run *r, int layer) { return &((const fm_floa
 
 static int slice_count(const run *r, int layer) { return layer == 0 ? 1 : conv_of(r, layer)->panels; }
 
-static slice slice_of(const run *r, int layer, int index, int from, int to) {
+static slice slice_of(const run *r, int layer, int index, range channels) {
     const fm_conv *conv = conv_of(r, layer);
     if (layer == 0) return (slice){.panel = 0, .start = 0, .width = conv->columns};
     const fm_panel panel = fm_panel_at(conv, index);
-    const int first = fm_most(panel.start, from), last = fm_least(panel.start + panel.width, to);
+    const int first = fm_most(panel.start, channels.from), last = fm_least(panel.start + panel.width, channels.to);
     return (slice){.panel = index, .start = first, .width = fm_most(0, last - first)};
 }
 
-/* Whole vectors, of any panel. */
+/* Shares are whole vectors, and may begin inside a panel. */
 static int share_of(const run *r, int layer, fm_team team) {
     const fm_conv *conv = conv_of(r, layer);
     const int lanes = conv->kernels->lanes;
     return fm_least(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
 }
 
-/* The threads that share out a pointwise layer's channels: all of the team, or each does them all. */
+/* The team that splits a pointwise layer's channels: a team of one if the block is split by rows. */
 static fm_team sharing(const run *r, int layer) {
     const int alone = layer < FM_HEAD && fm_goes_by_rows(&r->model->plan, layer / 3, r->team.size);
     return alone ? (fm_team){0, 1, NULL} : r->team;
@@ -38,8 +38,9 @@ static fm_panel panel_around(const fm_conv *conv, int channel) {
     return panel;
 }
 
-/* What a thread will want after this panel: the next one of its share of the layer, else the first one of its share of
- * the next pointwise layer. Threads whose weights another had fetched waited for the outer caches in every layer. */
+/* The panel that this thread reads next: the next one of its share of the layer or, after the last, the first one of
+ * its share of the next pointwise layer. Each thread prefetches its own share; otherwise it waits for L3 in every
+ * layer. */
 static const float *next_panel(const run *r, int layer, int index, size_t *floats) {
     const fm_conv *conv = conv_of(r, layer);
     fm_panel next = fm_panel_at(conv, index);
@@ -55,8 +56,8 @@ static const float *next_panel(const run *r, int layer, int index, size_t *float
     return fm_panel_weights(conv, next);
 }
 
-/* One slice of a pointwise layer: args' a, residual, c, rows, ldc and epilogue are given. With `ahead`, what comes next
- * is fetched on the way. */
+/* One slice of a pointwise layer. The caller has set args' a, residual, c, rows, ldc and epilogue. With `ahead`, the
+ * next panel is prefetched at the same time. */
 static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_args args) {
     const fm_conv *conv = conv_of(r, layer);
     const uint64_t start = tick(r);
@@ -72,8 +73,8 @@ static void pointwise(const run *r, int layer, slice s, int ahead, fm_pointwise_
     tock(r, layer, start);
 }
 
-/* The three image rows under row y, of which the first may lie outside at the top and the last at the bottom. Scaled
- * rows are kept from one call to the next; `fresh` says that there are none yet. */
+/* Row y reads three image rows. The first may lie above the image, the last below it. Scaled rows are kept from one
+ * call to the next; `fresh` means that there are none yet. */
 static void stem_row(const run *r, int y, int fresh, float *out) {
     const fm_conv *conv = conv_of(r, 0);
     const int height = r->model->network.height, top = 2 * y - r->model->network.pad_top;
@@ -94,7 +95,7 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
         else *r->out_of_range |= conv->kernels->scale_f32(&scale);
     }
-    /* The rows of the call after the next: a batch lies in the outer caches. */
+    /* Prefetches the rows of the call after the next, because a batch is in L3 or memory. */
     const fm_stem_args args = {.rows = rows,
                                .packed = conv->packed,
                                .out = out,
@@ -165,11 +166,11 @@ static fm_status logits(const fm_model *model, const float *features, size_t n, 
     fm_arena *arena = fm_arena_take((fm_model *)model);
     if (!arena) return FM_NO_MEMORY;
     const fm_conv *conv = conv_of(&r, FM_LOGITS);
-    float *padded = arena->map[0]; /* there are more columns than classes */
+    float *padded = arena->map[0]; /* a map buffer, because there are more columns than classes */
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
-            const slice s = slice_of(&r, FM_LOGITS, p, 0, conv->columns);
+            const slice s = slice_of(&r, FM_LOGITS, p, (range){0, conv->columns});
             const fm_pointwise_args args = {.a = features + i * (size_t)network->features,
                                             .c = padded + s.start,
                                             .rows = 1,

@@ -2,14 +2,14 @@
  *
  * Every kernel of every table computes the same bits. Each output is one chain of fused multiply-adds:
  * start from zero, take the inputs in order (k for pointwise; tap row by tap row for the 3x3 kernels, taps
- * outside the image skipped), then add the bias, then the residual, then clamp. Nobody splits a chain. The
- * bias comes last because it is often the largest term: with it first, every partial sum is rounded at its
- * size, and the error of the first convolution is twice as large (1.24e-7 against 6.2e-8, relative L2, real
- * weights and photos; TensorFlow 5.5e-8).
+ * outside the image skipped), then add the bias, then the residual, then clamp. A chain is never split. The
+ * bias comes last because it is often the largest term. If it came first, every partial sum would be rounded to its
+ * precision, and the error of the first convolution would double (1.24e-7 instead of 6.2e-8, relative L2, real
+ * weights and photos; TensorFlow has 5.5e-8).
  *
- * Common to all: float32, NHWC, no alignment needed, nothing is read or written outside the arrays as
- * described here, and outputs do not overlap inputs. Channels, columns and outputs are any multiple of the table's
- * `unit`; nothing else about a network is known here. */
+ * Common to all: float32, NHWC, no alignment needed. Kernels read and write nothing outside the arrays described
+ * here. Outputs do not overlap inputs. Channels, columns and outputs are multiples of the table's `unit`; kernels
+ * know nothing else about a network. */
 #ifndef FM_KERNELS_H
 #define FM_KERNELS_H
 
@@ -19,9 +19,9 @@ enum { FM_PEAK_CHAINS = 12 };
 
 typedef enum fm_epilogue { FM_LINEAR, FM_RELU6, FM_RESIDUAL } fm_epilogue;
 
-/* One panel of a pointwise convolution, or some of its columns: a [rows][k], panel (bias, then k rows, `ldb`
- * floats from one to the next) `columns` wide, c and residual (read by FM_RESIDUAL only) with `ldc` floats from
- * row to row. While it computes it prefetches `ahead_bytes` from `ahead`, the weights that will be wanted next. */
+/* One panel of a pointwise convolution, or some of its columns: a [rows][k]; panel (bias, then k rows, `ldb` floats
+ * apart) `columns` wide; c and residual (read by FM_RESIDUAL only) with rows `ldc` floats apart. Meanwhile the kernel
+ * prefetches `ahead_bytes` from `ahead`, the weights that are used next. */
 typedef struct fm_pointwise_args {
     const float *a, *panel, *residual;
     float *c;
@@ -33,10 +33,10 @@ typedef struct fm_pointwise_args {
 
 /* `out_rows` rows of a 3x3 depthwise convolution over `channels` channels, followed by ReLU6.
  * rows[stride * y + i] is the input row under kernel row i of output row y, or NULL outside the map (only the first
- * and the last may be): in_width pixels, 1 or more, `in_stride` floats from one to the next; out
- * [out_rows][in_width / stride, rounded up] likewise with `out_stride`. packed holds bias and nine taps for each vector
- * of channels, of which the last may be half. Stride 1 pads a column left and right, stride 2 right, and left where the
- * width is odd. */
+ * and the last may be): in_width pixels, 1 or more, `in_stride` floats apart; out
+ * [out_rows][in_width / stride, rounded up], pixels `out_stride` floats apart. packed holds bias and nine taps for each
+ * vector of channels; the last vector may be half. Stride 1 pads a column on each side. Stride 2 pads one on the right,
+ * and one on the left if the width is odd. */
 typedef struct fm_depthwise_args {
     const float *const *rows;
     const float *packed;
@@ -47,8 +47,7 @@ typedef struct fm_depthwise_args {
 /* One output row of the first convolution, 3x3 with stride 2 over 3 channels, followed by ReLU6.
  * rows[i] [width][3], or NULL outside the image (the first or the last, never both); packed holds the bias [outputs],
  * then [27][outputs]; out [width / 2, rounded up][outputs]. The width is 4 or more, padded on the right, and on the
- * left where it is odd. While it computes it prefetches `ahead_bytes` from `ahead`, the image rows that will be wanted
- * next. */
+ * left if it is odd. Meanwhile the kernel prefetches `ahead_bytes` from `ahead`, the image rows that are used next. */
 typedef struct fm_stem_args {
     const float *const *rows;
     const float *packed;
@@ -67,22 +66,22 @@ typedef struct fm_scale_args {
     float multiplier, addend, limit;
 } fm_scale_args;
 
-/* The average of each channel: map [pixels][channels] -> out [channels]; added in order, then divided. */
+/* The average of each channel: map [pixels][channels] -> out [channels]. Adds in order, then divides. */
 typedef struct fm_pool_args {
     const float *map;
     float *out;
     int pixels, channels;
 } fm_pool_args;
 
-/* For measurements: `rounds` times FM_PEAK_CHAINS independent vector multiply-adds, as fast as they go. Returns
- * a number that depends on all of them. */
+/* For measurements: `rounds` times FM_PEAK_CHAINS independent vector multiply-adds at full rate. Returns a number that
+ * depends on all of them. */
 typedef struct fm_peak_args {
     long rounds;
     float x, y;
 } fm_peak_args;
 
-/* Every kernel: its name, its arguments, what it returns. The table below, the templates' export, the checks and
- * the benches are made from this list. */
+/* Every kernel: its name, its arguments, its result. The table below, the templates' export, the checks and the benches
+ * are generated from this list. */
 #define FM_KERNELS(KERNEL)                     \
     KERNEL(pointwise, fm_pointwise_args, void) \
     KERNEL(depthwise, fm_depthwise_args, void) \
@@ -95,7 +94,7 @@ typedef struct fm_peak_args {
 typedef struct fm_kernels {
     const char *name;
     int lanes; /* floats in a vector: panels and slices start at multiples of it */
-    int unit;  /* channels are multiples of it: `lanes`, or half as many where a layer's last vector may be half */
+    int unit;  /* channels are multiples of it: `lanes`, or half of that if a layer's last vector may be half */
     int panel; /* widest pointwise panel, in vectors */
     int rows;  /* of the tallest pointwise tile */
 #define KERNEL(name, arguments, result) result (*name)(const arguments *args);
@@ -103,11 +102,11 @@ typedef struct fm_kernels {
 #undef KERNEL
 } fm_kernels;
 
-/* Vectors that n channels take. */
+/* The number of vectors for n channels. */
 static inline int fm_vectors(int n, int lanes) { return (n + lanes - 1) / lanes; }
 
-/* A pointwise layer of n outputs is cut into as few panels as there can be, as even as can be, so that none is
- * left too narrow to hide the multiply-add latency. Panel p starts at this column. */
+/* A pointwise layer of n outputs is cut into the fewest panels, as evenly as possible, because a narrow panel can't
+ * hide the multiply-add latency. fm_panel_start is the first column of panel p. */
 static inline int fm_panel_count(int n, int lanes, int panel) { return fm_vectors(fm_vectors(n, lanes), panel); }
 static inline int fm_panel_start(int n, int lanes, int panels, int p) {
     return p < panels ? (int)((int64_t)fm_vectors(n, lanes) * p / panels) * lanes : n;

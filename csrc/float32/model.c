@@ -1,4 +1,4 @@
-/* Making a model: kernels chosen, weights packed. */
+/* Making a float32 model: chooses kernels and packs weights. */
 #include "float32/model.h"
 
 #include <math.h>
@@ -11,7 +11,7 @@ static size_t round_up(size_t floats) {
     return (floats + unit - 1) / unit * unit;
 }
 
-/* The scaling of image rows. Pixels a quarter outside of [0,1] are worth a warning. */
+/* The scaling of image rows. Pixels more than a quarter outside [0,1] cause a warning. */
 static fm_scale_args scale_for(float black, float white, int count) {
     const float span = white - black, low = fabsf(black - span / 4.0f), high = fabsf(white + span / 4.0f);
     return (fm_scale_args){.count = count, .multiplier = span, .addend = black, .limit = low > high ? low : high};

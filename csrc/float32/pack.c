@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-/* Columns are padded with zeros to whole vectors of every table. Only the logits need it. */
+/* Columns are padded with zeros to whole vectors of every table. Only the logits need padding. */
 enum { COLUMN_UNIT = 16, CHANNEL_UNIT = 8 };
 
 int fm_padded_columns(const fm_layer *layer) {
@@ -19,8 +19,8 @@ size_t fm_packed_floats(const fm_layer *layer) { return (size_t)fm_padded_column
 
 fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *kernel, const float *bias,
                 float *packed) {
-    /* All layouts are alike: columns are cut into panels, and a panel is a bias row followed by one row for each step
-     * of the multiply-add chain. Only the cut differs. */
+    /* In every layout, columns are cut into panels, and a panel is a bias row followed by one row for each step of the
+     * multiply-add chain. Only the widths of the panels differ. */
     fm_conv conv = {.kernels = kernels, .packed = packed, .depth = depth(layer), .columns = fm_padded_columns(layer)};
     conv.panels = 1;
     if (layer->kind == FM_DEPTHWISE) conv.panels = fm_vectors(conv.columns, kernels->lanes);

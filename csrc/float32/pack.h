@@ -37,7 +37,7 @@ static inline fm_panel fm_panel_at(const fm_conv *conv, int p) {
     return (fm_panel){start, fm_panel_start(conv->columns, lanes, conv->panels, p + 1) - start};
 }
 
-/* A panel's bias row, which its rows of weights follow; and the panel's size. */
+/* A panel's bias row, which is followed by its rows of weights, and the panel's size. */
 static inline const float *fm_panel_weights(const fm_conv *conv, fm_panel panel) {
     return conv->packed + (size_t)panel.start * ((size_t)conv->depth + 1);
 }

@@ -36,7 +36,7 @@ const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels) {
 
 double fm_peak_macs(const fm_isa *isa, double macs) {
     const fm_kernels *kernels = fm_float32_table(isa, 0);
-    if (!kernels) return 0.0; /* does not happen: every instruction set has a table */
+    if (!kernels) return 0.0; /* can't happen: every instruction set has a table */
     const double each = (double)FM_PEAK_CHAINS * kernels->lanes;
     const long rounds = (long)(macs / each) + 1;
     volatile float result =

@@ -1,10 +1,11 @@
-/* Which expanded channels stand side by side decides which quads of the projection fit sums of 16 bits, and which share
- * a panel, which of the expansion do. Channels are coupled so that a couple's weights fit in every column of the
- * projection, then couples that spoil the same quads of the expansion are put into one panel.
+/* A quad is fast if its sums fit in 16 bits, and wide otherwise. For the projection this depends on which expanded
+ * channels are adjacent; for the expansion, on which channels share a panel. So channels are first paired into couples
+ * whose weights fit in every column of the projection. Then couples that make the same quads of the expansion wide are
+ * put into one panel.
  *
- * In a per-channel file of trained weights wide quads go from 50 to 6 % in projections, and from 92 to 55 % in
- * expansions; in Google's file, from 4 to 2 and from 8 to 6 %. Both searches are greedy, and short: they are part of
- * loading. */
+ * In a per-channel file of trained weights, this reduces wide quads from 50 to 6 % in projections and from 92 to 55 %
+ * in expansions; in Google's file, from 4 to 2 % and from 8 to 6 %. Both searches are greedy and short, because they
+ * are part of loading. */
 #include "int8/arrange.h"
 
 #include <stdlib.h>
@@ -12,7 +13,7 @@
 
 #include "int8/pack_pairs.h"
 
-/* Candidates that are looked at for a couple, and for a place in a panel. */
+/* The number of candidates tried for a couple, and for a place in a panel. */
 enum { PARTNERS = 8, NEIGHBOURS = 32 };
 
 enum { KEYS = 256 };
@@ -24,7 +25,7 @@ static int bits(uint64_t x) {
     return (int)(x * 0x0101010101010101u >> 56);
 }
 
-/* Sorts by `key`, the smallest first, and otherwise leaves the order as it is. Keys are below KEYS. */
+/* A stable sort by `key`, the smallest first. Keys are below KEYS. */
 static void sort_by_key(const fm_int8_couple *from, int count, fm_int8_couple *to) {
     int starts[KEYS + 1] = {0};
     for (int i = 0; i < count; i++) starts[from[i].key + 1]++;
@@ -32,14 +33,14 @@ static void sort_by_key(const fm_int8_couple *from, int count, fm_int8_couple *t
     for (int i = 0; i < count; i++) to[starts[from[i].key]++] = from[i];
 }
 
-/* The smaller, the more weights of a row are over half of what a couple may have. */
+/* A sort key that is smaller the more weights of a row exceed half of a couple's limit. */
 static int ease(const uint8_t *row, int columns, int zero, int pair_most) {
     int large = 0;
     for (int c = 0; c < columns; c++) large += abs(row[c] - zero) > pair_most / 2;
     return KEYS - 1 - fm_least(large, KEYS - 1);
 }
 
-/* Finds `wide` of each channel, eight quads of the expansion at a time. `marks` is room for a byte a channel. */
+/* Finds `wide` of each channel, eight quads of the expansion at a time. `marks` is a buffer of one byte per channel. */
 static void find_wide(const fm_layer *expand, const fm_int8_layer *weights, int pair_most, uint8_t *marks,
                       fm_int8_couple *couples) {
     const int channels = expand->out_channels, inputs = expand->in_channels;
@@ -53,8 +54,8 @@ static void find_wide(const fm_layer *expand, const fm_int8_layer *weights, int 
     }
 }
 
-/* The partner of couples[first] among those behind it, up to `end`: the easiest that fits, or of some the one that fits
- * in most columns. */
+/* The partner of couples[first] among the later ones before `end`: the easiest that fits in every column or, of the
+ * first PARTNERS candidates, the one that fits in most columns. */
 static int partner_of(const fm_int8_couple *couples, int first, int end, const uint8_t *kernel, int columns,
                       uint8_t zero, int pair_most) {
     const uint8_t *row = kernel + (size_t)couples[first].channels[0] * (size_t)columns;
@@ -71,7 +72,7 @@ static int partner_of(const fm_int8_couple *couples, int first, int end, const u
     return best;
 }
 
-/* couples[0 .. count) of one channel each, the hardest first -> count / 2 of two. */
+/* couples[0 .. count) of one channel each, the hardest first -> count / 2 couples of two channels. */
 static void couple_channels(const uint8_t *kernel, int columns, int zero, int pair_most, int count,
                             fm_int8_couple *couples) {
     for (int i = 0, end = count, made = 0; i < end; i++) {
@@ -87,7 +88,8 @@ static void couple_channels(const uint8_t *kernel, int columns, int zero, int pa
     }
 }
 
-/* Fills panel after panel: the couple that spoils fewest quads begins, and those follow that spoil fewest more. */
+/* Fills panel after panel. Each begins with the couple that makes the fewest quads wide, and continues with those that
+ * add the fewest. */
 static void fill_panels(const fm_int8_kernels *kernels, int channels, fm_int8_couple *couples, int16_t *order) {
     const int count = channels / 2, vecs = (channels + kernels->lanes - 1) / kernels->lanes;
     int at = 0;
@@ -120,7 +122,7 @@ void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, con
         couples[c] = (fm_int8_couple){.key = key, .channels = {(int16_t)c, -1}};
     }
     if (expand->kind == FM_POINTWISE) {
-        find_wide(expand, expand_weights, kernels->pair_most, (uint8_t *)order, couples); /* order is not yet in use */
+        find_wide(expand, expand_weights, kernels->pair_most, (uint8_t *)order, couples); /* order is still unused */
     }
     sort_by_key(couples, channels, sorted);
     couple_channels(kernel, columns, zero, kernels->pair_most, channels, sorted);

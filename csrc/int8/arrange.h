@@ -1,5 +1,5 @@
-/* The order in which a block's expanded channels are computed, for tables with a pair_most. Nobody outside sees it: the
- * depthwise convolution keeps it, projections add up over it, and endpoints are put back into the file's order. */
+/* The order in which a block's expanded channels are computed, for tables with a pair_most. It is invisible outside:
+ * the depthwise convolution keeps the order, projections sum over it, and endpoints get the file's order. */
 #ifndef FM_INT8_ARRANGE_H
 #define FM_INT8_ARRANGE_H
 
@@ -7,26 +7,26 @@
 #include "int8/kernels.h"
 #include "net/layers.h"
 
-/* Two channels side by side; first, one. `wide`: the quads of the expansion, bit by bit (from 64 on again from bit 0),
- * that don't fit sums of 16 bits. They are sorted by `key`. */
+/* Two adjacent channels, or one before it has a partner. `wide` has a bit for each quad of the expansion whose sums
+ * don't fit in 16 bits; quad 64 shares bit 0, and so on. `key` is the sort key. */
 typedef struct fm_int8_couple {
     uint64_t wide;
     int key;
     int16_t channels[2];
 } fm_int8_couple;
 
-/* order[i]: which of the file's channels comes in place i. `couples` is room for two a channel. */
+/* order[i] is the file's channel that is computed in place i. `couples` is a buffer of two couples per channel. */
 void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, const fm_int8_layer *expand_weights,
                      const fm_layer *project, const fm_int8_layer *project_weights, fm_int8_couple *couples,
                      int16_t *order);
 
-/* The same weights with columns, or rows, in another order, in `room`: rows * columns bytes, and 8 for each column. */
+/* The same weights with columns, or rows, in another order. They are in `room`: rows * columns bytes, plus 8 a column. */
 fm_int8_layer fm_int8_arranged_columns(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
                                        char *room);
 fm_int8_layer fm_int8_arranged_rows(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
                                     char *room);
 
-/* Puts `pixels` pixels that were computed in that order into the file's. */
+/* Restores `pixels` pixels that were computed in this order to the file's order. */
 void fm_int8_restore(uint8_t *map, size_t pixels, int channels, const int16_t *order);
 
 #endif

@@ -1,6 +1,6 @@
-/* The 8-bit tier's part of the walk: which kernel does each step, on which weights. There is one slice, all channels of
- * a thread: four output rows at a time are expanded, put through the depthwise kernel and projected. Expanded rows have
- * a pixel of padding at each end, so that no kernel knows about borders. */
+/* The 8-bit tier's part of the walk: the kernel and the weights of each step. There is one slice with all channels of a
+ * thread. Four output rows at a time are expanded, convolved and projected. Expanded rows have a pixel of padding at
+ * each end, so that kernels need no code for borders. */
 #include "int8/model.h"
 
 #include <math.h>
@@ -24,13 +24,13 @@ static int slice_count(const run *r, int layer) {
     return 1;
 }
 
-static slice slice_of(const run *r, int layer, int index, int from, int to) {
+static slice slice_of(const run *r, int layer, int index, range channels) {
     (void)r;
     (void)layer;
-    return (slice){.panel = index, .start = from, .width = to - from};
+    return (slice){.panel = index, .start = channels.from, .width = channels.to - channels.from};
 }
 
-/* Whole vectors; of expanded channels whole blocks of the depthwise kernel. */
+/* Shares are whole vectors; those of expanded channels are whole blocks of the depthwise kernel. */
 static int share_of(const run *r, int layer, fm_team team) {
     const int b = layer / 3, expands = layer == fm_expand_layer(b) && b < FM_BLOCKS;
     const int columns = model_of(r)->conv[layer].columns;
@@ -39,7 +39,7 @@ static int share_of(const run *r, int layer, fm_team team) {
     return fm_least(unit * fm_share(team, (columns + unit - 1) / unit), columns);
 }
 
-/* A slice of a convolution; args' a, lda, pixels, c, ldc, width and gap are given. */
+/* A slice of a convolution. The caller has set args' a, lda, pixels, c, ldc, width and gap. */
 static void convolve(const run *r, int layer, slice s, fm_int8_conv_args args) {
     const fm_int8_conv *conv = &model_of(r)->conv[layer];
     uint8_t *const c = args.c;
@@ -52,8 +52,8 @@ static void convolve(const run *r, int layer, slice s, fm_int8_conv_args args) {
     tock(r, layer, start);
 }
 
-/* The three image rows under row y as bytes, between two pixels of padding; outside the image there is only padding.
- * The last of them is the first of the next call's; `fresh` says that there is none yet. */
+/* The three image rows that row y reads, as bytes, with a pixel of padding at each end. Rows outside the image are only
+ * padding. The last row is the next call's first one; `fresh` means that there is none yet. */
 static void load_rows(const run *r, int y, int fresh) {
     const fm_network *network = &r->model->network;
     const size_t pixel = (size_t)network->colours, items = (size_t)network->width * pixel;
@@ -116,7 +116,7 @@ static void expand(const run *r, int b, slice s, const uint8_t *in, int rows, ui
     convolve(r, fm_expand_layer(b), s, args);
 }
 
-/* A row of nothing but padding stands behind the ring. */
+/* The buffer has one row of padding after the ring. */
 static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, int count, uint8_t *out) {
     const fm_block *block = block_of(r, b);
     const fm_int8_depthwise *packed = &model_of(r)->depthwise[b];
@@ -141,7 +141,7 @@ static void depthwise(const run *r, int b, slice s, const uint8_t *const *rows, 
         args.two = stride == 1 && y + 1 < count; /* neighbours share two input rows */
         for (int i = 0; i < 4; i++) {
             const uint8_t *row = i < 3 + args.two ? rows[y * stride + i] : NULL;
-            /* The ring has a pixel of padding on the left, which maps of even width don't want at stride 2. */
+            /* The ring has a pixel of padding on the left. Maps of even width must skip it at stride 2. */
             args.rows[i] = row ? row + (block->pad_left ? 0 : pixel) : border;
         }
         args.out = out + (size_t)y * args.out_row;
@@ -160,7 +160,7 @@ static void project(const run *r, int b, slice s, const uint8_t *in, int first, 
     record(r, fm_projection_endpoint(b), first, pixels, s, out, (int)ldc);
     if (!residual) return;
     const uint64_t start = tick(r);
-    const int whole = s.width == block_of(r, b)->out; /* then pixels follow each other without a gap */
+    const int whole = s.width == block_of(r, b)->out; /* no gap between pixels */
     fm_int8_add_args sum = {.n = (size_t)s.width * (size_t)(whole ? pixels : 1),
                             .packed = add->packed,
                             .bias = add->bias,
@@ -184,7 +184,7 @@ static void head(const run *r, slice s, const uint8_t *in, int pixels, uint8_t *
     convolve(r, FM_HEAD, s, args);
 }
 
-/* The average is looked up by the sum. */
+/* The sum is the index into a lookup table of averages. */
 static void pool(const run *r, slice s, const uint8_t *map, int image) {
     enum { AT_ONCE = 64 };
     const fm_int8_model *model = model_of(r);
@@ -209,7 +209,7 @@ static void pool(const run *r, slice s, const uint8_t *map, int image) {
 
 #include "net/walk.inc"
 
-/* Images with a NaN in them have features that are NaN. */
+/* Sets the features of every image that has a NaN to NaN. */
 static void spread_nan(const fm_network *network, const fm_request *request) {
     const size_t items = (size_t)(network->height * network->width * network->colours);
     for (size_t i = 0; i < request->n; i++) {
@@ -221,7 +221,7 @@ static void spread_nan(const fm_network *network, const fm_request *request) {
     }
 }
 
-/* Endpoints of expanded channels, back in the file's order. */
+/* Restores endpoints of expanded channels to the file's order. */
 static void restore_order(const fm_int8_model *model, const fm_request *request) {
     for (int b = 0; request->endpoints && b < FM_BLOCKS; b++) {
         const int indices[2] = {fm_expand_endpoint(b), fm_depthwise_endpoint(b)};
@@ -243,7 +243,7 @@ static fm_status int8_forward(const fm_model *model, const fm_request *request, 
     return status;
 }
 
-/* Features are a byte's values: which byte's is found by their distance from that of 0. */
+/* Each feature is the value of a byte. The byte is computed from the distance to the value of byte 0. */
 static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
     enum { AT_ONCE = 64 };
     const fm_network *network = &model->network;
@@ -252,7 +252,7 @@ static fm_status logits(const fm_model *model, const float *features, size_t n, 
     const run r = {.model = model, .request = &request};
     fm_arena *arena = fm_arena_take((fm_model *)model);
     if (!arena) return FM_NO_MEMORY;
-    uint8_t *bytes = arena->ring, *classes = arena->map[0]; /* larger than this by far */
+    uint8_t *bytes = arena->ring, *classes = arena->map[0]; /* far larger than needed */
     const float zero = own->feature[0], step = own->feature[1] - zero;
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++, features += network->features, out += network->classes) {

@@ -1,10 +1,9 @@
 /* The contract between the 8-bit walk and its instruction-set files: one fm_int8_kernels table per vocabulary.
  *
- * Activations are unsigned bytes, whatever the file's type: int8 files are moved by 128, which leaves every sum as
- * it is once the zero points are moved too. Every kernel of every table computes the same bytes, and they are those
- * of LiteRT's default engine on x86-64:
+ * Activations are unsigned bytes. For int8 files, 128 is added to values and zero points, which leaves every sum
+ * unchanged. Every kernel of every table computes the same bytes, those of LiteRT's default engine on x86-64:
  *
- *   sum   = bias + sum(x * w), exact in int32; w is the weight less its zero point, and the bias has taken up
+ *   sum   = bias + sum(x * w), exact in int32; w is the weight minus its zero point, and the bias includes
  *           the input's zero point
  *   byte  = clamp(round_half_even(float32(sum) * scale) + zero), each step in float32
  *
@@ -22,13 +21,13 @@
 
 enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 640, FM_INT8_PAIR_MOST = 128 };
 
-/* How sums become bytes. `plain` says that zero is 0 and the clamp [0, 255], so that saturation does both, and that
- * sums and scales are within what the shorter way to float32 takes:
+/* How sums become bytes. `plain` means that zero is 0 and the clamp is [0, 255], so that saturation does both, and that
+ * sums and scales are in the range of the following shortcut to float32.
  *
- * Tables with a fused multiply-add are given a bias with FM_INT8_MAGIC added, the bits of the float 2^23. The bits of
- * the sum, read as a float, are then 2^23 + sum for any sum from 0 to 2^23 - 1, and a fused multiply-add with scale and
- * -2^23 * scale, which is exact, makes them float32(sum) * scale, rounded once as it should be. Smaller sums give
- * something below zero, and larger ones something that is at least as large: they saturate all the same. */
+ * Tables with a fused multiply-add get a bias that includes FM_INT8_MAGIC, the bits of the float 2^23. For any sum from
+ * 0 to 2^23 - 1, the bits of the result, read as a float, are then 2^23 + sum. A fused multiply-add with scale and
+ * -2^23 * scale, which is exact, gives float32(sum) * scale, correctly rounded once. Smaller sums give a number below
+ * zero, and larger ones a number that is at least as large, so both saturate as they should. */
 typedef struct fm_int8_output {
     int zero, low, high, plain;
 } fm_int8_output;
@@ -36,13 +35,13 @@ typedef struct fm_int8_output {
 enum { FM_INT8_MAGIC = 0x4b000000 };
 
 /* Some columns of one panel of a convolution, at most TILE_VECS vectors wide. Pixel i of the input starts at
- * a + i * lda; its quads stand `offsets[k]` bytes from there. Pixel i goes to c + i * ldc, plus `gap` for each `width`
- * pixels before it. Of the last vector only what makes up `columns` is written.
+ * a + i * lda; its quad k is `offsets[k]` bytes further. Output pixel i starts at c + i * ldc, plus `gap` for each
+ * `width` pixels before it. In the last vector only the first `columns` are written.
  *
- * Tables with a pair_most take some quads first whose weights are bytes: 2 * doubles + singles of them, `part` bytes
- * from one to the next. A single obeys pair_most by itself, and the two quads of a double do so together. The other
- * `steps` quads, of all tables, meet weights that stand `ldw` bytes from one step to the next and `part` bytes from one
- * part to the next. Quads are at most FM_INT8_MOST_STEPS where they are cut into parts. */
+ * Tables with a pair_most begin with quads whose weights are bytes: 2 * doubles + singles of them, `part` bytes apart.
+ * A single obeys pair_most alone; the two quads of a double obey it together. The other `steps` quads, which all tables
+ * have, use weights that are `ldw` bytes apart from step to step and `part` bytes from part to part. There are at most
+ * FM_INT8_MOST_STEPS quads if they are cut into parts. */
 typedef struct fm_int8_conv_args {
     const uint8_t *a;
     size_t lda;
@@ -60,14 +59,14 @@ typedef struct fm_int8_conv_args {
 } fm_int8_conv_args;
 
 /* One or two output rows (`two`) of a 3x3 depthwise convolution over `channels` channels. rows[0..2] are the input
- * rows of the first output row, rows[1..3] those of the second; without one rows[3] is readable all the same. Output
- * pixel x reads the three columns at x * step, and `tap` bytes further each; it goes to out + x * out_step, in the
- * second row `out_row` bytes further. Borders are there to be read: the caller pads with the zero point. Where blocks
- * are one vector deep, `step` is one or two taps, and the second only without `two`.
+ * rows of the first output row, rows[1..3] those of the second; rows[3] is always readable. Output pixel x
+ * reads three columns that start at x * step and are `tap` bytes apart. It is stored at out + x * out_step, in the
+ * second row `out_row` bytes further. Rows include borders, which the caller has padded with the zero point. If blocks
+ * are one vector deep, `step` is one tap, or two taps without `two`.
  *
- * `packed` holds blocks of deep * lanes channels: `sets` of weights, whose sum is the weight (one where all fit), each
- * for the first output row (w0 w1 w2 0 in a quad of four rows) and for the second (0 w0 w1 w2), three columns each;
- * then bias, scale and -2^23 * scale. */
+ * `packed` holds blocks of deep * lanes channels: `sets` sets of weights that add up to the weight (one set if all
+ * weights fit). A set has three columns for the first output row (w0 w1 w2 0 in a quad of four rows), then three for
+ * the second (0 w0 w1 w2). After the sets come bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {
     const uint8_t *rows[4];
     const char *packed;
@@ -78,8 +77,8 @@ typedef struct fm_int8_depthwise_args {
     size_t out_step, out_row;
 } fm_int8_depthwise_args;
 
-/* out[i] = clamp((a[i] * ma + b[i] * mb + bias) >> shift) + zero), n a multiple of 8; out may be a or b. `packed` has
- * three weights quads (ma, mb, 0, 0), to be added up as 1, 256 and 65536 times the dot product. */
+/* out[i] = clamp(((a[i] * ma + b[i] * mb + bias) >> shift) + zero), n a multiple of 8; out may be a or b. `packed` has
+ * three quads (ma, mb, 0, 0) of signed digits. The total is 1, 256 and 65536 times their dot products. */
 typedef struct fm_int8_add_args {
     const uint8_t *a, *b;
     uint8_t *out;
@@ -98,7 +97,7 @@ typedef struct fm_int8_image_args {
     int out_of_range, nan; /* results: any pixel below -0.25 or above 1.25, any NaN (which becomes 0) */
 } fm_int8_image_args;
 
-/* Every kernel of a table: X(name, arguments). Tables, checks and benches are made of this list. */
+/* Every kernel of a table: X(name, arguments). Tables, checks and benches are generated from this list. */
 #define FM_INT8_KERNELS(X)                       \
     X(conv, const fm_int8_conv_args *)           \
     X(depthwise, const fm_int8_depthwise_args *) \
@@ -110,14 +109,15 @@ typedef struct fm_int8_kernels {
     int lanes; /* int32 sums in a vector */
     int vecs;  /* widest panel, in vectors */
     int rows;  /* tallest tile, in pixels */
-    int parts; /* of a quad */
-    int bytes; /* of a weight: 1 or 2 */
-    int deep;  /* vectors in a block of depthwise channels: 4, or 1 where the kernel slides along a row */
-    /* Tables whose conv adds products up in 16 bits have FM_INT8_PAIR_MOST here, others 0: what those weights that meet
-     * bytes 0 and 1 of a quad, or 2 and 3, may add up to, positive and negative ones apart. pack_pairs.c says why. */
+    int parts; /* parts of a quad */
+    int bytes; /* bytes of a weight: 1 or 2 */
+    int deep;  /* vectors in a block of depthwise channels: 4, or 1 if the kernel slides along a row */
+    /* FM_INT8_PAIR_MOST in tables whose conv adds products in 16 bits, otherwise 0. It is the max sum of the two
+     * weights that multiply bytes 0 and 1 of a quad, or 2 and 3; positive and negative weights are summed separately.
+     * pack_pairs.c explains it. */
     int pair_most;
-    int magic;    /* whether plain sums come with FM_INT8_MAGIC */
-    int x_offset; /* what the kernels take away from each input byte, which the bias gives back */
+    int magic;    /* whether the bias of plain sums includes FM_INT8_MAGIC */
+    int x_offset; /* subtracted from each input byte by the kernels; the bias compensates for it */
 #define MEMBER(name, args) void (*name)(args);
     FM_INT8_KERNELS(MEMBER)
 #undef MEMBER
@@ -126,8 +126,8 @@ typedef struct fm_int8_kernels {
     int32_t (*peak)(long rounds, int32_t x, int32_t w);
 } fm_int8_kernels;
 
-/* Channel of lane `lane` of vector `vec` of a depthwise block that is four vectors deep: what interleaving four rows
- * within 128-bit lanes leaves, and narrowing within 128-bit lanes puts back. */
+/* The channel of lane `lane` of vector `vec` in a depthwise block of four vectors. Interleaving four rows within
+ * 128-bit lanes gives this order, and narrowing within 128-bit lanes restores the original one. */
 static inline int fm_int8_channel(int lanes, int vec, int lane) {
     const int unit = lanes < 4 ? lanes : 4;
     return lane / unit * 4 * unit + unit * vec + lane % unit;

@@ -1,4 +1,4 @@
-/* Making an 8-bit model: kernels chosen, weights packed. */
+/* Making an 8-bit model: chooses kernels and packs weights. */
 #include "int8/model.h"
 
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 
 enum { VALUES = 256 };
 
-/* Room that is needed while weights are packed: for the search for an order, and for a layer that is put into it. */
+/* Buffers used while weights are packed: for finding an order, and for a layer in that order. */
 typedef struct scratch {
     fm_int8_couple *couples;
     char *layer;
@@ -66,7 +66,7 @@ static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_k
     for (int i = 0; i < (model->base.has_logits ? FM_LAYERS : FM_LOGITS); i++) {
         const fm_layer layer = fm_layer_info(network, i);
         const int b = i / 3, expands = b < FM_BLOCKS && i == fm_expand_layer(b);
-        /* Where block 0 has a residual, its expanded channels are what its outputs are added to. */
+        /* If block 0 has a residual, its outputs are added to its expanded channels, so these keep their order. */
         const int added = b == 0 && network->blocks[0].residual;
         if (kernels->pair_most && expands && !added) {
             arrange_block(model, store, kernels, weights, b, room);
@@ -98,17 +98,17 @@ fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const 
     base->tier = &fm_int8_tier;
     base->network = *network;
     base->has_logits = weights->layers[FM_LOGITS].kernel != NULL;
-    /* Bytes are a quarter of the size: a block's expanded rows fit the nearest cache at their full width. */
+    /* Bytes take a quarter of the space, so a block's expanded rows fit in L1 with all their channels. */
     base->plan =
         fm_plan_for(network, &(fm_tier_needs){.element = 1,
-                                              .chunk_rows = 4, /* two take 1 to 2 % longer, any member (Zen 3) */
+                                              .chunk_rows = 4, /* two take 1 to 2 % longer in every member (Zen 3) */
                                               .padding = 1,
                                               .tile_rows = kernels->rows,
-                                              .ring_rows = 4, /* what two output rows read */
+                                              .ring_rows = 4, /* the input rows of two output rows */
                                               .slack = FM_INT8_SLACK});
     fm_int8_store store = {NULL, 0};
     scratch room = {NULL, NULL};
-    pack_all(model, &store, kernels, weights, &room); /* measures */
+    pack_all(model, &store, kernels, weights, &room); /* computes the size only */
     base->packed = fm_aligned_alloc(store.used);
     const int complete = base->packed && make_scratch(network, &room);
     if (complete) {

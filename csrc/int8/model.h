@@ -7,11 +7,11 @@
 
 typedef struct fm_int8_model {
     fm_model base;                /* first: an fm_model of this tier is one of these */
-    fm_int8_conv conv[FM_LAYERS]; /* those of depthwise layers are empty */
+    fm_int8_conv conv[FM_LAYERS]; /* empty for depthwise layers */
     fm_int8_depthwise depthwise[FM_BLOCKS];
-    fm_int8_add add[FM_BLOCKS];                   /* of blocks with a residual */
-    const int16_t *order[FM_BLOCKS];              /* of expanded channels, NULL if it is the file's; see arrange.h */
-    uint8_t image_zero, expanded_zero[FM_BLOCKS]; /* what stands for zero: in the image, in expanded maps */
+    fm_int8_add add[FM_BLOCKS];                   /* for blocks with a residual */
+    const int16_t *order[FM_BLOCKS];              /* of expanded channels; NULL for the file's order; see arrange.h */
+    uint8_t image_zero, expanded_zero[FM_BLOCKS]; /* zero points of the image and of expanded maps */
     uint8_t *pool;                                /* see fm_int8_weights */
     float *feature, *logit;
 } fm_int8_model;

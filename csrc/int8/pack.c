@@ -14,7 +14,7 @@ void *fm_int8_take(fm_int8_store *store, size_t bytes) {
 
 /* ---- quads ------------------------------------------------------------------------------------------------ */
 
-/* How the weights of a quad are laid out: in how many parts, 1, 2 or 4, of how many bytes each. */
+/* The layout of a quad's weights: 1, 2 or 4 parts, and 1 or 2 bytes per weight. */
 typedef struct quad_form {
     int parts, bytes;
 } quad_form;
@@ -23,12 +23,12 @@ static const quad_form whole_bytes = {1, 1};
 
 static quad_form form_of(const fm_int8_kernels *kernels) { return (quad_form){kernels->parts, kernels->bytes}; }
 
-/* Bytes that the weights of one quad take for one output. */
+/* Bytes of one quad's weights for one output. */
 static int quad_bytes(const fm_int8_kernels *kernels) { return QUAD * kernels->bytes; }
 
 /* Puts weight `t` of a quad for column `column` of `columns`. */
 static void put_weight(quad_form form, char *step, int columns, int column, int t, int value) {
-    /* No division: a layer's weights come by one by one. */
+    /* No division, because this runs for every single weight of a layer. */
     const int each = form.parts == 1 ? QUAD : form.parts == 2 ? 2 : 1;
     const int at = ((t & (form.parts - 1)) * columns + column) * each + t * each / QUAD;
     if (form.bytes == 1) {
@@ -39,7 +39,8 @@ static void put_weight(quad_form form, char *step, int columns, int column, int 
     }
 }
 
-/* What of a weight, from -255 to 255, goes to set `set`: signed bytes need up to three that add up. */
+/* The part of a weight (-255 to 255) in set `set`. The parts of all sets add up to the weight; if they are signed
+ * bytes, up to three are needed. */
 static int share_of(quad_form form, int value, int set) {
     for (int part = 0; form.bytes == 1; set--, value -= part) {
         part = value < -128 ? -128 : value > 127 ? 127 : value;
@@ -48,7 +49,7 @@ static int share_of(quad_form form, int value, int set) {
     return set == 0 ? value : 0;
 }
 
-/* How many sets a layer needs. */
+/* The number of sets that a layer needs. */
 static int sets_of(quad_form form, const uint8_t *kernel, size_t count, int zero) {
     int least = 255, most = 0, sets = 1;
     if (form.bytes > 1) return 1;
@@ -62,8 +63,8 @@ static int sets_of(quad_form form, const uint8_t *kernel, size_t count, int zero
 
 /* ---- sums and outputs ------------------------------------------------------------------------------------- */
 
-/* The bias with the zero point of the input and what the kernels take from each byte, modulo 2^32. `total` is
- * the sum of the channel's weights. */
+/* The bias, corrected for the input's zero point and the kernels' x_offset, modulo 2^32. `total` is the sum of the
+ * channel's weights. */
 static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channel, int total,
                          int plain) {
     const uint32_t moved = (uint32_t)((kernels->x_offset - weights->in_zero) * total);
@@ -73,8 +74,8 @@ static int32_t full_bias(const fm_int8_kernels *kernels, const fm_int8_layer *we
 
 static float offset_of(float scale) { return -8388608.0f * scale; }
 
-/* See fm_int8_output. No sum of `depth` products is larger than 255 * 255 * depth. Below 2^26, read as a float as
- * above, it is at most 2^31; from 2^23 on it must saturate. */
+/* See fm_int8_output. A sum of `depth` products is at most 255 * 255 * depth. If it is below 2^26, its bits with the
+ * magic bias are a float of at most 2^31. Sums from 2^23 on must saturate, which limits the scale. */
 static fm_int8_output output_of(const fm_int8_layer *weights, int columns, int depth) {
     fm_int8_output output = {weights->out_zero, weights->low, weights->high, 0};
     output.plain = output.zero == 0 && output.low == 0 && output.high == 255;
@@ -88,7 +89,7 @@ static fm_int8_output output_of(const fm_int8_layer *weights, int columns, int d
 
 /* ---- convolutions ----------------------------------------------------------------------------------------- */
 
-/* Where a convolution's quads stand, and which rows of the kernel, [rows][columns], they meet. */
+/* The offsets of a convolution's quads, and the rows of the kernel, [rows][columns], that multiply them. */
 typedef struct quad_map {
     int steps, row_bytes, first_conv;
 } quad_map;
@@ -97,14 +98,14 @@ static int quad_offset(const quad_map *map, int step) {
     return map->first_conv ? step / 3 * map->row_bytes + step % 3 * QUAD : step * QUAD;
 }
 
-/* The first convolution's three rows of nine bytes end within a quad; -1 is a byte with no weight. */
+/* The first convolution's three rows of nine bytes end inside a quad. -1 marks a byte that has no weight. */
 static int quad_row(const quad_map *map, int step, int t) {
     if (!map->first_conv) return step * QUAD + t;
     const int tap = step % 3 * QUAD + t;
     return tap < 9 ? step / 3 * 9 + tap : -1;
 }
 
-/* One panel of a convolution's weights, [depth][all]: `real` of its `columns` have weights. */
+/* One panel of a convolution's weights, [depth][all]. The first `real` of its `columns` have weights. */
 typedef struct panel_source {
     const quad_map *map;
     const uint8_t *kernel; /* from the panel's first column on */
@@ -116,7 +117,7 @@ static const uint8_t *source_row(const panel_source *source, int step, int t) {
     return row < 0 ? NULL : source->kernel + (size_t)row * (size_t)source->all;
 }
 
-/* A step of a panel, of one set. Returns whether any weight is not 0. */
+/* Packs one step of a panel for one set. Returns whether any weight is not 0. */
 static int fill_step(quad_form form, const panel_source *source, int step, int set, char *target) {
     int any = 0;
     if (target) memset(target, 0, (size_t)(source->columns * QUAD * form.bytes));
@@ -131,8 +132,8 @@ static int fill_step(quad_form form, const panel_source *source, int step, int s
     return any != 0;
 }
 
-/* The same where every weight fits its bytes and every byte of the quad has one, which is nearly always: whole rows at
- * a time, in loops that compilers turn into vectors. */
+/* The same for the usual case: every weight fits its bytes, and every byte of the quad has a weight. Copies whole rows
+ * in loops that compilers vectorise. */
 static void fill_step_fast(quad_form form, const panel_source *source, int step, char *target) {
     const int parts = form.parts, real = source->real, columns = source->columns, zero = source->zero;
     const uint8_t *r[QUAD];
@@ -155,7 +156,7 @@ static void fill_step_fast(quad_form form, const panel_source *source, int step,
     }
 }
 
-/* Every quad once, and those again of which signed bytes could not hold all. */
+/* Packs every quad once, and quads whose weights don't fit in signed bytes again, with the rest of those weights. */
 static void pack_in_order(fm_int8_store *store, const fm_int8_kernels *kernels, const panel_source *source, int sets,
                           const int32_t *offsets, fm_int8_panel *panel) {
     const quad_form form = form_of(kernels);
@@ -196,8 +197,8 @@ static fm_int8_order order_of(const fm_int8_kernels *kernels, const panel_source
     return fm_int8_order_quads(loads, source->map->steps, kernels->pair_most);
 }
 
-/* The quads that sums of 16 bits can take first, as bytes. While the store is measured each counts as a wide one: it
- * takes longer to find out than the memory is worth, for what is not used is never touched. */
+/* Packs quads whose sums fit in 16 bits first, as bytes. While the store is only measured, every quad counts as wide:
+ * finding the fast ones takes time, and the unused end of the memory costs nothing because it is never touched. */
 static void pack_by_pairs(fm_int8_store *store, const fm_int8_kernels *kernels, const panel_source *source,
                           fm_int8_panel *panel) {
     const int steps = source->map->steps;
@@ -258,7 +259,7 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
         memset(bias, 0, sizeof *bias * (size_t)(vecs * kernels->lanes));
         memset(scale, 0, 2 * sizeof *scale * (size_t)(vecs * kernels->lanes));
         memcpy(scale, weights->scale, sizeof *scale * (size_t)all);
-        for (int k = 0; k < depth; k++) { /* the sums of the weights, for now */
+        for (int k = 0; k < depth; k++) { /* first the sums of the weights */
             const uint8_t *row = weights->kernel + (size_t)k * (size_t)all;
             for (int c = 0; c < all; c++) bias[c] += row[c] - weights->kernel_zero;
         }
@@ -267,7 +268,7 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
             offset[c] = offset_of(scale[c]);
         }
     }
-    /* Stores are of eight bytes at least: where 8 does not divide the columns, some zeros more. */
+    /* Stores have at least eight bytes, so columns are padded with zeros to a multiple of 8. */
     const int columns = fm_least((all + 7) / 8 * 8, vecs * kernels->lanes);
     return (fm_int8_conv){kernels, panels, count, columns, bias, scale, offset, output};
 }
@@ -313,8 +314,8 @@ int fm_int8_depthwise_unit(const fm_int8_depthwise *depthwise) {
     return depthwise->repeat > 1 ? depthwise->channels : block_channels(depthwise->kernels);
 }
 
-/* Rows of fewer channels than a block has are one string of bytes, whose weights repeat after the least common
- * multiple of both: as if so many pixels were one. Not worth it elsewhere, for columns are then read thrice. */
+/* How many pixels to merge in rows of few channels, so that the channels fill whole blocks. Not worth it elsewhere,
+ * because columns would be read three times. */
 static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
     const int block = block_channels(kernels), channels = layer->in_channels;
     int repeat = 1;
@@ -323,7 +324,7 @@ static int repeat_of(const fm_int8_kernels *kernels, const fm_layer *layer) {
     return layer->in_width % repeat == 0 ? repeat : 1;
 }
 
-/* Vector `vec` of a block: of each lane the channel, or -1. */
+/* Packs vector `vec` of a block. `channel` has the channel of each lane, or -1. */
 static void pack_vec(const fm_int8_kernels *kernels, const fm_int8_layer *weights, int channels, const int *channel,
                      int sets, int plain, char *block, int vec) {
     const quad_form form = form_of(kernels);
@@ -334,7 +335,7 @@ static void pack_vec(const fm_int8_kernels *kernels, const fm_int8_layer *weight
         const uint8_t *row = weights->kernel + i * channels;
         for (int lane = 0; lane < lanes; lane++) totals[lane] += channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
         for (int k = 0; k < 2 * sets; k++) {
-            /* A column's parts stand one after the other, all vectors of each. */
+            /* The parts of a column are stored one after the other, each for all vectors. */
             const int set = k / 2, lower = k % 2, t = i / 3 + lower, part = t & (form.parts - 1);
             char *column = block + (size_t)set * own_bytes +
                            (size_t)((lower * 3 + i % 3) * form.parts * deep + part * (deep - 1) + vec) * vec_bytes;
@@ -380,7 +381,7 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
 
 /* ---- residual addition ------------------------------------------------------------------------------------ */
 
-/* Digit `digit` of a multiplier to the base of 256, digits from -128 to 127. */
+/* Digit `digit` of a multiplier in base 256, with digits from -128 to 127. */
 static int digit_of(int32_t multiplier, int digit) {
     int32_t low = 0;
     for (; digit >= 0; digit--, multiplier = (multiplier - low) / 256) {

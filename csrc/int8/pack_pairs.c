@@ -1,10 +1,10 @@
 /* The rule that keeps sums of 16 bits exact.
  *
- * AVX2's vpmaddubsw makes x0 * w0 + x1 * w1 of unsigned bytes x and signed bytes w, and saturates it to 16 bits. Let P
- * be the sum of the positive ones among w0 and w1, and N that of the negative ones. As x is 0 to 255, the result is
- * between 255 * N and 255 * P. Where P <= 128 and N >= -128, that is within +-32640, so that no input saturates; with
- * 129 it would be 32895. The same holds for four products, two from each of two quads, whose two results vpaddw adds
- * up: none overflows where the rule holds for all four weights. Weights must be signed bytes, too: -128 is one, 128 is
+ * AVX2's vpmaddubsw computes x0 * w0 + x1 * w1 from unsigned bytes x and signed bytes w, and saturates it to 16 bits.
+ * Let P be the sum of the positive weights among w0 and w1, and N the sum of the negative ones. Because x is 0 to 255,
+ * the result is between 255 * N and 255 * P. If P <= 128 and N >= -128, it is within +-32640 and never saturates; 129
+ * would allow 32895. The same holds for four products, two from each of two quads, whose sums vpaddw adds: it never
+ * overflows if the rule holds for all four weights together. Weights must also be signed bytes: -128 is one, 128 is
  * not. */
 #include "int8/pack_pairs.h"
 
@@ -12,12 +12,12 @@
 
 enum { COLUMNS = FM_INT8_PAIRS_COLUMNS, BLOCK = 16, TOO_MUCH = 255 };
 
-/* Partners are looked for among the next quads. Twice as many find few more and take twice the time. Where so many
- * quads one after the other found none, as in most panels of per-channel files, the rest does not look. */
+/* A quad's partner is searched among the next SEARCH quads. Twice as many find few more partners and take twice the
+ * time. After FRUITLESS quads in a row without a partner, as in most panels of per-channel files, the search ends. */
 enum { SEARCH = 16, FRUITLESS = 6 };
 
-/* All loops here have a fixed length and stay within bytes, so that compilers make short work of them: every panel of
- * every file goes through them while it is loaded. */
+/* All loops here have a fixed length and compute in bytes, so that compilers vectorise them: loading runs them for
+ * every panel. */
 static uint8_t saturating_sum(uint8_t a, uint8_t b) {
     const uint8_t room = (uint8_t)(255 - b);
     return (uint8_t)(b + (a < room ? a : room));
@@ -43,7 +43,8 @@ void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int
             memset(own, zero, COLUMNS);
             pair[t] = pair[t] ? memcpy(own, pair[t], (size_t)columns) : own;
         }
-        for (int first = 0; first <= COLUMNS - BLOCK; first += COLUMNS - BLOCK) { /* some twice, all in whole vectors */
+        for (int first = 0; first <= COLUMNS - BLOCK;
+             first += COLUMNS - BLOCK) { /* whole vectors; the second overlaps the first */
             for (int i = 0; i < BLOCK; i++) {
                 const uint8_t a = pair[0][first + i], b = pair[1][first + i];
                 const uint8_t above = saturating_sum(positive_part(a, z), positive_part(b, z));
@@ -61,7 +62,8 @@ void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int
     load->largest = (uint8_t)(largest - load->sums);
 }
 
-/* Neither of the two is too much alone. Where one is largest it mostly shows that they don't fit. */
+/* Whether two quads that fit alone fit together. The columns with the largest sums are checked first, because they
+ * usually decide. */
 static int fit_together(const fm_int8_load *a, const fm_int8_load *b, int pair_most) {
     uint8_t too_much = 0;
     if (b->sums[a->largest] > pair_most - a->most || a->sums[b->largest] > pair_most - b->most) return 0;
@@ -96,7 +98,7 @@ fm_int8_order fm_int8_order_quads(const fm_int8_load *loads, int count, int pair
     return order;
 }
 
-/* 255 or 0. */
+/* 255 if the two weights exceed pair_most, otherwise 0. */
 static uint8_t misfit(uint8_t a, uint8_t b, uint8_t zero, uint8_t pair_most) {
     const uint8_t above = saturating_sum(positive_part(a, zero), positive_part(b, zero));
     const uint8_t below = saturating_sum(negative_part(a, zero), negative_part(b, zero));
@@ -108,7 +110,8 @@ int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_
     int misfits = 0;
     for (int c = 0; columns < BLOCK && c < columns; c++) misfits += misfit(a[c], b[c], zero, (uint8_t)pair_most) & 1;
     for (int from = 0; columns >= BLOCK && from < columns; from += BLOCK) {
-        const int first = from < columns - BLOCK ? from : columns - BLOCK; /* the last block may count some again */
+        const int first =
+            from < columns - BLOCK ? from : columns - BLOCK; /* the last block overlaps the previous one */
         for (int i = 0; i < BLOCK; i++) {
             some[i] = (uint8_t)(some[i] - misfit(a[first + i], b[first + i], zero, (uint8_t)pair_most));
         }

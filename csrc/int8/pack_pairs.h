@@ -1,10 +1,10 @@
-/* Which quads of a panel's weights sums of 16 bits can take, for tables with a pair_most. Internal to pack. */
+/* Which quads of a panel can be summed in 16 bits, for tables with a pair_most. Internal to pack. */
 #ifndef FM_INT8_PACK_PAIRS_H
 #define FM_INT8_PACK_PAIRS_H
 
 #include "int8/kernels.h"
 
-/* How a layer's columns, `vecs` vectors of them, are split into panels: evenly. */
+/* A layer of `vecs` vectors of columns is split evenly into panels. */
 static inline int fm_int8_panels(const fm_int8_kernels *kernels, int vecs) {
     return (vecs + kernels->vecs - 1) / kernels->vecs;
 }
@@ -14,26 +14,28 @@ static inline int fm_int8_panel_start(const fm_int8_kernels *kernels, int vecs, 
 
 enum { FM_INT8_PAIRS_COLUMNS = 24 }; /* the widest panel of such a table */
 
-/* What the weights of a quad add up to in each column: those that meet bytes 0 and 1, then 2 and 3; of both the
- * positive ones, then the negative ones' sizes. From 255 on it is 255. `most` is the largest, sums[largest]. */
+/* The sums of a quad's weights in each column, first for bytes 0 and 1, then for bytes 2 and 3. Each has the sums of
+ * positive weights, then the magnitudes of the sums of negative ones, saturated at 255. `most` is the largest of all,
+ * sums[largest]. */
 typedef struct fm_int8_load {
     uint8_t most, largest, sums[4 * FM_INT8_PAIRS_COLUMNS];
 } fm_int8_load;
 
-/* The order in which a panel takes its quads: `doubles` times two, `singles`, and then those that must be wide. */
+/* The order of a panel's quads: `doubles` times two, then `singles`, then the wide ones. */
 typedef struct fm_int8_order {
     int doubles, singles;
     int16_t quads[FM_INT8_MOST_STEPS];
 } fm_int8_order;
 
-/* Of a quad whose bytes meet `rows`, some of which may be missing (NULL), less the weights' zero point. */
+/* The load of a quad. `rows` are the weights of its four bytes; NULL for a byte without weights. `zero` is the weights'
+ * zero point. */
 void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int8_load *load);
 
-/* `loads` are those of the panel's `count` quads. */
+/* Orders a panel's `count` quads by their `loads`. */
 fm_int8_order fm_int8_order_quads(const fm_int8_load *loads, int count, int pair_most);
 
-/* Two rows of weights that meet the bytes of a pair: in how many columns they don't fit. Where 16
- * does not divide these, some count twice. */
+/* The number of columns in which two rows of weights, those of a pair of bytes, don't fit. If 16 does not divide the
+ * columns, some count twice. */
 int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_most);
 
 /* Sets `bit` in marks[c] for each such column c. */

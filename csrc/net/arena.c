@@ -12,13 +12,13 @@ void *fm_aligned_alloc(size_t bytes) {
 #if defined(_WIN32)
     return _aligned_malloc(bytes, FM_ALIGN);
 #else
-    /* Large ones go on huge pages where the system has them: fewer faults while loading, and no TLB
-     * misses while megabytes of weights stream by. */
+    /* Large blocks use huge pages where the system has them. Loading then causes fewer page faults, and reading
+     * megabytes of weights causes no TLB misses. */
     const size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : FM_ALIGN;
     void *memory = NULL;
-    if (posix_memalign(&memory, align, bytes)) return NULL; /* aligned_alloc is not on macOS before 10.15 */
+    if (posix_memalign(&memory, align, bytes)) return NULL; /* macOS before 10.15 lacks aligned_alloc */
 #if defined(__linux__)
-    if (align == huge) madvise(memory, bytes, MADV_HUGEPAGE); /* a wish: failure is no matter */
+    if (align == huge) madvise(memory, bytes, MADV_HUGEPAGE); /* only a hint: failure is harmless */
 #endif
     return memory;
 #endif
@@ -40,14 +40,14 @@ size_t fm_image_row_bytes(const fm_plan *plan) {
     return round_up((plan->image_row + plan->needs.slack) * plan->needs.element);
 }
 
-/* The next part of an arena's memory; while `memory` is NULL, parts are only counted. */
+/* The next part of an arena's memory. If `memory` is NULL, only its size is counted. */
 static void *part(char *memory, size_t *used, size_t bytes) {
     char *start = memory ? memory + *used : NULL;
     *used += round_up(bytes);
     return start;
 }
 
-/* Lays an arena out; returns the bytes that it takes. */
+/* Sets the pointers of an arena that starts at `memory`. Returns the arena's size in bytes. */
 static size_t lay_out(const fm_plan *plan, char *memory) {
     const size_t element = plan->needs.element, slack = plan->needs.slack * element;
     size_t used = 0;

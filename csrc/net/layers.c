@@ -11,16 +11,16 @@ static const struct {
 
 enum {
     STAGES = sizeof stages / sizeof stages[0],
-    STEM = 32,       /* outputs of the first convolution, */
-    FEATURES = 1280, /* and of the last one, which never has fewer */
-    EXPANSION = 6,   /* times a block's input, as rounded */
-    KERNEL = 3,      /* height and width of all that isn't pointwise */
+    STEM = 32,       /* outputs of the first convolution */
+    FEATURES = 1280, /* outputs of the last convolution, also at multipliers below 1 */
+    EXPANSION = 6,   /* expanded channels for each of a block's input channels, after rounding */
+    KERNEL = 3,      /* height and width of every kernel that isn't pointwise */
     STEM_STRIDE = 2,
-    LEAST_SIZE = 32, /* the last map has a pixel */
-    MOST_SIZE = 512, /* the 8-bit pool's sums are 16 bits */
+    LEAST_SIZE = 32, /* the last map is one pixel */
+    MOST_SIZE = 512, /* the 8-bit pool's sums have 16 bits */
 };
 
-/* Channels come in eights: the nearest number of them, unless that takes away more than a tenth. */
+/* Rounds to the nearest multiple of 8, or to the next larger one if rounding would lose more than a tenth. */
 static int channels_of(int unscaled, double multiplier) {
     enum { UNIT = 8 };
     const double wanted = unscaled * multiplier;
@@ -28,8 +28,8 @@ static int channels_of(int unscaled, double multiplier) {
     return nearest < 0.9 * wanted ? nearest + UNIT : nearest;
 }
 
-/* SAME padding: as many outputs as there are steps in the input, and what the last window reads too far is shared out
- * before and behind, the odd one behind. */
+/* SAME padding: one output for each stride begun in the input. The pixels that the last window lacks are split between
+ * the two sides; an odd one goes to the end. */
 static int same_outputs(int inputs, int stride) { return (inputs + stride - 1) / stride; }
 static int same_padding_before(int inputs, int stride) {
     return fm_most(0, (same_outputs(inputs, stride) - 1) * stride + KERNEL - inputs) / 2;
@@ -52,7 +52,7 @@ static fm_block block_after(int height, int width, int in, int expand, int out, 
 static int size_exists(int size) { return size >= LEAST_SIZE && size <= MOST_SIZE; }
 
 fm_status fm_network_make(double multiplier, int height, int width, fm_network *result) {
-    if (!(multiplier >= 0.25 && multiplier <= 2.0)) return FM_NO_NETWORK; /* NaN, too */
+    if (!(multiplier >= 0.25 && multiplier <= 2.0)) return FM_NO_NETWORK; /* also if it is NaN */
     if (!size_exists(height) || !size_exists(width)) return FM_NO_NETWORK;
     fm_network network = {.multiplier = multiplier,
                           .height = height,
@@ -96,7 +96,7 @@ static fm_layer stem(const fm_network *network) {
                       .relu6 = 1};
 }
 
-/* Pointwise layers of a map. */
+/* A pointwise layer on a map. */
 static fm_layer pointwise(int height, int width, int in_channels, int out_channels) {
     return (fm_layer){.kind = FM_POINTWISE,
                       .kernel = 1,

@@ -1,4 +1,4 @@
-/* What a model of any tier begins with. Internal to csrc/. */
+/* The common part of a model of any tier. Internal to csrc/. */
 #ifndef FM_MODEL_H
 #define FM_MODEL_H
 
@@ -6,8 +6,7 @@
 
 #include "net/arena.h"
 
-/* A tier is a kernel table, a packer and a plan; these are its doors. Arguments and results are fm_forward's and
- * fm_logits'. */
+/* The entry points of a tier. Arguments and results are those of fm_forward and fm_logits. */
 typedef struct fm_tier {
     fm_status (*forward)(const fm_model *model, const fm_request *request, int *out_of_range);
     fm_status (*logits)(const fm_model *model, const float *features, size_t n, float *logits);

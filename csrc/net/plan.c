@@ -1,25 +1,24 @@
 #include "net/plan.h"
 
-/* The rule: what a step reads again soon fits the cache it is wanted in, with room for what streams by. That is the
- * nearest cache, 32 KB, for a slice's rows; and the next, 512 KB at the least, for a group's maps beside its weights.
- * Numbers depend on a block's shape only, so that they hold for every member.
+/* The rule: data that a step reads again soon fits in a cache, with room for the data that streams through. The rows of
+ * a slice fit in L1 (32 KB). The maps of a group and their weights fit in L2 (at least 512 KB). The numbers depend only
+ * on a block's shape, so they hold for every member.
  *
- * Measured on Zen 3 (32 KB, 512 KB), one thread, 0.35/224, 0.5/160, 0.75/96, 1.0 at 96, 160 and 224, 1.4/224, in both
- * precisions: none of groups of 1 and 2, rings of 96 and 288 pixels, and float32 chunks of 256 and 384 KB is faster by
- * more than the 3 % by which two models of one kind differ. Batches take as long an image as single images do, 2 %
- * more or less. */
+ * Measured on Zen 3 (32 KB, 512 KB) with one thread, in both precisions, for 0.35/224, 0.5/160, 0.75/96, 1.0 at 96, 160
+ * and 224, and 1.4/224: groups of 1 and 2, rings of 96 and 288 pixels, and float32 chunks of 256 and 384 KB gain no
+ * more than 3 %, by which two identical models differ. In batches, an image takes 0 to 3 % longer than alone. */
 enum {
-    /* Images in a group. Two or eight gain nothing over four, one at a time costs 5 % at n = 8 (0.75/96, Zen 5). */
+    /* Images in a group. Two or eight are no faster; one at a time is 5 % slower at n = 8 (0.75/96, Zen 5). */
     GROUP = 4,
-    /* A group goes through a block together where its expanded maps take no more than this, a quarter of the next
-     * cache: at 0.75/96 maps of 3x3 do, four of 6x6 would push each other out. Members with larger maps have no such
-     * block in float32: there, 16 pixels and more share each weight in a single image. */
+    /* A group runs through a block together only if its expanded maps take at most this much, a quarter of L2. At
+     * 0.75/96, four maps of 3x3 do; four of 6x6 would evict each other. Members with larger maps have no such block in
+     * float32, and don't need one: 16 or more pixels of a single image already share each weight. */
     GROUPED_BYTES = 128 << 10,
-    /* Pixels of a slice in the ring: a multiple of the tiles' heights, and at 24 to 48 channels 13 to 27 KB, which
-     * leaves room in the nearest cache. Wider maps keep the kernel's three rows. */
+    /* Pixels of a slice in the ring: a multiple of the tiles' heights. With 24 to 48 channels they take 13 to 27 KB,
+     * which leaves room in L1. Maps too wide for it keep the kernel's three rows. */
     RING_PIXELS = 144,
     KERNEL_ROWS = 3,
-    SPARE_COLUMNS = 64 /* more than any tier pads a layer's columns with */
+    SPARE_COLUMNS = 64 /* more than any tier adds to pad a layer's columns */
 };
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -27,7 +26,7 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *needs) {
     const size_t expanded = (size_t)fm_in_pixels(block) * (size_t)block->expand;
     const size_t weights = (size_t)block->expand * (size_t)(block->in + block->out);
-    /* Where the expanded map is the larger part, threads that share its rows have less to hand to each other. */
+    /* If the expanded map is larger than the weights, splitting by rows moves less data between cores. */
     const int many_weights = weights > expanded;
     const int grouped = many_weights && GROUP * expanded * needs->element <= GROUPED_BYTES;
     fm_block_plan plan = {.way = many_weights ? FM_BY_CHANNELS : FM_BY_ROWS, .streamed = many_weights, .images = 1};
@@ -44,13 +43,13 @@ static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *need
 fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
     fm_plan plan = {.needs = *needs, .group = GROUP, .first_grouped = FM_BLOCKS};
     plan.image_row = (size_t)(network->width + 2 * needs->padding) * (size_t)network->colours;
-    plan.map = (size_t)network->classes + SPARE_COLUMNS; /* the logits are computed in one */
+    plan.map = (size_t)network->classes + SPARE_COLUMNS; /* the logits are computed in a map buffer */
 
     for (int b = FM_BLOCKS - 1; b >= 0; b--) {
         const fm_block *block = &network->blocks[b];
         fm_block_plan *own = &plan.blocks[b];
         *own = plan_block(block, needs);
-        /* Grouped blocks come last, one after the other. */
+        /* Grouped blocks must be the last ones, without a gap. */
         if (own->way == FM_GROUPED && plan.first_grouped == b + 1) {
             plan.first_grouped = b;
         } else if (own->way == FM_GROUPED) {
@@ -63,7 +62,7 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
         const int width = needs->slice && b > 0 ? fm_least(needs->slice, block->expand) : block->expand;
         const size_t row = (size_t)(block->width + 2 * needs->padding) * (size_t)width;
         plan.map = larger(plan.map, outputs * (size_t)block->out);
-        const int by_rows = own->way == FM_BY_ROWS; /* then a chunk of an image at a time */
+        const int by_rows = own->way == FM_BY_ROWS; /* one chunk of an image at a time */
         const size_t depthwise =
             by_rows ? (size_t)(fm_least(own->chunk_rows, block->out_height) * block->out_width) : outputs;
         plan.depthwise = larger(plan.depthwise, depthwise * (size_t)block->expand);

@@ -1,4 +1,4 @@
-/* What every step of one call needs, whatever the tier. Internal to csrc/. */
+/* The state that every step of one call uses, in every tier. Internal to csrc/. */
 #ifndef FM_WALK_H
 #define FM_WALK_H
 
@@ -9,23 +9,29 @@
 typedef struct run {
     const fm_model *model;
     const fm_request *request;
-    size_t image0; /* index of the first image of the group at hand */
+    size_t image0; /* index of the current group's first image */
     fm_team team;
-    fm_arena *shared; /* the team's: maps */
-    fm_arena *own;    /* this thread's: rows of the expanded map */
-    void *depthwise;  /* where the block at hand has its depthwise outputs, from pixel `depthwise_pixel` on */
+    fm_arena *shared; /* the team's arena: maps */
+    fm_arena *own;    /* this thread's arena: rows of the expanded map */
+    void *depthwise;  /* the current block's depthwise outputs, from pixel `depthwise_pixel` on */
     int depthwise_pixel;
-    int *out_of_range; /* this thread's: bit 0 is set where float pixels are far outside [0,1]; others are the tier's */
+    int *
+        out_of_range; /* this thread's flags: bit 0 reports float pixels far outside [0,1], a tier may use the others */
 } run;
 
-/* Output channels of a layer that are computed together: a panel of it, or the part of one that is this thread's. */
+/* From `from` up to and without `to`: rows, pixels or channels, as the variable's name says. */
+typedef struct range {
+    int from, to;
+} range;
+
+/* Output channels of a layer that are computed together: a panel, or the part of it in this thread's share. */
 typedef struct slice {
     int panel, start, width;
 } slice;
 
 static inline const fm_block *block_of(const run *r, int b) { return &r->model->network.blocks[b]; }
 
-/* Around every kernel: adds the time between to the layer's, if the caller asked for a profile. */
+/* Called around every kernel: if the caller asked for a profile, adds the time between to the layer's total. */
 static inline uint64_t tick(const run *r) { return r->request->ticks ? fm_read_ticks() : 0; }
 static inline void tock(const run *r, int layer, uint64_t start) {
     if (r->request->ticks) r->request->ticks[layer] += fm_read_ticks() - start;

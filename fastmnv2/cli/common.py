@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastmnv2.core.arguments import PRECISIONS
 from fastmnv2.core.errors import CONTROLS
 from fastmnv2.image import MAX_PIXELS
 from fastmnv2.image.resizing import METHODS
-from fastmnv2.weights import PRECISIONS
 
 if TYPE_CHECKING:
     from fastmnv2.image.find import Found

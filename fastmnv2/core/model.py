@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.core import _engine, arguments
 from fastmnv2.core import threads as _threads
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Network
 
@@ -30,13 +31,13 @@ _PART_SECONDS = 0.04
 _LOGITS_PART = 64  # vectors between checks for signals; they take a few milliseconds at most
 
 
-def available_isas(precision: str = "float32") -> tuple[str, ...]:
+def available_isas(precision: Precision = "float32") -> tuple[str, ...]:
     """Instruction sets that this build supports for a precision and this machine can run, slowest first."""
     names = (name for name, supported in _engine.isas() if supported)
     return tuple(name for name in names if _engine.isa_for(precision, name) == name)
 
 
-def isa(precision: str = "float32") -> str:
+def isa(precision: Precision = "float32") -> str:
     """The instruction set for newly loaded models: the fastest one, or the one that ``FASTMNV2_ISA`` names.
 
     If the named instruction set has no kernels for the precision, models use the next slower one that does.
@@ -98,7 +99,7 @@ class Model:
         return self._isa
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """The precision of the computation: "float32" or "int8"."""
         return self._folded.precision
 

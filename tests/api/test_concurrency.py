@@ -82,7 +82,7 @@ def test_workers_forked_from_a_threaded_program(untrained_native):
 def test_forked_after_another_library_used_libgomp(untrained_native, fork):
     if not fastmnv2.info()["openmp"] or not ctypes.util.find_library("gomp"):
         pytest.skip("no libgomp")
-    # numpy's own threads would be others, too.
+    # numpy's own threads would count too.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
     done = run("forked_after_libgomp", untrained_native, fork, env=environment)
     assert done.stdout == "0 0 0 0\n", done.stderr

@@ -1,5 +1,5 @@
-/* check_kernels --bench: every kernel on every layer of the network, against the multiply-add peak measured at the
- * same time. Included by check_kernels.c. */
+/* check_kernels --bench: every kernel on every layer of the network, against the multiply-add peak measured in the
+ * same run. Included by check_kernels.c. */
 #ifndef BENCH_KERNELS_H
 #define BENCH_KERNELS_H
 
@@ -38,7 +38,7 @@ static void time_scale_u8(const timed *t) { t->kernels->scale_u8(&t->scale_u8); 
 static void time_pool(const timed *t) { t->kernels->pool(&t->pool); }
 static void time_peak(const timed *t) { t->kernels->peak(&t->peak); }
 
-/* Ordinary numbers: denormals, which odd_value gives, would take longer. */
+/* Ordinary numbers, because denormals, which odd_value may give, are slower. */
 static float *ordinary(size_t floats) {
     float *array = fenced(floats * sizeof(float));
     for (size_t i = 0; i < floats; i++) array[i] = (float)rand() / (float)RAND_MAX * 0.25f - 0.125f;
@@ -96,7 +96,7 @@ static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels)
     return packed;
 }
 
-/* As many pixels as the network passes at once. */
+/* As many pixels as the network computes in one call. */
 static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_height * layer->in_width, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
     const int n = fm_padded_columns(layer);

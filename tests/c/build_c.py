@@ -1,7 +1,7 @@
 """Compiles the C core with one of the C test programs, each instruction set with its own flags.
 
-python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER. Objects are kept in build/c, for
-all programs and for the next time, and made anew when what they were made of has changed.
+python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER. Objects are cached in build/c
+for all programs and later runs, and compiled again if one of their sources has changed.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ ISAS = isas()
 
 
 def find_compiler(*names):
-    """The first of ``names`` that is installed; the test is skipped where there is none, or no sources."""
+    """The first of ``names`` that is installed. Skips the test if none is, or if the C sources are missing."""
     import pytest
 
     if platform.system() != "Linux":
@@ -44,7 +44,7 @@ def find_compiler(*names):
 
 
 def core(tier=None):
-    """The sources that every processor has; only what ``tier`` needs, if that is given."""
+    """The sources for every processor; if ``tier`` is given, only those that the tier needs."""
     if tier:
         return [ROOT / "csrc" / "cpu.c", ROOT / "csrc" / "dispatch.c", *sorted((ROOT / "csrc" / tier).glob("*.c"))]
     return sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc").glob("*/*.c")])
@@ -52,7 +52,7 @@ def core(tier=None):
 
 @contextlib.contextmanager
 def locked(path):
-    """Two processes that test at once make one thing one after the other."""
+    """A lock, so that two test processes don't build the same file at the same time."""
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def locked(path):
 
 
 def fresh(target, listed):
-    """Whether an object is newer than all that the compiler listed as read for it."""
+    """Whether an object is newer than all the files that the compiler read for it."""
     try:
         files = listed.read_text().replace("\\\n", " ").partition(": ")[2].split()
         return max(map(os.path.getmtime, files)) < os.path.getmtime(target)
@@ -71,7 +71,7 @@ def fresh(target, listed):
 
 
 def compile_one(command, source):
-    """The object that ``command`` makes of ``source``, which may be there already."""
+    """The object that ``command`` compiles from ``source``; an up-to-date one is reused."""
     compiler = os.path.realpath(command[0])
     key = hashlib.sha256("\0".join([compiler, *command, str(source)]).encode()).hexdigest()[:16]
     target = OBJECTS / f"{source.stem}-{key}.o"
@@ -85,10 +85,10 @@ def compile_one(command, source):
 
 
 def compile_core(compiler, *extra, isas=ISAS, tier=None):
-    """Every source of the core, each with its own flags and ``extra``; the objects' paths."""
+    """Compile every source of the core with its own flags and ``extra``. Returns the objects' paths."""
     sources = [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
     sources += [(path, []) for path in core(tier)]
-    # What is for the linker, or for the program that is linked with it, leaves the core as it is.
+    # Flags for the linker or for the test program don't change the core's objects.
     shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static", "-D"))]
 
     def one(source):
@@ -100,10 +100,10 @@ def compile_core(compiler, *extra, isas=ISAS, tier=None):
 
 
 def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=None, objects=()):
-    """``program`` of this folder, linked with the whole core, or with what one tier needs; returns its path.
+    """Link ``program`` of this folder with the whole core, or with the files that one tier needs. Returns its path.
 
-    ``isas`` are the instruction-set files and each one's own flags, ``extra`` everyone's; ``objects`` a core that is
-    compiled already.
+    ``isas`` has the instruction-set files and the flags of each, ``extra`` the flags of all files. ``objects`` is a
+    core that is already compiled.
     """
     compiler = compiler or find_compiler("gcc", "clang", "cc")
     objects = objects or compile_core(compiler, *extra, isas=isas, tier=tier)
@@ -129,7 +129,7 @@ class Sanitized:
         self.compiler = find_compiler("gcc")
         for needed in ("Cython", "setuptools"):
             pytest.importorskip(needed)
-        # gcc's OpenMP runtime would be reported: what is looked at is many Python threads over one model.
+        # Without OpenMP, because gcc's runtime causes false reports. This checks Python threads that share one model.
         openmp = sanitizers != "thread"
         self.flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(["-fopenmp"] if openmp else [])]
         folder = ROOT / "build" / sanitizers.replace(",", "-")
@@ -139,7 +139,7 @@ class Sanitized:
         environment |= {"FASTMNV2_OPENMP": str(int(openmp))}
         build = ["build", "--build-lib", self.package, "--build-temp", folder / "objects"]
         command = [sys.executable, "setup.py", "-q", *map(str, build)]
-        with locked(ROOT / "build" / "setup.lock"):  # Cython writes beside its sources
+        with locked(ROOT / "build" / "setup.lock"):  # Cython writes next to its sources
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         self.objects = sorted(map(str, (folder / "objects" / "csrc").rglob("*.o")))

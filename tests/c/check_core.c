@@ -22,9 +22,9 @@
 #include "fastmnv2.h"
 #include "made_models.h"
 
-/* Of the features of IMAGES images, float32 and uint8. Only a change of the promised bits changes it. */
+/* The digest of the features of IMAGES images, float32 and uint8. It changes only if the promised bits change. */
 #define DIGEST 0x03c7ddafcda949b7u
-/* The same of an 8-bit network with weights of nine bits among them, and of all its endpoints. */
+/* The same for an 8-bit network, some of whose weights have nine bits, including all its endpoints. */
 #define INT8_DIGEST 0x04bad4797cc8f569u
 
 enum { MOST_FEATURES = 1280, MOST_CLASSES = 1001 };
@@ -148,8 +148,8 @@ static void check_threads(const fm_weights *weights) {
     fm_model_free(model);
 }
 
-/* Calls after a rest, when the system wakes threads where it likes: the same bits, and every thread may run where it
- * might before (fm_spread moves threads for a moment). */
+/* Calls after a rest, when the system wakes threads on any processor: the same bits, and every thread keeps its CPU
+ * affinity (fm_spread changes it for a moment). */
 static void check_rested(const fm_weights *weights) {
     static float want[MOST_FEATURES], got[MOST_FEATURES];
     fm_model *model = make_model(fm_isa_at(0), weights);
@@ -172,7 +172,7 @@ static void check_rested(const fm_weights *weights) {
     fm_model_free(model);
 }
 
-/* Called from inside somebody else's parallel region, where OpenMP gives a call fewer threads than it asks for. */
+/* Calls from inside another parallel region, where OpenMP gives a call fewer threads than it requests. */
 static void check_nested(const fm_weights *weights) {
     enum { CALLERS = 4 };
     static float want[IMAGES * MOST_FEATURES], got[CALLERS][IMAGES * MOST_FEATURES];
@@ -289,7 +289,7 @@ static long resident_pages(void) {
     return resident;
 }
 
-/* Peaks are compared, for what the C library keeps of freed memory goes up and down. */
+/* Compares peaks, because the freed memory that the C library keeps goes up and down. */
 static void check_soak(const fm_weights *weights, long calls) {
     static float features[IMAGES * MOST_FEATURES];
     fm_model *model = NULL;
@@ -297,7 +297,7 @@ static void check_soak(const fm_weights *weights, long calls) {
     int fastest = fm_isa_count() - 1;
     while (!fm_isa_supported(fm_isa_at(fastest))) fastest--;
     for (long i = 0; i < calls; i++) {
-        if (i % 100 == 0) { /* load and unload, too */
+        if (i % 100 == 0) { /* also load and unload */
             fm_model_free(model);
             model = make_model(fm_isa_at(fastest), weights);
         }
@@ -311,7 +311,7 @@ static void check_soak(const fm_weights *weights, long calls) {
     expect(peak - first_peak < 256, "resident memory stays");
 }
 
-/* An array one float too short, which a sanitizer must see. */
+/* An array that is one float too short, which a sanitizer must report. */
 static void check_overrun(const fm_weights *weights) {
     fm_model *model = make_model(fm_isa_at(0), weights);
     float *features = need(malloc((features_each - 1) * sizeof(float)));

@@ -40,7 +40,7 @@ static float *floats(size_t n) {
     return array;
 }
 
-/* Call a kernel and check what it left behind. */
+/* Calls a kernel, then checks guards, registers and modes. */
 #define CALL(kernels, kernel, args)                                                    \
     do {                                                                               \
         const char *wrong = NULL;                                                      \
@@ -102,7 +102,7 @@ static void check_add_rows(const fm_image_kernels *kernels, int n) {
     release();
 }
 
-/* Spans like those of a picture that shrinks (or grows), from n inputs. */
+/* Spans like those of a picture that is reduced (or enlarged), from n inputs. */
 static fm_spans spans_of(int inputs, int outputs) {
     fm_spans spans = {.outputs = outputs, .most = least(inputs, 2 * (inputs / outputs + 1) + 1)};
     int32_t *starts = fenced((size_t)outputs * sizeof *starts), *counts = fenced((size_t)outputs * sizeof *counts);
@@ -267,7 +267,7 @@ static void bench_table(const fm_image_kernels *kernels) {
     }
 }
 
-/* ---- mutants: what these checks are there to catch ---- */
+/* ---- mutants: errors that these checks must catch ---- */
 
 static void one_too_many(const fm_blend_rows_args *args) {
     fm_image_scalar.blend_rows(args);

@@ -1,12 +1,12 @@
 /* Every 8-bit kernel of every instruction set against the scalar one, and the scalar convolution against plain loops:
- * the same bytes, nothing written outside the outputs, nothing read further behind an input than the contract allows,
- * no register or mode changed that is the caller's. Shapes are drawn from all that the contract in int8/kernels.h
- * allows, with a fixed seed, and are those of the network too.
+ * the same bytes, nothing written outside the outputs, nothing read beyond an input's slack, and the caller's registers
+ * and modes unchanged. Shapes are the network's, and random ones that the contract in int8/kernels.h allows, with a
+ * fixed seed.
  *
  *   check_int8                 the instruction sets that this machine can run
- *   check_int8 --bench         besides, the least time of each kernel on the network's shapes
+ *   check_int8 --bench         also prints the min time of each kernel on the network's shapes
  *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits, or weights
- *                              packed for sums of 16 bits that are one too large for them ("lax"); must be caught
+ *                              one above the limit for sums of 16 bits ("lax"), which must be caught
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -23,10 +23,10 @@ static int benching;
 
 static int between(int least, int most) { return least + rand() % (most - least + 1); }
 
-/* An input may be read some bytes further than its end. */
+/* An input may be read FM_INT8_SLACK bytes past its end. */
 static uint8_t *fill(size_t bytes) {
     uint8_t *array = fenced(bytes + FM_INT8_SLACK);
-    const int full = between(0, 2); /* of three bytes so many are as large as they can be */
+    const int full = between(0, 2); /* so many of three bytes have the max value */
     for (size_t i = 0; i < bytes + FM_INT8_SLACK; i++) array[i] = rand() % 3 < full ? 255 : (uint8_t)(rand() >> 8);
     return array;
 }
@@ -39,7 +39,7 @@ static double now(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* A kernel's call, and a look at what it left behind; with --bench also how long it takes at least. */
+/* Calls a kernel, then checks guards, registers and modes. With --bench, measures its min time. */
 static void call(const fm_int8_kernels *kernels, const char *what, any_function kernel, const void *args) {
     const char *wrong = NULL;
     checked_call(kernel, args, NULL, NULL, NULL, &wrong);
@@ -69,17 +69,17 @@ static void expect_same(const fm_int8_kernels *kernels, const char *what, const 
 
 /* ---- weights ---------------------------------------------------------------------------------------- */
 
-/* How far weights reach and how outputs are clamped. */
+/* The range of the weights and the clamping of outputs. */
 typedef enum numbers {
     PLAIN,   /* weights in int8, outputs that saturation clamps */
     SHIFTED, /* the same with zero points and clamps inside the range */
     WIDE,    /* weights of nine bits, products beyond int32 */
-    EDGE,    /* weights whose pairs add up to just what sums of 16 bits take, and some to one more */
+    EDGE,    /* pairs of weights at the limit for sums of 16 bits, and some one above it */
     NUMBERS
 } numbers;
 
-/* The weights that meet two bytes of a quad, in one column; both have the same sign and add up to `total`, if only the
- * bytes around `zero` reach that far. */
+/* The weights of two bytes of a quad in one column. Both have the same sign and add up to `total`, or as near to it as
+ * the zero point `zero` allows. */
 static void draw_pair(uint8_t *first, uint8_t *second, int zero, int total) {
     const int sign = rand() % 2 ? 1 : -1, most = sign > 0 ? 255 - zero : zero;
     const int alone = rand() % 3 == 0, a = alone ? fm_least(total, most) : between(0, fm_least(total, most));
@@ -87,8 +87,8 @@ static void draw_pair(uint8_t *first, uint8_t *second, int zero, int total) {
     if (second) *second = (uint8_t)(zero + sign * fm_least(total - a, most));
 }
 
-/* Rows of weights by the quad, `first` of them when they are the first convolution's. Half of the quads may be added to
- * another one in 16 bits, most others fit alone, and some don't for the sake of one column. */
+/* Fills rows of weights quad by quad; `first` means the first convolution. Half of the quads fit in 16 bits together
+ * with another one, most others fit alone, and some don't fit because of one column. */
 static void draw_edge(uint8_t *kernel, int depth, int columns, int zero, int first) {
     const int limit = FM_INT8_PAIR_MOST;
     for (int k = 0, rows; k < depth; k += rows) {
@@ -115,7 +115,7 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
     for (int i = 0; i < columns; i++) {
         bias[i] = between(-20000, 20000);
         scale[i] = (float)between(1, 1000) * 3e-6f;
-        /* Half a step from a whole number, where it shows how sums are rounded. */
+        /* Half a step from a whole number, which reveals how sums are rounded. */
         if (i % 3 == 0) scale[i] = 1.0f / (float)(1 << between(1, 9));
         if (which == WIDE && i % 5 == 0) scale[i] = 255.0f;
     }
@@ -128,7 +128,7 @@ static fm_int8_layer make_layer(const fm_layer *shape, numbers which) {
     return layer;
 }
 
-/* Packs for a table: measured first, then filled. */
+/* Packs for a table: measures first, then fills. */
 #define PACK(RESULT, CALL)                                      \
     do {                                                        \
         fm_int8_store store = {NULL, 0};                        \
@@ -146,7 +146,7 @@ static enum { RIGHT, HALF_UP, TWICE, SATURATING, LAX } mutant;
 static int32_t rounded(int32_t sum, float scale) {
     const float product = (float)sum * scale;
     if (mutant == HALF_UP) return (int32_t)floorf(fminf(fmaxf(product, -65536.0f), 65536.0f) + 0.5f);
-    if (mutant == TWICE) { /* as gemmlowp: to 31 bits of a multiplier, then to a shift */
+    if (mutant == TWICE) { /* like gemmlowp: first after a 31-bit multiplication, then after a shift */
         int exponent;
         const int64_t multiplier = llround(frexp((double)scale, &exponent) * 2147483648.0);
         const int64_t high = (sum * multiplier + (1 << 30)) >> 31;
@@ -185,7 +185,7 @@ static void naive_conv(const fm_int8_conv_args *args) {
 
 static int saturated(int32_t sum) { return sum > INT16_MAX ? INT16_MAX : sum < INT16_MIN ? INT16_MIN : sum; }
 
-/* The sums of 16 bits that vpmaddubsw and vpaddw make of a pixel's next `together` quads, added up. */
+/* The total of the 16-bit sums that vpmaddubsw and vpaddw compute from a pixel's next `together` quads. */
 static int32_t narrow_sum(const fm_int8_conv_args *args, const uint8_t *a, int first, int together, int column) {
     int32_t sum = 0;
     for (int half = 0; half < 4; half += 2) {
@@ -222,7 +222,7 @@ static void pairs_conv(const fm_int8_conv_args *args) {
     }
 }
 
-/* As AVX2's, for any machine. The mutant allows pairs of weights one more. */
+/* Like AVX2's, for any machine. The mutant raises the limit for pairs of weights by one. */
 static fm_int8_kernels pairs_table(void) {
     fm_int8_kernels table = fm_int8_scalar;
     table.name = "pairs";
@@ -245,7 +245,7 @@ static void run_conv(const fm_int8_kernels *kernels, const fm_int8_conv *conv, f
     }
 }
 
-/* `rows` of `width` pixels, whose outputs have a gap between rows. */
+/* `rows` rows of `width` pixels, with a gap between rows of outputs. */
 static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *shape, int rows, int width,
                              numbers which) {
     fm_int8_kernels naive = fm_int8_scalar;
@@ -276,7 +276,7 @@ static void check_conv_shape(const fm_int8_kernels *kernels, const fm_layer *sha
                                         .width = width};
         run_conv(tables[t], &packed[t], args, cut);
     }
-    /* Of columns that no output has, any byte will do. */
+    /* Columns after the last output may have any value. */
     for (size_t i = 0; shape->out_channels != columns && i < bytes; i++) {
         if (i % ldc >= (size_t)shape->out_channels) results[0][i] = results[1][i] = 0;
     }
@@ -321,7 +321,7 @@ static void check_depthwise_shape(const fm_int8_kernels *kernels, const fm_layer
     for (int t = 0; t < 2; t++) {
         results[t] = exactly(row * (size_t)(1 + two));
         memset(results[t], 7, row * (size_t)(1 + two));
-        /* Outputs with gaps between pixels can't be taken for a string of bytes. */
+        /* Outputs with gaps between pixels can't be merged. */
         const int repeat = gap ? 1 : packed[t].repeat;
         fm_int8_depthwise_args args = {.rows = {rows[0], rows[1], rows[2], rows[3]},
                                        .packed = packed[t].packed,
@@ -431,7 +431,7 @@ static void check_image(const fm_int8_kernels *kernels, numbers which) {
     release();
 }
 
-/* Every kernel that there is: one without a check does not compile. */
+/* Every kernel of the contract; a kernel without a check above does not compile. */
 static void check_table(const fm_int8_kernels *kernels) {
     for (fence_front = 0; fence_front < (benching ? 1 : 2); fence_front++) {
         for (int which = PLAIN; which < (benching ? 1 : NUMBERS); which++) {

@@ -1,7 +1,7 @@
 /* Checks every kernel of every instruction set against the scalar one: the bits are the same, nothing is read or
  * written outside the arrays, the inputs are not written to, and the caller's registers and modes are preserved. Every
- * array ends at an unreadable page, and in a second round starts after one. Shapes are random with a fixed seed, from
- * all that the contract in kernels.h allows: the whole family of networks and more.
+ * array ends at an unreadable page, and in a second round starts after one. Shapes are random with a fixed seed.
+ * They cover everything that the contract in kernels.h allows: the whole family of networks and more.
  *
  *   check_kernels          the instruction sets that this machine can run
  *   check_kernels --bench  every kernel of every layer: GMAC/s, and the share of the multiply-add peak
@@ -26,7 +26,8 @@ static float odd_value(void) {
     return (float)rand() / (float)RAND_MAX * 4.0f - 2.0f;
 }
 
-/* What the numbers are: ordinary ones and odd ones, NaN and infinities too, or odd ones handed on by pick_one. */
+/* The kind of numbers: ordinary and special ones, also NaN and infinities, or special ones passed through by pick_one.
+ */
 typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
 
 static float *fill(size_t floats) {
@@ -49,8 +50,8 @@ typedef struct weights {
     const float *packed[2];
 } weights;
 
-/* HANDED_ON: weights and bias that hand one input of each sum on as it is, so that outputs meet the odd values
- * exactly. */
+/* HANDED_ON: weights and bias that pass one input of each sum through unchanged, so that outputs are exactly the
+ * special values. */
 static weights fill_weights(const fm_layer *layer, const fm_kernels *const tables[2], numbers which) {
     const int columns = layer->out_channels, taps = layer->kernel * layer->kernel;
     const int depth = layer->kind == FM_DEPTHWISE ? taps : taps * layer->in_channels;
@@ -79,7 +80,7 @@ static void expect_same(const char *what, const fm_kernels *kernels, float *cons
     }
 }
 
-/* Call a kernel and check what it left behind. */
+/* Calls a kernel, then checks guards, registers and modes. */
 static long call(const fm_kernels *kernels, any_function kernel, const void *args) {
     const char *wrong = NULL;
     const long result = checked_call(kernel, args, NULL, NULL, NULL, &wrong);
@@ -160,7 +161,7 @@ static void check_pointwise(const fm_kernels *kernels, numbers which) {
 /* Sums very close to the middle between two floats: only a multiply-add that rounds once gets them right. Random
  * numbers would show a difference once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
 static void check_middles(const fm_kernels *kernels) {
-    const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* whole eights: others are padded */
+    const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* a multiple of 8, because other numbers are padded */
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 2, .out_channels = n};
     const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     for (int i = 1; i < 64; i++) {
@@ -189,7 +190,7 @@ static void check_middles(const fm_kernels *kernels) {
 
 /* ---- depthwise ---- */
 
-/* Some rows of a map; the padding above it and below it among what the kernel meets, if so wanted. */
+/* Some rows of a map, optionally including the padding above and below it. */
 static void check_depthwise_shape(const fm_kernels *kernels, int width, int channels, int stride, int above, int below,
                                   numbers which) {
     enum { MOST = 4 };
@@ -240,7 +241,7 @@ static void check_depthwise(const fm_kernels *kernels, numbers which) {
 
 /* ---- stem, scale, pool ---- */
 
-/* `outside`: which image row, if any. */
+/* `outside`: the image row that lies outside, if any. */
 static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, int outside, numbers which) {
     const fm_layer layer = {.kind = FM_CONV, .kernel = 3, .stride = 2, .in_channels = 3, .out_channels = outputs};
     const size_t row_floats = (size_t)width * 3, out_floats = (size_t)((width + 1) / 2 * outputs);
@@ -280,7 +281,7 @@ static void check_scale(const fm_kernels *kernels, numbers which, int bytes) {
         uint8_t *from_bytes = fenced((size_t)count);
         for (int j = 0; j < count; j++) from_bytes[j] = (uint8_t)(j < 256 ? j : rand());
         float *from = fill_input((size_t)count, which);
-        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* none outside, or one of them */
+        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* none or one outside */
         if (i > COUNTS / 2) from[i == COUNTS - 1 ? count - 1 : rand() % count] = i % 3 ? -0.3f : 1.3f;
         seal();
         for (int t = 0; t < 2; t++) {
@@ -327,7 +328,7 @@ static void check_pool(const fm_kernels *kernels, numbers which) {
     }
 }
 
-/* Computes nothing that anyone uses; the numbers are chosen so that no sum grows. */
+/* The result is not used. The numbers are chosen so that no sum grows. */
 static void check_peak(const fm_kernels *kernels, numbers which) {
     const fm_peak_args args = {100, 0.5f, 1.0f};
     (void)which;
@@ -335,7 +336,7 @@ static void check_peak(const fm_kernels *kernels, numbers which) {
     call(kernels, (any_function)kernels->peak, &args);
 }
 
-/* Every kernel of the contract; one without a check above does not compile. */
+/* Every kernel of the contract; a kernel without a check above does not compile. */
 static void check_table(const fm_kernels *kernels) {
     check_middles(kernels);
     for (fence_front = 0; fence_front < 2; fence_front++) {

@@ -1,7 +1,7 @@
-/* Teams with a thread that is held back, on a clock of the checks' own: how busy the machine is does not matter. The
- * linker sends the core's calls of clock_gettime, fm_spread, fm_wait, fm_wait_or_end and fm_current_cpu here.
+/* Teams with a thread that is held back, on a simulated clock, so that the machine's load does not matter. The linker
+ * redirects the core's calls of clock_gettime, fm_spread, fm_wait, fm_wait_or_end and fm_current_cpu here.
  *
- *   check_teams            all of it; "skipped" where no second thread can be had
+ *   check_teams            everything; "skipped" if no second thread can be started
  *   check_teams ISA        the same on this instruction set */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -26,10 +26,10 @@ static void expect(int good, const char *what) {
     failures++;
 }
 
-/* ---- the clock: it stands still until a check moves it ---- */
+/* ---- the clock, which moves only when a check moves it ---- */
 
 static _Atomic int64_t nanoseconds = 1;
-static _Thread_local int64_t held_for; /* of these, the calling thread did not run */
+static _Thread_local int64_t held_for; /* of this time, the calling thread did not run */
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
@@ -38,18 +38,18 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
     return 0;
 }
 
-/* ---- who is held back, and where ---- */
+/* ---- the thread that is held back, and where ---- */
 
-enum { NOWHERE = -1, AT_THE_START = 0 }; /* or at the n-th meeting */
+enum { NOWHERE = -1, AT_THE_START = 0 }; /* or at the n-th barrier */
 
 static struct {
-    int rank, meeting, works; /* it works meanwhile, instead of not running */
+    int rank, meeting, works; /* works: it runs meanwhile */
 } held = {.meeting = NOWHERE};
 
 static _Thread_local int meetings;
-static atomic_int teams; /* that began together */
+static atomic_int teams; /* teams that began together */
 
-/* Until others have noticed. */
+/* Holds the thread until the others have noticed. */
 static void hold_back(atomic_int *noticed) {
     for (int turns = 0; !atomic_load(noticed) && turns < 100000; turns++) {
         atomic_fetch_add(&nanoseconds, 1000000);
@@ -87,13 +87,13 @@ int __wrap_fm_wait_or_end(fm_team *team) {
     return __real_fm_wait_or_end(team);
 }
 
-/* All have processors of their own, wherever they run. */
+/* Every thread gets a processor of its own, whichever it runs on. */
 int __wrap_fm_current_cpu(void);
 int __wrap_fm_current_cpu(void) { return -1; }
 
 /* ---- checks ---- */
 
-static uint64_t want; /* of the model at hand */
+static uint64_t want; /* the digest of the current model */
 
 static uint64_t digest_of_one(const fm_model *model, int threads) {
     float features[MOST_FEATURES];
@@ -104,14 +104,14 @@ static uint64_t digest_of_one(const fm_model *model, int threads) {
 
 static void embed_one(const fm_model *model) { expect(digest_of_one(model, THREADS) == want, "the same bits"); }
 
-/* The pause is over, and forgotten. */
+/* Ends the pause and resets its length. */
 static void calm_down(void) {
     atomic_fetch_add(&nanoseconds, 10000000000);
     for (int i = 0; i < 200; i++) fm_team_ended(THREADS, 0);
 }
 
-/* A call in which that thread is held back there gives the same bits; the next one takes one thread, after a pause
- * both again. */
+/* A call in which this thread is held back here gives the same bits. The next call uses one thread; after the pause,
+ * calls use both again. */
 static void check_held(const fm_model *model, int rank, int meeting) {
     calm_down();
     const unsigned long late = fm_late_teams();
@@ -132,19 +132,20 @@ static void check_held(const fm_model *model, int rank, int meeting) {
 static void check_calls(const fm_model *model) {
     atomic_store(&teams, 0);
     embed_one(model);
-    const int last = meetings; /* of rank 0, which is this thread */
+    const int last = meetings; /* barriers of rank 0, which is this thread */
     if (atomic_load(&teams) == 0) {
         printf("skipped: no second thread\n");
         return;
     }
     expect(last > 20, "threads meet in a call");
-    check_held(model, 1, AT_THE_START); /* the first thread begins without the other, but not the other way round */
+    check_held(model, 1,
+               AT_THE_START); /* the first thread begins without the second, but the second never without the first */
     for (int meeting = 1; meeting <= last; meeting++) {
         for (int rank = 0; rank < THREADS; rank++) check_held(model, rank, meeting);
     }
 }
 
-/* Who has more to do than the other is waited for. */
+/* A thread with more work than the other does not end the team. */
 static void check_unequal(const fm_model *model) {
     calm_down();
     const unsigned long late = fm_late_teams();
@@ -158,7 +159,7 @@ static void check_unequal(const fm_model *model) {
     expect(fm_team_limit(THREADS) == THREADS, "no pause after it");
 }
 
-/* Teams get half as large for a while, the longer the more often; good ones make that forgotten. */
+/* After a failure, teams are half as large for a pause, which grows with each failure and shrinks with good teams. */
 static void check_pauses(void) {
     calm_down();
     const int64_t pauses[] = {30000000, 120000000, 480000000, 1920000000, 2000000000, 2000000000};

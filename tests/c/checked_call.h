@@ -63,7 +63,7 @@ static unsigned long control_words(void) {
     return (_mm_getcsr() & ~0x3fu) | (unsigned long)x87 << 32; /* without the exception flags */
 }
 
-/* Whether XGETBV with ECX = 1 reports which upper halves are in use. */
+/* Whether XGETBV with ECX = 1 reports the upper halves in use. */
 static int upper_halves_told(void) {
     static int told = -1; /* CPUID is slow on virtual machines */
     unsigned a = 0, b = 0, c = 0, d = 0;

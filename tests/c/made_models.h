@@ -1,4 +1,4 @@
-/* Models and images of any member of the family that are the same on every machine, and one call of a model. */
+/* Models and images for any member of the family, the same on every machine, and a call of a model. */
 #ifndef MADE_MODELS_H
 #define MADE_MODELS_H
 
@@ -9,7 +9,7 @@
 
 enum { IMAGES = 5 };
 
-/* The network at hand, the numbers of an image, and of its features. */
+/* The current network, and how many numbers its images and features have. */
 static fm_network network;
 static size_t pixels, features_each;
 
@@ -95,7 +95,7 @@ static fm_int8_sum int8_sums[FM_BLOCKS];
 static uint8_t pool[MOST_SUMS];
 static float value[VALUES];
 
-/* Multipliers that use the outputs' range, so that little is lost on the way. */
+/* Multipliers that use the outputs' whole range, so that rounding loses little. */
 static fm_int8_layer make_int8_layer(int index) {
     const fm_layer layer = fm_layer_info(&network, index), before = fm_layer_info(&network, index > 0 ? index - 1 : 0);
     const int inputs = layer.kernel * layer.kernel * (layer.kind == FM_DEPTHWISE ? 1 : layer.in_channels);

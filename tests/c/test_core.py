@@ -36,8 +36,8 @@ def test_the_same_bits_from_any_compiler(tmp_path, names, flag):
 
 
 def test_the_digest_sees_a_rounding_more(tmp_path):
-    """Multiply-adds that round twice on the scalar table: a difference in the last place."""
-    mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # takes the C library's fmaf, here a wrong one
+    """Multiply-adds that round twice in the scalar table differ in the last bit."""
+    mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # uses the C library's fmaf, here a wrong one
     program = build(tmp_path, "check_core.c", OPENMP, "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
     assert "FAIL scalar" in run_checks(program, "digest", code=1)
 
@@ -82,7 +82,7 @@ def test_thread_sanitizer(tmp_path):
 
 @pytest.mark.slow
 def test_thread_sanitizer_inside_a_call(tmp_path, monkeypatch):
-    """Teams of OpenMP's threads: LLVM's runtime tells the sanitizer, through its tool Archer, what it orders."""
+    """OpenMP's teams. LLVM's runtime reports its synchronisation to the sanitizer through its tool Archer."""
     clang = find_compiler("clang")
     if not list(Path("/usr/lib").glob("llvm-*/lib/libarcher.so")):
         pytest.skip("no libarcher, which comes with LLVM's OpenMP runtime")
@@ -94,7 +94,7 @@ def test_thread_sanitizer_inside_a_call(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_static_analysis(tmp_path):
-    """gcc's analyzer over the core: what it says is mended, or explained where it stands."""
+    """gcc's analyser finds nothing in the core. False reports are suppressed and explained in the source."""
     gcc = find_compiler("gcc")
     if b"-fanalyzer" not in subprocess.run([gcc, "--help=common"], capture_output=True, check=True).stdout:
         pytest.skip("this gcc has no -fanalyzer")
@@ -114,7 +114,7 @@ def test_failing_allocations_and_many_calls(tmp_path):
 
 
 def test_a_thread_that_is_held_back(tmp_path):
-    """At every meeting of a call, on a clock of the test's own: the same bits, from one thread until it is back."""
+    """A thread held back at any barrier, on a simulated clock: the same bits, and one thread until it is back."""
     wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
     assert ": 0 failures" in run_checks(build(tmp_path, "check_teams.c", OPENMP, f"-Wl,{wraps}"))
 
@@ -153,9 +153,9 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["x86_64-macos", "aarch64-macos", "x86_64-linux-musl", "aarch64-linux-musl"])
 def test_clang_for_other_systems(tmp_path, target):
-    """Without a warning, and linked; run where that can be done. `pip install ziglang` has all their C libraries."""
+    """Compiles without warnings and links for every target, and runs if possible. ziglang has all the C libraries."""
     pytest.importorskip("ziglang")
-    compiler = OBJECTS / f"zig-{target}"  # one place, so that its objects are found again
+    compiler = OBJECTS / f"zig-{target}"  # a fixed path, so that its objects are reused
     compiler.parent.mkdir(parents=True, exist_ok=True)
     compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} -fno-sanitize=all "$@"\n')
     compiler.chmod(0o755)
@@ -169,7 +169,7 @@ def test_clang_for_other_systems(tmp_path, target):
 @pytest.mark.slow
 def test_valgrind(tmp_path):
     valgrind = find_compiler("valgrind")
-    # valgrind knows no AVX-512: what it runs is the best that it says it can.
+    # valgrind lacks AVX-512, so this runs the best instruction set that its CPUID reports.
     program = build(tmp_path, "check_core.c")
     # Thread stacks that the C library keeps are "possibly" lost.
     leaks = ["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]

@@ -24,7 +24,7 @@ def test_every_table_equals_the_scalar_one(tmp_path, names, flag):
     checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # What must be caught: a float too many, a write to an input, a multiply-add that rounds once.
+    # Errors that must be caught: one float too many, a write to an input, a multiply-add that rounds once.
     assert run_checks(program, "--mutant", "end").returncode < 0
     assert run_checks(program, "--mutant", "input").returncode < 0
     assert "blend_rows" in run_checks(program, "--mutant", "fused").stdout

@@ -16,8 +16,8 @@ def test_every_kernel_equals_the_scalar_one(tmp_path):
     checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # What must be caught: a float too many, at the guard page and at the canary; a write to an input; and what
-    # belongs to the caller changed.
+    # Errors that must be caught: one float too many, at the guard page and at the canary; a write to an input; a
+    # change of the caller's registers or modes.
     assert run_checks(program, "--mutant", "end").returncode < 0
     assert run_checks(program, "--mutant", "input").returncode < 0
     mutants = {"front": "was written", "control": "control word changed", "register": "a register", "upper": "upper"}
@@ -32,8 +32,8 @@ def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):
     checked = run_checks(program)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "ok   scalar" in checked.stdout
-    # Convolutions that must be caught: rounded half up, rounded twice as gemmlowp does, with pairs of products that
-    # saturate at 16 bits as those of vpmaddubsw, and with the rule against that one too lax.
+    # Wrong convolutions that must be caught: rounding half up; rounding twice like gemmlowp; pairs of products that
+    # saturate at 16 bits like vpmaddubsw's; weights one above the limit that prevents this.
     for mutant in ("half-up", "twice", "saturating", "lax"):
         found = run_checks(program, "--mutant", mutant)
         assert found.returncode == 1, f"{mutant}: {found.stdout}"

@@ -1,19 +1,21 @@
 /* AVX2 + FMA: 16 registers. 4 rows x 3 vectors of accumulators, 3 of weights, 1 broadcast: all 16.
  *
- * Zen 3, one image on one thread, us of each kind of layer, before and after depthwise tiles of 2 x 3 (1 x 2), maps of
- * 3x3 as one tile, and what FEW_REGISTERS does; in brackets the share of the multiply-add peak in that run (least of
- * 150 calls):
+ * Zen 3, one image on one thread, us for each kind of layer. Before: depthwise tiles of 1 x 2. After: tiles of 2 x 3,
+ * maps of 3x3 as one tile, and FEW_REGISTERS. In brackets, the share of the multiply-add peak in that run (min of 150
+ * calls):
  *
- *   first convolution   40.1   39.3 (78 %)   scaling the image's rows included
+ *   first convolution   40.1   39.3 (78 %)   includes scaling the image's rows
  *   depthwise            113    102 (65 %)
- *   expansion            444    437 (92 %)   a 256-bit store costs a multiply-add: with 16 inputs 94 % are the most
+ *   expansion            444    437 (92 %)   a 256-bit store takes a multiply-add's slot: max 94 % with 16 inputs
  *   projection           293    291 (99 %)
  *
- * Tried without gain: in a prototype, tiles of 3 x 4 and depthwise tiles of 1 x 3 to 1 x 12 and 2 x 4; here, inputs of
- * depthwise tiles held in registers, so that fewer taps are loaded (3x3 maps 10 % faster, most others 2 to 7 % slower);
- * five rows in the ring at 48 wide, for two output rows with stride 2; depthwise outputs into the nearest cache, to see
- * what their stores cost (nothing); the first convolution's last pixel in a tile with its neighbours (10 % slower);
- * arenas on huge pages. */
+ * Tried without gain:
+ *   tiles of 3 x 4, depthwise tiles of 1 x 3 to 1 x 12 and 2 x 4 (in a prototype)
+ *   inputs of depthwise tiles kept in registers, to load fewer taps (3x3 maps 10 % faster, most others 2 to 7 % slower)
+ *   five rows in the ring of maps 48 wide, for two output rows with stride 2
+ *   depthwise outputs to a buffer in L1, to measure what their stores cost (nothing)
+ *   the first convolution's last pixel in a tile with its neighbours (10 % slower)
+ *   arenas on huge pages */
 #include "float32/isa/vec_ymm.h"
 
 #define VOCABULARY "avx2"

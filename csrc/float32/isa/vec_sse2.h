@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 4
 typedef __m128 vec;

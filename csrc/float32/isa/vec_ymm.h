@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 8
 typedef __m256 vec;
@@ -19,11 +19,11 @@ FM_INLINE vec vec_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-/* The larger of |a| and b; b where a is NaN. */
+/* max(|a|, b); b if a is NaN. */
 FM_INLINE vec vec_max_abs(vec a, vec b) { return _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a), b); }
 
 /* Both instructions return their second operand when either is NaN or both are zero. */
 FM_INLINE vec vec_relu6(vec a) { return _mm256_min_ps(_mm256_set1_ps(6.0f), _mm256_max_ps(_mm256_setzero_ps(), a)); }
 
-/* Nothing to gain: two loads a cycle keep up with two multiply-adds (see vec_zmm.h). */
+/* Does nothing, because two loads per cycle are enough for two multiply-adds (see vec_zmm.h). */
 FM_INLINE vec vec_keep(vec a) { return a; }

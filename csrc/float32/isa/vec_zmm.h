@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 16
 typedef __m512 vec;

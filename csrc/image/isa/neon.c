@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 4
 typedef float32x4_t vec;

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 typedef __m128 pixel;
 

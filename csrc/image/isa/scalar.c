@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 
 #define LANES 1
 typedef float vec;

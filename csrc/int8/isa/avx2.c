@@ -1,12 +1,15 @@
-/* AVX2: 16 registers; pairs of bytes where the weights allow it, else two 16-bit products a lane. 3 pixels x 3 vectors
- * of sums leave room for products on their way, with weights read where they are used.
+/* AVX2: 16 registers. Multiplies pairs of bytes if the weights allow it, otherwise two 16-bit products per lane. Sums
+ * of 3 pixels x 3 vectors leave registers for products; weights are read from memory at each use.
  *
  * Measured on Zen 3, all pointwise layers of Google's file, in us: 3x3 338; 4x2 358, 4x3 359, 6x2 363, 2x4 378, 3x4
- * 395. Cycles for a quad of such a tile: 8 of a double, 10 of a single, 13 of a wide one, where the multiplications
- * alone are 6.8, 9 and 9. No gain: quads cut into parts ahead, weights of wide quads kept in registers, four quads
- * added up in 16 bits (11 % of the multiply-adds of Google's file would allow it, none of a per-channel file's). In
- * per-channel files nine quads of ten are wide. There is no way round that: panels of 8 columns still have 83 % in
- * expanding layers, and to cut weights or inputs into parts that fit takes more multiplications than the two of a wide
+ * 395. Cycles for a quad of a 3x3 tile: 8 in a double, 10 for a single, 13 for a wide one. The multiplications alone
+ * take 6.8, 9 and 9.
+ *
+ * Tried without gain: cutting quads into parts beforehand; weights of wide quads in registers; four quads added in 16
+ * bits, which 11 % of the multiply-adds of Google's file allow, and none of a per-channel file.
+ *
+ * In per-channel files nine of ten quads are wide. This can't be avoided: in expanding layers, panels of 8 columns
+ * still have 83 %, and cutting weights or inputs into parts that fit takes more than the two multiplications of a wide
  * quad. */
 #include "int8/isa/vec_ymm.h"
 

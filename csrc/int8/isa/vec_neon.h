@@ -1,10 +1,10 @@
 /* The 8-bit vocabulary on Advanced SIMD: with dot products (FEAT_DotProd, ARMv8.2's option), which take signed bytes,
- * so that inputs are moved by 128; or without, one 16-bit product at a time. */
+ * so inputs are shifted by 128; or without dot products, one 16-bit product at a time. */
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 #include "int8/kernels.h"
 
 #define LANES 4

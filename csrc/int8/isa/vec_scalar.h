@@ -1,9 +1,9 @@
-/* The 8-bit vocabulary with one lane. It defines the bytes every other file must equal. Sums wrap around on the way
- * as vectors' do; the whole fits, which is checked where weights come in. */
+/* The 8-bit vocabulary with one lane. It defines the bytes every other file must equal. Partial sums
+ * may wrap around, as in vectors. The final sum fits, which is checked when weights are read. */
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 #include "int8/kernels.h"
 
 #define LANES    1

@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 #include "int8/kernels.h"
 
 #define LANES    4

@@ -1,11 +1,11 @@
 /* The 8-bit vocabulary on 256-bit registers: AVX-VNNI, which multiplies quads of bytes, or AVX2, which multiplies
- * pairs of 16 bits, or pairs of bytes where the weights allow it (pack_pairs.c). Given all weights, vpmaddubsw would
- * get 0.22 % of outputs wrong in Google's file, and of the first convolution's 2.8 %. */
+ * pairs of 16 bits, or pairs of bytes if the weights allow it (pack_pairs.c). If vpmaddubsw multiplied all weights,
+ * 0.22 % of outputs would be wrong in Google's file, and 2.8 % of the first convolution's. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 #include "int8/kernels.h"
 
 #define LANES    8
@@ -45,16 +45,17 @@ FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
 }
 #else
 #define PARTS 2
-/* Bytes 0 and 2, or 1 and 3, as 16 bits. Not by vpand: that keeps multiplications waiting on Zen 3 (1 to 3 %). */
+/* Bytes 0 and 2, or 1 and 3, as 16 bits. Not with vpand, which delays multiplications on Zen 3 (1 to 3 %). */
 FM_INLINE part_of_quad quads_part(quads q, const int part) {
     const __m128i even = _mm_setr_epi8(0, -1, 2, -1, 4, -1, 6, -1, 8, -1, 10, -1, 12, -1, 14, -1);
     return part ? _mm256_srli_epi16(q, 8) : _mm256_shuffle_epi8(q, _mm256_broadcastsi128_si256(even));
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
-    return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* or gcc adds products to each other first */
+    return sums_keep(
+        _mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* stops gcc from adding products to each other first */
 }
 #define ADDS_PAIRS
-/* Bytes 0 and 1, and 2 and 3, of a quad by their weights, added up in 16 bits. */
+/* Multiplies the bytes of a quad and adds pairs of products in 16 bits: bytes 0 and 1, bytes 2 and 3. */
 typedef __m256i pairs;
 FM_INLINE quads quad_broadcast(const uint8_t *p) {
     int32_t quad;
@@ -67,7 +68,7 @@ FM_INLINE sums sums_add_pairs(sums acc, pairs p) {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
 }
 #define DEPTHWISE_SLIDES
-/* Four vectors of channels of two rows, as pairs of bytes; vector v stands at PAIRS_AT(v), and is loaded as pairs of 16
+/* Four vectors of channels of two rows, as pairs of bytes. Vector v is stored at PAIRS_AT(v) and loaded as pairs of 16
  * bits. */
 enum { PAIRS_BYTES = 64 };
 #define PAIRS_AT(v) ((v) % 2 * 32 + (v) / 2 * 16)
@@ -79,11 +80,11 @@ FM_INLINE void pairs_store(uint8_t *to, const uint8_t *a, const uint8_t *b) {
 FM_INLINE part_of_quad pairs_load(const uint8_t *p) {
     return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
 }
-/* A vector of channels of one row, in pairs with nothing. */
+/* A vector of channels of one row, paired with zeros. */
 FM_INLINE part_of_quad singles_load(const uint8_t *p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
-/* The bytes of four vectors to a place each. */
+/* Stores the bytes of four vectors, each to its own address. */
 FM_INLINE void bytes_scatter(uint8_t *const places[4], __m256i a) {
     const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
     const __m128i first = _mm_unpacklo_epi32(low, high), second = _mm_unpackhi_epi32(low, high);
@@ -106,7 +107,8 @@ FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, cons
     }
 
     const __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(a), _mm256_loadu_ps(scale));
-    return _mm256_cvtps_epi32(_mm256_min_ps(y, _mm256_set1_ps(65536.0f))); /* beyond int32 lies the other end */
+    return _mm256_cvtps_epi32(
+        _mm256_min_ps(y, _mm256_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d);
@@ -117,12 +119,12 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
     const bytes clamped = _mm256_max_epu8(_mm256_packus_epi16(low, high), _mm256_set1_epi8((char)output->low));
     return _mm256_min_epu8(clamped, _mm256_set1_epi8((char)output->high));
 }
-/* Of what bytes_pack leaves, the bytes of the first `vecs` vectors, 3 at most. Unpacking halves takes less time than a
- * permutation across them. */
+/* Stores the bytes of the first `vecs` vectors, 3 at most, of bytes_pack's result. Unpacking halves takes less time
+ * than a permutation across them. */
 FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
     const __m128i low = _mm256_castsi256_si128(a), high = _mm256_extracti128_si256(a, 1);
     const __m128i two = _mm_unpacklo_epi32(low, high);
-    (void)count; /* vectors are of 8, as columns are */
+    (void)count; /* a vector has 8 bytes, and columns are a multiple of 8 */
     if (vecs == 1) _mm_storel_epi64((__m128i *)p, two);
     else _mm_storeu_si128((__m128i *)p, two);
     if (vecs == 3) _mm_storel_epi64((__m128i *)(p + 16), _mm_unpackhi_epi32(low, high));

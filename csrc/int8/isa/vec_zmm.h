@@ -3,7 +3,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "float32/tpl/unroll.h"
+#include "unroll.h"
 #include "int8/kernels.h"
 
 #define LANES    16
@@ -20,13 +20,13 @@ FM_INLINE sums sums_left(sums a, const int count) { return _mm512_sll_epi32(a, _
 FM_INLINE sums sums_right(sums a, int count) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(count)); }
 FM_INLINE sums sums_keep(sums a) {
 #if defined(__GNUC__) && defined(__AVX512F__)
-    __asm__("" : "+v"(a)); /* or the compiler sees through a loop of nothing but this */
+    __asm__("" : "+v"(a)); /* stops the compiler from removing a loop of nothing else */
 #endif
     return a;
 }
 FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) { return _mm512_loadu_si512(p); }
-/* Stays in its register: the compiler would rather load it again for each use. */
+/* Keeps a value in its register. The compiler prefers to load it again for each use. */
 FM_INLINE weights weights_keep(weights w) { return sums_keep(w); }
 
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
@@ -41,7 +41,7 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
 #if defined(__GNUC__) && !defined(__clang__) && defined(__AVX512VNNI__)
-    /* gcc 12 takes its own builtin for one with side effects, and stores the sums after each. */
+    /* gcc 12 assumes that its own builtin has side effects, and stores the sums after each one. */
     __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "vm"(w));
     return acc;
 #else
@@ -56,7 +56,8 @@ FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, cons
     }
 
     const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
-    return _mm512_cvtps_epi32(_mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* beyond int32 lies the other end */
+    return _mm512_cvtps_epi32(
+        _mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m512i low = _mm512_packs_epi32(a, b), high = _mm512_packs_epi32(c, d);
@@ -70,7 +71,7 @@ FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output 
 FM_INLINE void bytes_store(uint8_t *p, bytes a, int count) {
     _mm512_mask_storeu_epi8(p, ~(uint64_t)0 >> (64 - count), a);
 }
-/* What bytes_pack leaves of some vectors, in the order of the vectors. */
+/* The result of bytes_pack, in the order of the vectors. */
 FM_INLINE void bytes_store_vecs(uint8_t *p, bytes a, const int vecs, int count) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     (void)vecs;

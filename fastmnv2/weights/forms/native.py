@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import head
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
@@ -106,7 +107,7 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
     return text, [arrays[name] for name in list(header)[1:]]
 
 
-def precision_of(path: Path) -> str:
+def precision_of(path: Path) -> Precision:
     """The precision that a native file records, "int8" or "float32"; "float32" for files of other forms."""
     try:
         with open_file(path) as file:

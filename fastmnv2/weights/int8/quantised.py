@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Layer
 from fastmnv2.weights.tensors import INPUT_RANGE, Folded
@@ -96,7 +97,7 @@ class Quantised(Folded):
         return abs(steps / 255 - 1) <= 0.005 and abs(zero - image.zero_point) <= 1.2
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """The precision that a model of these weights computes in."""
         return "int8"
 

@@ -1,5 +1,5 @@
-/* Tiles live in registers only if every loop over them is fully unrolled: left to itself, gcc unrolls in
- * part and spills the accumulators, at less than half the speed. */
+/* Tiles stay in registers only if every loop over them is fully unrolled. By default gcc unrolls them partly and spills
+ * the accumulators, which takes more than twice as long. */
 #if defined(__clang__)
 #define FM_UNROLL _Pragma("clang loop unroll(full)")
 #elif defined(__GNUC__)
@@ -8,7 +8,7 @@
 #define FM_UNROLL
 #endif
 
-/* A loop that stays one, although what is in it is unrolled. */
+/* A loop that is not unrolled, although the loops inside it are. */
 #if defined(__clang__)
 #define FM_ROLLED _Pragma("clang loop unroll(disable)")
 #elif defined(__GNUC__)
@@ -17,15 +17,15 @@
 #define FM_ROLLED
 #endif
 
-/* No load is moved across this: gcc 12 would load for several steps of a tile at once, and spill the accumulators. */
+/* Stops the compiler from moving loads across: gcc 12 would load for several steps of a tile and spill accumulators. */
 #if defined(__GNUC__)
 #define FM_STEP_ENDS() __asm__("" ::: "memory")
 #else
 #define FM_STEP_ENDS() (void)0
 #endif
 
-/* Always, for the vocabulary too: gcc 12 takes a function that only prefetches for one without effect, and
- * drops the calls that it has not yet inlined. */
+/* Always inlined, also in the vocabularies: gcc 12 assumes that a function that only prefetches has no effect, and
+ * drops calls of it that are not inlined yet. */
 #if defined(_MSC_VER)
 #define FM_INLINE static __forceinline
 #else
