@@ -31,7 +31,7 @@ OURS = "fastmnv2"
 
 
 def version(name: str) -> str:
-    """Of the engine's distribution, or PackageNotFoundError. Ours may be a build in place."""
+    """The version of the engine's distribution, or PackageNotFoundError. Ours may be built in place."""
     return fastmnv2.__version__ if name.startswith(OURS) else importlib.metadata.version(PEERS[name].distribution)
 
 

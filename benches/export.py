@@ -145,7 +145,7 @@ def onnx(folded: Folded, path: Path) -> Path:
 
 
 def ncnn(folded: Folded, path: Path) -> Path:
-    """ncnn's .param text at ``path`` and its .bin beside it (github.com/Tencent/ncnn/wiki, "param and model")."""
+    """ncnn's .param text at ``path`` and its .bin next to it (github.com/Tencent/ncnn/wiki, "param and model")."""
     lines, blobs, weights = ["Input images 0 1 x0"], 1, bytearray()
 
     def add(kind, inputs, outputs, parameters=""):

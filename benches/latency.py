@@ -1,11 +1,11 @@
-"""One image at a time, as a service computes it: how long calls take, alone and beside busy processes.
+"""One image at a time, as in a service: how long calls take, alone and next to busy processes.
 
     python benches/latency.py --json latency.json
     python benches/latency.py --peers fastmnv2,litert --busy 1 --seconds 10
 
-Calls come back to back, and every 5 ms with the processors free in between. Every engine runs in a process of its own,
-free to use all processors, and is stopped while another one's turn is. A busy process computes all the time and may run
-anywhere, too. Nothing is thrown away, the first calls beside a busy process included.
+Calls come back to back, or every 5 ms with the processors free in between. Every engine runs in its own process, may use
+all processors, and is stopped while another engine is measured. A busy process computes all the time and may also run
+on any processor. No call is discarded, not even the first ones next to a busy process.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DEFAULT = 0  # threads: what the engine takes by itself
 
 
 class Setting(NamedTuple):
-    """How calls come, and beside what."""
+    """The interval between calls, and the load on the machine."""
 
     every: float  # seconds from one call to the next; 0: back to back
     busy: int  # processes that compute all the time

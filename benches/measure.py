@@ -58,7 +58,7 @@ def peak(threads: int, macs: float = 1.7e8) -> float:
 
 
 class Case(NamedTuple):
-    """What is timed: an engine on so many threads, so many images a call."""
+    """A case to time: an engine, its number of threads, and the images per call."""
 
     peer: str
     threads: int
@@ -130,7 +130,7 @@ def interleaved(
 
 
 class Result(NamedTuple):
-    """What a case's bursts amount to. Seconds a call; ``share`` of the multiply-add limit."""
+    """The result of a case's bursts, in seconds per call; ``share`` is the share of the multiply-add limit."""
 
     median: float
     best: float  # the best burst's median

@@ -1,4 +1,4 @@
-"""Accuracy against milliseconds: the 22 published members in both precisions, LiteRT beside them.
+"""Accuracy against milliseconds: the 22 published members in both precisions, compared with LiteRT.
 
     taskset -c 1 python benches/networks.py --models FOLDER --json networks.json --plot networks.png
 
@@ -39,7 +39,7 @@ def write(multiplier: float, size: int, folder: Path) -> None:
 
 
 def engines(network: Network, folder: Path) -> dict[str, Callable[[], Any]]:
-    """What is timed, by name."""
+    """The timed functions, by name."""
     found: dict[str, Callable[[], Any]] = {}
     pixels = np.random.RandomState(0).randint(0, 256, (1, *network.image_shape)).astype(np.uint8)
     images = pixels.astype(np.float32) / 127.5 - 1
@@ -128,7 +128,7 @@ def draw(rows: list[dict[str, Any]], processor: str, path: Path) -> None:
 
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that are more accurate than all faster ones."""
+    """The points that are more accurate than all faster ones."""
     kept: list[tuple[float, float]] = []
     for point in points:
         if not kept or point[1] > kept[-1][1]:

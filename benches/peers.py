@@ -214,8 +214,8 @@ def _mnn(folder: Path, threads: int, batch: int) -> Run:
     return run
 
 
-# What an int8 file's scale of 1/127.5 and zero point of -1 make pixel k of: (k - 127) / 127.5. Half a step beside it,
-# as [-1,1] is, half of the pixels would be rounded to their neighbours.
+# The range of an int8 file with scale 1/127.5 and zero point -1, where pixel k is (k - 127) / 127.5. With [-1,1], which
+# is half a step off, half of the pixels would be rounded to their neighbours.
 _BYTES = (-127 / 127.5, 128 / 127.5)
 
 PEERS = {

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from server import Server
 
-# What is tested is what is installed, although `python -m pytest` puts the checkout first on the path; a checkout that
-# was built in place is tested only when PYTHONPATH says so, and the programs that tests start find it too.
+# Test the installed package, although `python -m pytest` puts the checkout first on the path. A checkout that was built
+# in place is tested only if PYTHONPATH names it; then the programs that tests start find it too.
 ROOT = Path(__file__).parents[1]
 if ROOT in [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]:
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -22,7 +22,7 @@ import fastmnv2  # noqa: E402
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-# No test may reach for the real servers, nor for weights that happen to lie on this machine.
+# No test may use the real servers, or weights that happen to be on this machine.
 os.environ["FASTMNV2_OFFLINE"] = "1"
 for name in ("FASTMNV2_WEIGHTS", "FASTMNV2_ISA", "TFHUB_CACHE_DIR"):
     os.environ.pop(name, None)
@@ -30,7 +30,7 @@ for name in ("FASTMNV2_WEIGHTS", "FASTMNV2_ISA", "TFHUB_CACHE_DIR"):
 DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", ROOT.parent / "shared")).resolve()
 
 
-# What some platforms have no wheels of. The test extra has all of it, so that nothing is skipped for it in CI.
+# Packages without wheels for some platforms. The test extra includes them all, so that CI skips no test for lack of one.
 OPTIONAL = {
     "tensorflow",
     "keras",

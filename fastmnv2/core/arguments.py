@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import Network
 
 Precision = Literal["float32", "int8"]
-"""What a model computes in."""
+"""The precision of a model's computation."""
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 

@@ -26,7 +26,7 @@ LIMIT = 4 << 20
 
 
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each value."""
+    """The sigmoid of each value."""
     with np.errstate(over="ignore"):
         result: NDArray[np.float64] = 1 / (1 + np.exp(-x))
     return result

@@ -83,10 +83,10 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
 
 
 def check_replaceable(path: Path) -> None:
-    """Make sure that writing to ``path`` replaces nothing but a file, or a SavedModel that ``write`` made.
+    """Check that writing to ``path`` would replace only a file, or a SavedModel that ``write`` made.
 
     Raises:
-        ValueError: there is something else.
+        ValueError: if it would replace anything else.
     """
     if not path.exists():
         return

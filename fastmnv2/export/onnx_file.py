@@ -110,7 +110,7 @@ def _head_step(graph: _Graph, kind: str, x: str, tensors: list[str], name: str) 
     if kind == "affine":
         scaled = graph.add("Mul", [x, tensors[0]], f"{name}/scaled")
         return graph.add("Add", [scaled, tensors[1]], name)
-    if kind == "unit":  # divided by the length, or by what stands for the length of zeros
+    if kind == "unit":  # divided by the length, with a minimum that keeps vectors of zeros finite
         squares = graph.add("ReduceSumSquare", [x], f"{name}/squares", axes=[-1], keepdims=1)
         least = graph.constant(f"{name}/least", np.float32(1e-12))
         length = graph.add("Sqrt", [graph.add("Max", [squares, least], f"{name}/kept")], f"{name}/length")

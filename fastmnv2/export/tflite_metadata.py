@@ -18,7 +18,7 @@ _NORMALIZATION, _AXIS_LABELS = 1, 2  # ProcessUnitOptions, AssociatedFileType
 
 
 def added(data: bytes, classes: Sequence[str] | None) -> bytes:
-    """A TFLite file with metadata, and with names of classes, one a line, packed behind it as a zip archive."""
+    """A TFLite file with metadata, and a zip archive appended to it with the names of the classes, one per line."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = flatbuffer_utils.convert_bytearray_to_object(data)
@@ -39,7 +39,7 @@ def added(data: bytes, classes: Sequence[str] | None) -> bytes:
 
 
 def _metadata(outputs: int, *, labelled: bool) -> bytes:
-    """A ModelMetadata (metadata_schema.fbs), which names the labels of every output but the first, the features."""
+    """A ModelMetadata (metadata_schema.fbs) that names the labels of every output except the first, the features."""
     builder = flatbuffers.Builder(1024)
 
     def table(fields: dict[int, int], count: int, kind: tuple[int, int] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What stands around the network takes any member of the family: here a multiplier of 0.35 and images of 64 x 96."""
+"""Everything around the network accepts any member of the family, here multiplier 0.35 and images of 64 x 96."""
 
 import numpy as np
 import pytest

@@ -42,7 +42,7 @@ def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):
 
 @pytest.mark.slow
 def test_8_bit_neon_kernels_emulated(tmp_path):
-    """On a processor with dot products of four bytes, and on one without."""
+    """The checks pass on an emulated processor with dot products of four bytes, and on one without."""
     emulator, compiler = find_compiler("qemu-aarch64"), find_compiler("aarch64-linux-gnu-gcc")
     program = build(tmp_path, "check_int8.c", "-static", compiler=compiler, isas=isas("ARM64"))
     for cpu in ("cortex-a53", "max"):

@@ -76,7 +76,7 @@ class Maker:
             odd = random.random(stored) < (0.02 if self.wild else 0.0002)  # rows that leave int8
             weights = np.where(odd, random.integers(-255, 256, stored), weights).clip(-point, 255 - point)
         count = layer.out_channels if self.per_channel else 1
-        # What makes the outputs fill their range; the weights' own scales follow from it.
+        # This multiplier makes the outputs fill their range; it determines the weights' scales.
         multiplier = 60 / (np.sqrt(depth) * spread * 60) * random.uniform(0.5, 1.6, count)
         own = (multiplier * scale / source_scale).astype(np.float32)
         bias = random.normal(0.1 if clamps else 0, 1.0, layer.out_channels) * 60 / multiplier

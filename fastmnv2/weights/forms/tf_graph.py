@@ -78,7 +78,7 @@ class Reader:
         self._left = _FIELDS_LIMIT
 
     def fields(self, message: bytes) -> Iterator[tuple[int, Any]]:
-        """As ``bundle.fields``."""
+        """The same as ``bundle.fields``, but counts the fields."""
         for found in bundle.fields(message):
             self._left -= 1
             if self._left < 0:

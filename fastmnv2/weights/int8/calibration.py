@@ -231,7 +231,7 @@ class _Calibration:
 
 
 def _sums(maps: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Of each channel."""
+    """The sums of each channel."""
     return np.asarray(maps.reshape(-1, maps.shape[-1]).sum(axis=0, dtype=np.float64))
 
 
