@@ -3,9 +3,9 @@
     python benches/latency.py --json latency.json
     python benches/latency.py --peers fastmnv2,litert --busy 1 --seconds 10
 
-Calls come back to back, or every 5 ms with the processors free in between. Every engine runs in its own process, may use
-all processors, and is stopped while another engine is measured. A busy process computes all the time and may also run
-on any processor. No call is discarded, not even the first ones next to a busy process.
+Calls come back to back, or every 5 ms with the processors free in between. Every engine runs in its own process, may
+use all processors, and is stopped while another engine is measured. A busy process computes all the time and may also
+run on any processor. No call is discarded, not even the first ones next to a busy process.
 """
 
 import argparse

@@ -30,7 +30,7 @@ for name in ("FASTMNV2_WEIGHTS", "FASTMNV2_ISA", "TFHUB_CACHE_DIR"):
 DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", ROOT.parent / "shared")).resolve()
 
 
-# Packages without wheels for some platforms. The test extra includes them all, so that CI skips no test for lack of one.
+# Packages without wheels for some platforms. The test extra includes all of them, so that CI skips no test.
 OPTIONAL = {
     "tensorflow",
     "keras",
