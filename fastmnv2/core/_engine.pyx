@@ -151,7 +151,7 @@ cdef class Network:
 
     @property
     def channels(self):
-        """Channel counts that identify the multiplier: outputs of the first convolution, each block and the last one."""
+        """Channels that identify the multiplier: those of the first convolution, each block and the last one."""
         return (self.network.blocks[0].expand, *[self.network.blocks[b].out for b in range(FM_BLOCKS)],
                 self.network.features)
 
@@ -167,7 +167,7 @@ cdef class Network:
         return tuple(rows)
 
     def endpoints(self):
-        """Rows of ``fastmnv2.core.network.Endpoint``, in order; and the blocks' projections, which 8-bit models have."""
+        """Rows of ``fastmnv2.core.network.Endpoint``, in order; and the blocks' projections, for 8-bit models."""
         rows = []
         for i in range(FM_ENDPOINTS + FM_BLOCKS):
             row = fm_endpoint_info(&self.network, i)
@@ -337,10 +337,10 @@ cdef class Engine:
     def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
         """Write the features of n images into ``features``; return whether float pixels were far outside [0,1].
 
-        All arrays are C-contiguous and do not overlap: images [n,height,width,3] float32 or uint8, features [n,features]
-        float32, records {endpoint index: [n,height,width,channels]}, float32 or for int8 weights uint8. There, the index
-        endpoints + block means a block's projection. The time spent in each layer is added to ticks, uint64 [layers], on
-        one thread. Raises MemoryError.
+        All arrays are C-contiguous and do not overlap: images [n,height,width,3] float32 or uint8, features
+        [n,features] float32, records {endpoint index: [n,height,width,channels]}, float32 or for int8 weights uint8.
+        For int8 weights, the index endpoints + block means a block's projection. The time spent in each layer is added
+        to ticks, uint64 [layers], on one thread. Raises MemoryError.
         """
         cdef const fm_network *network = &self.network.network
         cdef fm_request request
