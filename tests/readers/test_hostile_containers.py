@@ -138,7 +138,7 @@ def test_hdf5_without_an_interpreter_is_refused(forms, monkeypatch, tmp_path, wh
         monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
         monkeypatch.setattr(sys, "base_exec_prefix", str(tmp_path))
     for form in ("h5", "keras"):
-        refused(forms[form], "no Python interpreter; convert the file where there is one: fastmnv2 convert")
+        refused(forms[form], "no Python interpreter; convert the file with a normal Python: fastmnv2 convert")
 
 
 def test_hdf5_links_cycles_and_giants(forms, tmp_path):
