@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fastmnv2 import hub as hub
     from fastmnv2 import image as image
     from fastmnv2 import learn as learn
+    from fastmnv2.core.arguments import Precision
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.options import Colour, Decode
     from fastmnv2.image.resizing import Crop, Method
@@ -63,7 +64,7 @@ def load(
     *,
     threads: int | None = None,
     download: bool = True,
-    precision: str | None = None,
+    precision: "Precision | None" = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,

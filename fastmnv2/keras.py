@@ -1,11 +1,11 @@
-"""The network as a Keras model, to be trained on: fine-tuned whole, or with a head of one's own on top.
+"""The network as a Keras model, for fine-tuning all of it or for training your own head on top.
 
 >>> model = fastmnv2.keras.build("hub_module/", head=5)  # doctest: +SKIP
 >>> fastmnv2.keras.freeze(model); model.compile(...); model.fit(...)  # doctest: +SKIP
 >>> fastmnv2.load(model).embed(images)  # doctest: +SKIP
 
-Needs ``pip install 'fastmnv2[train]'``. What is trained is TF-Slim's graph: batch norms after every convolution, with
-epsilon 0.001, moving statistics with a decay of 0.997, and an L2 loss on every kernel that is not depthwise
+Needs ``pip install 'fastmnv2[train]'``. The model is TF-Slim's training graph: batch norms after every convolution with
+epsilon 0.001 and moving statistics with a decay of 0.997, and an L2 loss on every kernel that is not depthwise
 (``slim/nets/mobilenet/mobilenet.py``, ``training_scope``).
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastmnv2.weights.tensors import Folded
 
 DECAY = 0.997
-"""Of the moving statistics: TF-Slim's, and the module's. keras.applications has 0.999."""
+"""Decay of the moving statistics in TF-Slim and in the hub module. keras.applications uses 0.999."""
 
 WEIGHT_DECAY = 4e-5
 """TF-Slim's: each regularised kernel adds ``WEIGHT_DECAY * sum(kernel ** 2) / 2`` to the loss."""
@@ -40,11 +40,11 @@ _UNIT = 1 / 255
 
 @keras.saving.register_keras_serializable("fastmnv2")
 class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """Keras' batch norm with TF-Slim's moving variance, which is that of the population.
+    """Keras' batch norm with TF-Slim's moving variance, which estimates the population's variance.
 
-    ``fused_batch_norm`` of TensorFlow hands UPDATE_OPS the batch's variance times n / (n - 1), n being the number of
-    values a channel has in the batch. Keras' own layer leaves that factor out, which on the last 3x3 maps of a
-    batch of 8 makes 1.4 %.
+    TensorFlow's ``fused_batch_norm`` gives UPDATE_OPS the batch's variance times n / (n - 1), where n is the number of
+    values of a channel in the batch. Keras' own layer omits that factor, which is 1.014 for the last 3x3 maps of a
+    batch of 8.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -61,7 +61,7 @@ class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable("fastmnv2")
 class Network(keras.Model):  # type: ignore[misc]
-    """A functional Keras model that takes the module's own input: floats in [0,1], or uint8."""
+    """A functional Keras model that takes the hub module's input: floats in [0,1], or uint8."""
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Run the model; uint8 ``inputs`` are scaled as ``tf.image.convert_image_dtype`` does."""
@@ -82,20 +82,20 @@ def build(
     """A Keras model of the network, trainable, with the batch norms of ``weights``.
 
     Args:
-        weights: as for ``fastmnv2.load``. Hub modules, checkpoints and Keras files keep their batch norms. Forms
-            that come folded (TFLite, native files and downloads kept as such) get norms that change nothing at
-            inference: gamma 1, beta the layer's bias, mean 0, variance 0.999. In training mode such a norm still
-            normalises with the batch's statistics, which its weights were not trained with: features jump at the
-            first step. So ``calibrate`` the model first, or keep the norms frozen (``unfreeze(..., norms=False)``).
-        head: what stands behind the pooling: None for the features themselves; a number of classes, which makes a
-            Dense layer with softmax called "head"; a Keras layer; a sequence of them; or a function of the features.
-        dropout: share of the features dropped before the head in training, slim's 0.2; 0 for none. Without a
-            head there is none.
-        decay: of the moving statistics; see ``DECAY``. With it they remember some 300 steps: a training of fewer
-            ends with statistics that lag behind the weights, and wants 0.9 or so, or frozen norms.
+        weights: as for ``fastmnv2.load``. Hub modules, checkpoints and Keras files keep their batch norms. Folded
+            weights (TFLite files, native files and cached downloads) get norms that change nothing at inference:
+            gamma 1, beta the layer's bias, mean 0, variance 0.999. In training mode such a norm still normalises with
+            the batch's statistics, which the weights were not trained with, so features jump at the first step. To
+            avoid that, ``calibrate`` the model first, or keep the norms frozen (``unfreeze(..., norms=False)``).
+        head: the layers after the pooling: None for the plain features; a number of classes for a Dense layer with
+            softmax called "head"; a Keras layer; a sequence of layers; or a function of the features.
+        dropout: the share of the features that training drops before the head, slim's 0.2 by default; 0 for none.
+            Without a head there is no dropout.
+        decay: the decay of the moving statistics; see ``DECAY``. With the default they remember about 300 steps. After
+            a shorter training they lag behind the weights; use about 0.9 or frozen norms for that.
         weight_decay: see ``WEIGHT_DECAY``; 0 for no regularisation losses.
-        size: height and width of the images, as for ``fastmnv2.load``: needed for weights that don't record it;
-            for others it overrides theirs, such as to train a 224 network on images of 160.
+        size: height and width of the images, as for ``fastmnv2.load``. It is required for weights that don't record
+            it, and overrides it for others, for example to train a 224 network on images of 160.
 
     Returns:
         float32 ``[n,height,width,3]`` in [0,1] or uint8 -> float32 ``[n,features]``, or the head's output. With
@@ -103,7 +103,7 @@ def build(
 
     Raises:
         FileNotFoundError, WeightsError, WeightsUnavailable: as ``fastmnv2.load``.
-        TypeError, ValueError: ``head``, ``dropout`` or ``size`` are not as above.
+        TypeError, ValueError: if ``head``, ``dropout`` or ``size`` are not as above.
     """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout: expected a number from 0 to below 1, got {dropout!r}")
@@ -117,26 +117,26 @@ def build(
 
 
 def freeze(model: keras.Model) -> None:
-    """Keep the network as it is; only the head is trained. Compile the model after this.
+    """Freeze the network, so that only the head is trained. Compile the model after this.
 
-    Frozen batch norms normalise with their moving statistics also in training mode, as Keras has it.
+    As always in Keras, frozen batch norms use their moving statistics in training mode too.
     """
     for layer, _ in _network_layers(model):
         layer.trainable = False
 
 
 def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) -> None:
-    """Train the network's last ``top`` layers too, or all of it. Compile the model after this, with a low rate.
+    """Make the network's last ``top`` layers, or all, trainable. Compile the model after this, at a low learning rate.
 
     Args:
         model: from ``build``, or another Keras model with the network in it.
-        top: how many layers with weights, convolutions and batch norms counted, from the pooling backwards; None
-            for all. Layers before them are frozen.
-        norms: whether batch norms among them are trained, and use the batch's statistics. keras.io's guide to
-            transfer learning leaves them frozen, which is right for small batches.
+        top: the number of layers with weights, convolutions and batch norms, from the pooling backwards; None for all.
+            Layers before them are frozen.
+        norms: whether batch norms among them are trained and use the batch's statistics. keras.io's guide to transfer
+            learning leaves them frozen, which is right for small batches.
 
     Raises:
-        ValueError: ``top`` is negative or more than there are.
+        ValueError: if ``top`` is negative or more than the number of layers.
     """
     layers = _network_layers(model)
     count = len(layers) if top is None else top
@@ -148,16 +148,16 @@ def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) 
 
 
 def calibrate(model: keras.Model, images: Any, *, batch_size: int = 16) -> None:
-    """Give the batch norms the statistics of ``images``, without changing what the model computes at inference.
+    """Give the batch norms the statistics of ``images``, without changing the model's output at inference.
 
-    For weights that came folded, whose norms know nothing of the data: each norm's moving mean and variance are set to
-    those of its inputs, and gamma and beta so that ``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` is as it
-    was. After that, training mode computes nearly what inference does, on batches like ``images``.
+    This is for folded weights, whose norms have no statistics of any data. Each norm's moving mean and variance are set
+    to those of its inputs. gamma and beta are set so that ``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` does
+    not change. After that, training mode gives nearly the same output as inference on batches like ``images``.
 
     Args:
-        model: from ``build``, or another Keras model with the network in it as layers of its own.
-        images: as the model takes them; a few dozen that are like those to train on.
-        batch_size: how many at a time; the norms' inputs have 5 MB an image at 0.75/96, 27 MB at 1.0/224.
+        model: from ``build``, or another Keras model that contains the network as its own layers.
+        images: as the model takes them; a few dozen that are like the training images.
+        batch_size: images at a time; for each, the norms' inputs take 5 MB at 0.75/96 and 27 MB at 1.0/224.
     """
     import numpy as np
 
@@ -180,7 +180,7 @@ def calibrate(model: keras.Model, images: Any, *, batch_size: int = 16) -> None:
 
 
 def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
-    """Set the network's variables from TF-Slim's names; layers that come folded get norms that change nothing."""
+    """Set the network's variables by TF-Slim's names. Folded layers get norms that change nothing."""
     import numpy as np
 
     for layer, of in _network_layers(model):
@@ -189,16 +189,16 @@ def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
             continue
         norm = [tensors.get(f"{of.scope}/BatchNorm/{name}") for name in BATCH_NORM]
         if norm[0] is None:
-            # 0.999 + 0.001 is 1 in float32 too.
+            # 0.999 + epsilon is exactly 1 in float32 too.
             ones, zeros = np.ones_like(tensors[of.biases_name]), np.zeros_like(tensors[of.biases_name])
             norm = [ones, tensors[of.biases_name], zeros, ones * np.float32(1 - layer.epsilon)]
         layer.set_weights(norm)
 
 
 def plain(source: "Source", folded: "Folded", behind: Sequence[tuple[Any, list[Any]]]) -> keras.Model:
-    """The network in Keras' own layers, for files; ``behind`` it layers with their variables.
+    """The network in Keras' own layers, for files, followed by the layers in ``behind``, which have their variables.
 
-    Of weights with another input range, the model takes images in [0,1] all the same.
+    The model takes images in [0,1] for weights with any input range.
     """
     inputs = keras.Input(folded.network.image_shape, name="images")
     x = _Builder(folded.network, DECAY, 0, keras.layers.BatchNormalization)(inputs, *folded.range)
@@ -212,7 +212,7 @@ def plain(source: "Source", folded: "Folded", behind: Sequence[tuple[Any, list[A
 
 
 def _name(network: Member) -> str:
-    """As keras.applications would write it: "mobilenetv2_0_75_96"."""
+    """The model's name in the style of keras.applications: "mobilenetv2_0_75_96"."""
     size = str(network.height) if network.height == network.width else f"{network.height}x{network.width}"
     return f"mobilenetv2_{network.multiplier:.2f}_{size}".replace(".", "_")
 
@@ -231,7 +231,7 @@ def names_of(layer: Layer) -> tuple[str, str]:
 
 
 class _Builder:
-    """Lays the layers out, under keras.applications' names, so that files of the model are Keras files like others."""
+    """Builds the layers under keras.applications' names, so that the model's files are ordinary Keras files."""
 
     def __init__(self, network: Member, decay: float, weight_decay: float, norm: Any = None) -> None:
         self._network, self._decay, self._norm = network, decay, norm or BatchNormalization
@@ -280,7 +280,7 @@ def _with_head(features: Any, head: Any, dropout: float) -> Any:
 
 
 def _network_layers(model: keras.Model) -> list[tuple[keras.Layer, Layer]]:
-    """The network's convolutions and batch norms in order, wherever in the model they are nested."""
+    """The network's convolutions and batch norms in order, at any depth of nesting."""
     by_name = {name: layer for layer in DEFAULT.layers[:-1] for name in names_of(layer)}
     found = {layer.name: layer for layer in _all_layers(model) if layer.name in by_name}
     if len(found) != len(by_name):
@@ -305,7 +305,7 @@ def _source(weights: Any, size: int | tuple[int, int] | None) -> "Source":
     source = weights if isinstance(weights, Source) else resolve_source(weights)
     if size is not None:
         source = dataclasses.replace(source, size=checked_size(size))
-    fold(dataclasses.replace(source, head_error=""))  # every check that weights must pass
+    fold(dataclasses.replace(source, head_error=""))  # only for its checks of the weights
     if source.input_range not in (None, INPUT_RANGE):
         raise WeightsError(
             f"{source.origin}: expected a network of images in [-1,1], got one of {list(source.input_range or ())}"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import kept
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Crop, Method
 
@@ -40,7 +41,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self,
         weights: str | os.PathLike[str] | Model | None = None,
         *,
-        precision: str | None = None,
+        precision: Precision | None = None,
         size: int | tuple[int, int] | None = None,
         method: Method = "tf2",
         crop: Crop | None = None,

@@ -1,4 +1,4 @@
-"""The command line. What a command needs is imported when it runs."""
+"""The command line. Commands import what they need when they run."""
 
 import io
 import signal
@@ -8,7 +8,7 @@ from typing import Any
 
 try:
     import click
-except ImportError:  # one line instead of a traceback: this module is only ever imported to be run
+except ImportError:  # one line instead of a traceback, because this module is only imported to run commands
     raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
 
 from fastmnv2._version import __version__
@@ -52,7 +52,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # text that a terminal can't show, such as in cp1252, is escaped
             stream.reconfigure(errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # broken metadata in pictures that decode all the same
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about broken metadata of pictures that decode anyway
     try:
         cli(prog_name="fastmnv2")
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What several commands share: options, pictures that were named, and how errors are told."""
+"""Shared parts of the commands: options, finding the named pictures, and reporting errors."""
 
 import contextlib
 import os
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fastmnv2.core.arguments import PRECISIONS
 from fastmnv2.core.errors import CONTROLS
 from fastmnv2.image import MAX_PIXELS
 from fastmnv2.image.resizing import METHODS
-from fastmnv2.weights import PRECISIONS
 
 if TYPE_CHECKING:
     from fastmnv2.image.find import Found
     from fastmnv2.image.given import Pictures
 
-_KINDS = 4  # of files left out that a summary names
+_KINDS = 4  # kinds of skipped files that a summary names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def shown(name: object) -> str:
-    """A file's name, or what a file says, as text that a terminal shows and that stays in its line."""
+    """A file's name, or text from a file, as one line that is safe for a terminal."""
     return click.format_filename(str(name)).translate(CONTROLS)
 
 
@@ -32,12 +32,12 @@ class Commands(click.Group):
     """Turns the exceptions that the package documents into one line on stderr and an exit code."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
-        """Read the arguments, telling errors as ``invoke`` does."""
+        """Parse the arguments, reporting errors as ``invoke`` does."""
         with shown_errors():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was named."""
+        """Run the named command."""
         with shown_errors():
             return self._invoke(ctx)
 
@@ -47,7 +47,7 @@ class Commands(click.Group):
         except KeyboardInterrupt as error:
             click.echo(shown(str(error) or "interrupted"), err=True)
             raise click.exceptions.Exit(130) from None
-        except BrokenPipeError:  # click knows what to do
+        except BrokenPipeError:  # click handles this
             raise
         except MemoryError as error:
             raise click.ClickException(f"not enough memory {error}".rstrip()) from None
@@ -60,7 +60,7 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def shown_errors() -> Iterator[None]:
-    """What errors quote, as text that a terminal shows."""
+    """Make errors' text safe for a terminal."""
     try:
         yield
     except click.UsageError as error:
@@ -78,7 +78,7 @@ PRECISION = click.option(
     help="int8 computes with an 8-bit file's own integers, float32 dequantises them.  [default: as in the file]",
 )
 THREADS = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Most threads to use.  [default: every usable CPU]"
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Maximum number of threads.  [default: every usable CPU]"
 )
 FORCE = click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
 FOLLOW_LINKS = click.option(
@@ -87,9 +87,9 @@ FOLLOW_LINKS = click.option(
 SOURCES = (
     click.argument("paths", nargs=-1, metavar="PATH..."),
     click.option(
-        "--from", "listed", metavar="FILE", help="Take the paths or URLs in FILE, one a line, in UTF-8 or UTF-16."
+        "--from", "listed", metavar="FILE", help="Read paths or URLs from FILE, one per line, in UTF-8 or UTF-16."
     ),
-    click.option("-0", "null", is_flag=True, help="The names in lists end with NUL, as find -print0 writes them."),
+    click.option("-0", "null", is_flag=True, help="Names in lists end with NUL, as find -print0 writes them."),
     click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search folders within folders."),
     FOLLOW_LINKS,
     click.option(
@@ -139,21 +139,21 @@ DECODING = (
         default=MAX_PIXELS,
         show_default=True,
         metavar="N",
-        help="Skip pictures of more pixels.",
+        help="Skip pictures with more pixels.",
     ),
 )
-"""The options that ``image.decode.Options`` is made of, under its own names."""
+"""Command-line options for the fields of ``image.options.Options``, under the same names."""
 PICTURES = (*SOURCES, *DECODING)
-CLASSES = "Names of the head's classes, one a line."
+CLASSES = "Names of the head's classes, one per line."
 
 
 def examples(*commands: str) -> str:
-    """The end of a command's help."""
+    """Examples for the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
 def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Options for a command, in this order."""
+    """A decorator that adds options to a command, in this order."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(options):
@@ -187,7 +187,7 @@ def distinct(**files: "str | Path | None") -> None:
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """An error unless a file can be written: it is there already and not to be overwritten, or its folder is not."""
+    """Raise an error if a file exists and may not be overwritten, or if its folder does not exist."""
     if path.exists() and not force:
         raise click.ClickException(f"{path} is there already; --force overwrites it")
     if not path.parent.is_dir():
@@ -195,7 +195,7 @@ def check_free(path: Path, *, force: bool) -> None:
 
 
 def report_skipped(path: object, why: object) -> None:
-    """The line on standard error for a picture that is left out."""
+    """Print the line on standard error for a skipped picture."""
     print(shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
 
 
@@ -209,7 +209,7 @@ def find_pictures(
     batch_size: int = 64,
     **decoding: Any,
 ) -> "Pictures":
-    """The pictures that were named or listed, or are in folders. ``decoding`` are the fields of ``Options``."""
+    """The pictures that were named or listed, or are in named folders. ``decoding`` holds the fields of ``Options``."""
     from fastmnv2.image.decode import Options
     from fastmnv2.image.given import Pictures
 
@@ -231,7 +231,7 @@ def find_pictures(
 
 
 def left_out(found: "Pictures | Found") -> str:
-    """What a search of folders left out, to be told because its user may not expect it."""
+    """A report of the files that a search of folders skipped, because users may not expect that."""
     told = ""
     if found.others:
         kinds = [suffix or "no suffix" for suffix, _ in found.others.most_common(_KINDS)]
@@ -248,25 +248,25 @@ def count(number: int, what: str) -> str:
 
 
 def check_some(pictures: "Pictures") -> None:
-    """An error if nothing could be read."""
+    """Raise an error if no picture could be read."""
     if not pictures.read:
         raise click.ClickException(f"none of {count(pictures.skipped, 'file')} could be read as a picture")
 
 
 def check_missing(pictures: "Pictures") -> None:
-    """Exit code 1 if something that was named is not there: the rest is done."""
+    """Exit with code 1 if a named path does not exist, after everything else is done."""
     if pictures.missing:
         raise click.exceptions.Exit(1)
 
 
 def read_lines(path: Path, count: int | None = None) -> list[str]:
-    """Labels, one a line. ValueError if it is not a small file of text, or has another number of them."""
+    """Labels, one per line. ValueError if the file is large or not text, or has another number of labels."""
     with path.open("rb") as file:
         data = file.read((1 << 20) + 1)
     if len(data) > 1 << 20:
         raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
     try:
-        # Not splitlines, which knows ten ends of a line more than those who write labels.
+        # Not splitlines, because it splits at ten more characters than text files use to end lines.
         text = data.decode("utf-8-sig").removesuffix("\n")
         lines = [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:

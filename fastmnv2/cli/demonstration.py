@@ -1,4 +1,4 @@
-"""``fastmnv2 demo``: sample pictures, how alike their features are, and how long it takes."""
+"""``fastmnv2 demo``: sample pictures, the similarity of their features, and timings."""
 
 import functools
 import io
@@ -26,7 +26,7 @@ Named = tuple[list[str], NDArray[np.float32]]
 
 
 def load_without_network(weights: str | None, count: int | None, precision: Any = None) -> tuple[fastmnv2.Model, str]:
-    """The model, and why it is the untrained one if "imagenet" (None) is not on this machine, else ""."""
+    """The model, and "" or, if "imagenet" (None) is not on this machine, why the model is untrained."""
     try:
         return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
     except fastmnv2.WeightsUnavailable:
@@ -55,7 +55,7 @@ def samples(size: tuple[int, int]) -> Named:
 
 
 def decoded(pictures: "Pictures", size: tuple[int, int]) -> Named:
-    """The pictures that a command was given, through the usual preprocessing: names, [n,height,width,3]."""
+    """The command's pictures through the usual preprocessing: names, [n,height,width,3]."""
     found = list(pictures.results(lambda images, _threads: images.copy(), threads.available(), size))
     images = np.stack([value for _, value in found]) if found else np.empty((0, *size, 3), np.float32)
     return [name for name, _ in found], images
@@ -101,7 +101,7 @@ def run(
     echo: Callable[[str], None],
     precision: Any = None,
 ) -> None:
-    """Embed what ``pictures`` gives for the network's size, and print the report line by line through ``echo``."""
+    """Embed the pictures that ``pictures`` returns for the network's size, and print the report with ``echo``."""
     model, warning = load_without_network(weights, count, precision)
     names, images = pictures(model.network.size)
     used = threads.resolve(count)

@@ -32,7 +32,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     chosen = demonstration.samples
     if paths:
         pictures = find_pictures(paths, **find)
-        # In a folder of thousands the first dozen will do.
+        # The first dozen is enough, even of a folder of thousands.
         del pictures.found[_DEMO_PICTURES:]
 
         def chosen(size: tuple[int, int]) -> "demonstration.Named":
@@ -46,7 +46,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
 @click.command(epilog=examples("fastmnv2 bench", "fastmnv2 bench --layers", "fastmnv2 bench -n 8 --threads 2"))
 @click.option("--layers", is_flag=True, help="Time each layer, on one thread.")
 @click.option("--networks", is_flag=True, help="Time each of the 22 published networks, in both precisions.")
-@click.option("-n", "n", type=click.IntRange(1, 4096), metavar="N", help="Images a call.  [default: 1, 8 and 32]")
+@click.option("-n", "n", type=click.IntRange(1, 4096), metavar="N", help="Images per call.  [default: 1, 8 and 32]")
 @THREADS
 @PRECISION
 @click.option(
@@ -54,7 +54,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     default="untrained",
     show_default=True,
     metavar="W",
-    help="File or folder with weights. Their values make no difference to times.",
+    help="File or folder with weights. Their values don't affect the timings.",
 )
 def bench(layers: bool, networks: bool, n: int | None, threads: int | None, weights: str, precision: Any) -> None:
     """Time calls, layers or networks, and compare calls and layers with this processor's peak of multiply-adds."""
@@ -84,7 +84,7 @@ def bench(layers: bool, networks: bool, n: int | None, threads: int | None, weig
             click.echo(f"a cache line takes {line * 1e9:.0f} ns from core to core")
         return
     if threads not in (None, 1):
-        raise click.UsageError(f"--layers counts on one thread, not {threads}")
+        raise click.UsageError(f"--layers measures one thread, not {threads}")
     timed = profile.layers(model, n=n or 1)
     click.echo(f"{'layer':<27} {'kind':<9} {'MMACs':>8} {'KB':>7} {'us':>8} {'of peak':>8}")
     kinds = dict.fromkeys(row.kind for row in timed)

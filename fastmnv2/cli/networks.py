@@ -1,4 +1,4 @@
-"""``fastmnv2 bench --networks``: what each published member costs on this machine, and how accurate it is."""
+"""``fastmnv2 bench --networks``: the speed of each published member on this machine, and its published accuracy."""
 
 import functools
 import math
@@ -19,35 +19,35 @@ _BATCH = 16
 
 
 class Speed(NamedTuple):
-    """What one precision of a member reaches."""
+    """The measured speed of a member in one precision."""
 
     milliseconds: float  # for one image on one thread, the median of many calls
-    rate: float  # images a second in batches of 16, on all threads
+    rate: float  # images per second in batches of 16, on all threads
 
 
 class Member(NamedTuple):
-    """One published member: facts, and what was measured."""
+    """One published member: published facts and measured speeds."""
 
     network: Network
-    parameters: int  # of the feature vector
-    top1: float  # percent of ImageNet's validation images, as published
+    parameters: int  # of the network up to the feature vector
+    top1: float  # published top-1 accuracy on ImageNet's validation images, in percent
     speed: dict[str, Speed]  # by precision
 
 
 @functools.lru_cache(maxsize=1)
 def _weights(multiplier: float) -> Folded:
-    """Untrained weights: their values make no difference to times, and they fit images of any size."""
+    """Untrained weights. Their values don't affect timings, and they fit images of any size."""
     return fold(untrained(network=of(multiplier, 96, 96)))
 
 
 def models(network: Network) -> dict[str, Model]:
-    """A model of each precision, with untrained weights."""
+    """A model for each precision, with untrained weights."""
     folded = replace(_weights(network.multiplier), size=network.size)
     return {"float32": Model(folded), "int8": Model(calibration.untrained(folded))}
 
 
 def measured(seconds: float = 0.4) -> Iterator[Member]:
-    """Every published member, narrow and small ones first, each timed for about ``seconds`` a figure."""
+    """Every published member, narrow and small ones first, with about ``seconds`` of timing for each figure."""
     for (multiplier, size), top1 in TOP1.items():
         network = of(multiplier, size, size)
         speed = {}

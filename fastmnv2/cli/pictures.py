@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.given import Pictures
     from fastmnv2.image.outputs import Writer
 
-_ROWS = 64  # that are handed to a writer together
+_ROWS = 64  # rows that a writer gets together
 
 _Item = TypeVar("_Item")
 
@@ -43,7 +43,7 @@ _FILES = (".npy", ".npz", ".csv", ".parquet")
 
 
 def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Path, bool]:
-    """The path, and whether it is a folder, which a pathlib.Path forgets."""
+    """The path, and whether it ends with a slash and so names a folder, which a pathlib.Path does not keep."""
     known = Path(value).suffix.lower() in _FILES
     folder = value.endswith(("/", os.sep)) or (Path(value).is_dir() and not known)
     if not folder and not known:
@@ -71,9 +71,9 @@ def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[P
 @click.option("--force", is_flag=True, help="Overwrite FILE if it is there already. A FOLDER/ is added to.")
 @click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on standard output.")
-@click.option("--float16", is_flag=True, help="FOLDER/: store float16, which takes half the room.")
-@click.option("--prune", is_flag=True, help="FOLDER/: drop the rows of pictures that are gone.")
-@click.option("--retry-errors", is_flag=True, help="FOLDER/: try all pictures again that have an error.")
+@click.option("--float16", is_flag=True, help="FOLDER/: store float16, which takes half the space.")
+@click.option("--prune", is_flag=True, help="FOLDER/: drop the rows of pictures that no longer exist.")
+@click.option("--retry-errors", is_flag=True, help="FOLDER/: retry all pictures with an error.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -104,18 +104,18 @@ def embed(
     .npy      float32 [n,features], then the paths in the same file: call numpy.load
               twice on the open file to read both
     .npz      arrays features and paths
-    .csv      columns path, f0, f1 and on
+    .csv      columns path, f0, f1 and so on
     .parquet  columns path and features; needs fastmnv2[parquet]
-    FOLDER/   Parquet parts of 10,000 rows, under absolute paths. The next run goes
-              on where the last one stopped, and adds what is new or changed.
+    FOLDER/   Parquet parts of 10,000 rows, with absolute paths. The next run resumes
+              where the last one stopped, and adds new and changed pictures.
 
-    Rows in a file are sorted by path, or in the order of the list. Pictures that can't be read are named and left out.
-    If none can be read, FILE is not written and the exit code is 1. If a named path is missing, FILE is written, but
-    the exit code is 1.
+    Rows in a file are sorted by path, or in the order of the list. Pictures that can't be read are reported and
+    skipped. If none can be read, FILE is not written and the exit code is 1. If a named path is missing, FILE is
+    written, but the exit code is 1.
 
-    In a FOLDER/, a picture that can't be read gets a row with the error. The next run tries it again if this machine
-    or the network was the cause, such as a missing permission or package; --retry-errors tries all. --prune drops
-    nothing if a source can't be searched, or holds no picture any more, as if its disk were not mounted.
+    In a FOLDER/, a picture that can't be read gets a row with the error. The next run retries it if this machine or
+    the network was the cause, such as a missing permission or package; --retry-errors retries all. --prune drops
+    nothing if a source can't be searched or no longer contains any picture, because its disk may not be mounted.
     """  # noqa: D301 -- click's own mark
     import fastmnv2
 
@@ -176,7 +176,7 @@ def _weights_used(model: "Model") -> str:
 
 @contextlib.contextmanager
 def _nothing_written(target: Path) -> Iterator[None]:
-    """Adds to an interruption that the file was not written."""
+    """Make the message of an interruption say that the file was not written."""
     try:
         yield
     except KeyboardInterrupt:
@@ -197,7 +197,7 @@ def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", norma
 
 
 def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance") -> Iterator[_Item]:
-    """The results; moves the progress bar at each."""
+    """Pass the results on, and advance the progress bar at each."""
     for result in results:
         advance(pictures.read + pictures.skipped)
         yield result
@@ -214,7 +214,7 @@ def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance")
 @click.option(
     "--labels",
     metavar="FILE",
-    help="Names of the classes, one a line: of all outputs, of ImageNet's 1001, or of the last 1000 of these.",
+    help="Names of the classes, one per line: for all outputs, or for ImageNet's 1000 without background.",
 )
 @click.option(
     "--top",
@@ -223,7 +223,7 @@ def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance")
     help="Print the K most probable classes.  [default: 5, or all if fewer]",
 )
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object a picture, with index, label, probability."
+    "--json", "as_json", is_flag=True, help="Print one JSON object per picture, with index, label, probability."
 )
 def classify(
     paths: tuple[str, ...],
@@ -238,7 +238,7 @@ def classify(
     """Print the path, class and probability of pictures, separated by tabs.
 
     PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input. Classes are those of the
-    weights' own head, such as one that "fastmnv2 train" made, else ImageNet's.
+    weights' own head, such as one from "fastmnv2 train", or ImageNet's if there is no head.
     """
     import fastmnv2
     from fastmnv2.core.progress import progress, silent
@@ -246,7 +246,7 @@ def classify(
     pictures = find_pictures(paths, **find)
     model = fastmnv2.load(weights, threads=threads, precision=precision)
     nothing = np.empty((0, *model.network.image_shape), np.float32)
-    model.classify(nothing, top=top)  # if it can't, say so before decoding
+    model.classify(nothing, top=top)  # raises before decoding if the model can't classify
     names: Sequence[str] | None = model.classes
     if labels is not None:
         file, known = Path(labels), model.classes
@@ -276,7 +276,7 @@ def classify(
 
 
 def _read_labels(path: Path, classes: int) -> list[str]:
-    """One label for each class index. ValueError if the file has neither as many lines of text, nor one less."""
+    """One label for each class index. ValueError unless the file has one line for each class, or one line less."""
     lines = read_lines(path)
     if len(lines) == classes - 1:
         lines = ["background", *lines]

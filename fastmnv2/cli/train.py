@@ -93,9 +93,9 @@ def train(
     """Train a classifier on DATA's pictures and write it to FILE. Needs fastmnv2[learn].
 
     DATA is a folder with a folder of pictures for each class, or a .csv, .tsv or .parquet table with the columns path
-    and label. Several labels of one picture are separated by ";". Pictures whose label is missing are left out.
+    and label. Several labels of one picture are separated by ";". Pictures whose label is missing are skipped.
 
-    The head gives ImageNet's features a new meaning: classify with the same options for pictures.
+    Classify with the same options for decoding and resizing as in training.
     """
     if output.suffix.lower() != ".safetensors":
         raise click.BadParameter(f"expected a name ending in .safetensors, got {str(output)!r}")

@@ -62,12 +62,12 @@ SIZE = click.option(
     help="Overwrite DST if it is there already. A folder is replaced only if convert wrote it.",
 )
 @click.option("--head/--no-head", default=True, show_default=True, help="Keep the layers after the pooling, the head.")
-@click.option("--classes", metavar="FILE", help="Names of the head's classes, one a line.")
+@click.option("--classes", metavar="FILE", help="Names of the head's classes, one per line.")
 @click.option(
     "--input-range",
     type=(float, float),
     metavar="BLACK WHITE",
-    help="The numbers that the network takes for black and white, if SRC doesn't say so and they are not -1 and 1.",
+    help="The network's input values for black and white, if SRC doesn't record them and they are not -1 and 1.",
 )
 @SIZE
 @PRECISION
@@ -99,7 +99,7 @@ def convert(
 
     names = read_lines(Path(classes)) if classes is not None else None
     if precision is None and (target.suffix.lower() != ".safetensors" or input_range is not None):
-        precision = "float32"  # all that these can be
+        precision = "float32"  # the only precision of these formats
     found = adapted(source, input_range=input_range, head=head, classes=names, precision=precision, size=size)
     folded = export.write(target, found)
     click.echo(f"network  {folded.network.name}")
@@ -150,10 +150,10 @@ def quantize(
     threads: int | None,
     **decoding: Any,
 ) -> None:
-    """Make an int8 network of the float weights SRC, calibrated on pictures.
+    """Convert the float weights SRC to an int8 network, calibrated on pictures.
 
-    It takes at least 5 pictures, and a few dozen are enough. Every fifth is held out for the report, which says how
-    close the features are to those of float32.
+    This needs at least 5 pictures; a few dozen are enough. Every fifth is held out for the report, which shows how
+    close the features are to float32's.
     """
     check_free(target, force=force)
     if plot:

@@ -3,8 +3,8 @@
 import contextlib
 import os
 
-# The core loads OpenMP's runtime, which pins the loading thread if OMP_PROC_BIND or the like is set. The process's other
-# threads and its child processes would then share that one processor, so the affinity is restored below.
+# The core loads OpenMP's runtime, which pins the loading thread if OMP_PROC_BIND or the like is set. The other threads
+# and child processes would then share that one processor, so the affinity is restored below.
 _before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 from fastmnv2.core import _engine  # noqa: E402, F401

@@ -1,11 +1,16 @@
 """Checks of what callers pass in: images and output arrays. Nothing is computed before these pass."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core.network import Network
+
+Precision = Literal["float32", "int8"]
+"""What a model computes in."""
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 

@@ -53,8 +53,8 @@ ACTIVATIONS: dict[str, Any] = {
     "softmax": softmax,
     "unit": unit,
 }
-"""Activations by Keras' names, with "unit" for UnitNormalization. "linear" does nothing. All compute in float64 and round
-once."""
+"""Activations by Keras' names, with "unit" for UnitNormalization. "linear" does nothing. All compute in float64 and
+round once."""
 
 
 @dataclass(frozen=True)

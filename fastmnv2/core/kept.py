@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
 
 _Weights = str | os.PathLike[str] | None
@@ -30,7 +31,7 @@ def _folder(name: str | None) -> str:
         return ""
 
 
-def model(weights: _Weights, *, download: bool = True, precision: str | None = None, size: Any = None) -> Model:
+def model(weights: _Weights, *, download: bool = True, precision: Precision | None = None, size: Any = None) -> Model:
     """A model that is loaded once; the last four are cached."""
     name = weights if weights is None else os.fspath(weights)
     places = tuple(map(os.environ.get, _PLACES))

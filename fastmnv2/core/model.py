@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.core import _engine, arguments
 from fastmnv2.core import threads as _threads
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Network
 
@@ -30,13 +31,13 @@ _PART_SECONDS = 0.04
 _LOGITS_PART = 64  # vectors between checks for signals; they take a few milliseconds at most
 
 
-def available_isas(precision: str = "float32") -> tuple[str, ...]:
+def available_isas(precision: Precision = "float32") -> tuple[str, ...]:
     """Instruction sets that this build supports for a precision and this machine can run, slowest first."""
     names = (name for name, supported in _engine.isas() if supported)
     return tuple(name for name in names if _engine.isa_for(precision, name) == name)
 
 
-def isa(precision: str = "float32") -> str:
+def isa(precision: Precision = "float32") -> str:
     """The instruction set for newly loaded models: the fastest one, or the one that ``FASTMNV2_ISA`` names.
 
     If the named instruction set has no kernels for the precision, models use the next slower one that does.
@@ -98,7 +99,7 @@ class Model:
         return self._isa
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """The precision of the computation: "float32" or "int8"."""
         return self._folded.precision
 
@@ -114,7 +115,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names of the head, or of ImageNet without a head, in order; None if neither weights nor ``load`` gave any."""
+        """Names of the head's classes, or of ImageNet's without a head, in order; None if the names are unknown."""
         return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
@@ -357,7 +358,8 @@ class Model:
             first axis for one image. These are the bits that ``embed`` computes on its way.
 
         Raises:
-            ValueError: if a name is unknown, or ``raw`` is set for a float32 model. TypeError, ValueError: as ``embed``.
+            ValueError: if a name is unknown, or ``raw`` is set for a float32 model.
+            TypeError, ValueError: as ``embed``.
         """
         wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:

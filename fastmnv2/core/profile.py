@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
 from fastmnv2.core.network import Layer
 
@@ -38,7 +39,7 @@ class CallTime(NamedTuple):
     share: float  # of the multiply-add peak of that many cores
 
 
-def peak(isa: str, amount: float = 1.2e8, precision: str = "float32") -> float:
+def peak(isa: str, amount: float = 1.2e8, precision: Precision = "float32") -> float:
     """One core's present maximum of multiply-adds per second, measured with ``amount`` of them (about 2 ms)."""
     amount *= 4 if precision == "int8" else 1
     _engine.peak_macs(isa, amount / 10, precision)  # the clock has to settle first

@@ -15,8 +15,8 @@ PAIR = np.dtype([("i", np.int64), ("j", np.int64), ("similarity", np.float64)])
 def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray[np.void]:
     """All pairs of vectors whose cosine similarity is at least ``threshold``, the most similar first.
 
-    Every pair is compared, in blocks. Besides the vectors and the result, this takes a few times 10 MB of memory for any
-    number of vectors. 40,000 vectors take about half a minute on two cores.
+    Every pair is compared, in blocks. Besides the vectors and the result, this takes a few times 10 MB of memory for
+    any number of vectors. 40,000 vectors take about half a minute on two cores.
 
     >>> for i, j, similarity in fastmnv2.pairs(vectors, 0.95):  # doctest: +SKIP
     ...     print(paths[i], paths[j], similarity)

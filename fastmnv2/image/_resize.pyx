@@ -1,4 +1,4 @@
-"""Resizing in C, as thinly as can be: buffers in, the GIL released.
+"""A thin wrapper of resizing in C: takes buffers and releases the GIL.
 
 The caller (image/resizing.py) says where to sample; what is checked here is what would be unsafe.
 """
@@ -48,7 +48,7 @@ cdef extern from "image/resize.h" nogil:
 
 
 cdef void *copied(array, size_t size) except NULL:
-    """A copy of an array's bytes, of which there must be ``size``."""
+    """A copy of an array's bytes. There must be exactly ``size``."""
     cdef Py_buffer view
     cdef void *copy
     PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
@@ -65,7 +65,7 @@ cdef void *copied(array, size_t size) except NULL:
 
 
 cdef class Places:
-    """Two neighbours (int32 [n] each) and a place between them (float32 [n]) for each output along an axis."""
+    """For each output along an axis: its two neighbours (int32 [n] each) and its place between them (float32 [n])."""
 
     cdef fm_places places
     cdef int32_t *first
@@ -91,7 +91,7 @@ cdef class Places:
 
 
 cdef class Spans:
-    """Starts and counts (int32 [n]) and weights (float32 [n,most]) of the inputs of each output along an axis."""
+    """For each output along an axis: first input and number of inputs (int32 [n]), and weights (float32 [n,most])."""
 
     cdef fm_spans spans
     cdef int32_t *starts

@@ -1,7 +1,7 @@
-"""Pictures of any kind to RGB: JPEG with simplejpeg where it is installed, all else with Pillow.
+"""Pictures of any kind to RGB: JPEG with simplejpeg if it is installed, everything else with Pillow.
 
-Both come with ``pip install 'fastmnv2[images]'``. What a picture becomes does not depend on whether simplejpeg is
-there: the JPEGs that the two decoders may treat differently are left to Pillow.
+Both come with ``pip install 'fastmnv2[images]'``. The result does not depend on whether simplejpeg is installed,
+because JPEGs that the two decoders may treat differently always go to Pillow.
 """
 
 import base64
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
     File = str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | PIL.Image.Image
-    """A picture that is not an array: a path or URL, the file's bytes, an open file, or Pillow's own."""
+    """A picture that is not an array: a path or URL, the file's bytes, an open file, or a Pillow picture."""
 
 __all__ = ["FORMATS", "MAX_BYTES", "MAX_PIXELS", "SUFFIXES", "Colour", "Decode", "Options", "Picture"]
 
@@ -39,7 +39,7 @@ _SUFFIXES = "jpg jpeg jpe jfif png bmp webp gif tif tiff avif ppm pgm pbm pnm ic
 SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 _EXPECTED = "expected a path, bytes, an open file, a Pillow picture or an array"
-_PATH_BYTES = 4096  # a path is no longer
+_PATH_BYTES = 4096  # the maximum length of a path
 
 
 def read(
@@ -48,8 +48,8 @@ def read(
     """Decode a picture: JPEG, PNG, BMP, WebP, GIF, TIFF, AVIF, PPM, ICO, or HEIC if pillow-heif is installed.
 
     The values are those of ``tf.io.decode_image(…, channels=3)``: alpha is dropped, not blended, unless there is a
-    ``background``; greyscale and palettes become RGB; of 16 bits the high eight are kept; of several frames the first
-    is taken. CMYK becomes RGB as Pillow does it, and colour profiles are not applied. JPEG: TensorFlow's default
+    ``background``; greyscale and palettes become RGB; 16-bit values keep their high eight bits; only the first of
+    several frames is read. Pillow converts CMYK to RGB, and colour profiles are not applied. JPEG: TensorFlow's default
     decoder (INTEGER_FAST) differs from this by up to 4 levels; ``tf.io.decode_jpeg(…,
     dct_method="INTEGER_ACCURATE")`` does not.
 
@@ -57,23 +57,23 @@ def read(
         file: a path, an fsspec URL (needs ``fastmnv2[fsspec]``), a ``data:`` URL, the file's bytes, a file open in
             binary mode, or a Pillow picture.
         exif: turn the picture as its EXIF orientation says. TensorFlow does not.
-        max_pixels: refuse larger pictures; Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) holds too. Pictures
-            whose decoder would take more than 6 bytes for each of so many are refused as well: docs/pictures.md.
+        max_pixels: refuse larger pictures; Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) applies too. Pictures
+            whose decoder would take more than ``6 * max_pixels`` bytes are also refused: see docs/pictures.md.
         background: a colour behind transparent parts: (red, green, blue) from 0 to 255, "#rrggbb", "white" or "black".
 
     Returns:
         uint8 ``[H,W,3]``, RGB.
 
     Raises:
-        OSError: the file can't be opened.
-        ValueError: it is no such picture, is truncated or broken, or has too many pixels.
-        ImportError: Pillow, or what the URL needs, is not installed.
+        OSError: if the file can't be opened.
+        ValueError: if it is not a picture of these kinds, is truncated or broken, or has too many pixels.
+        ImportError: if Pillow, or a package that the URL needs, is not installed.
     """
     return read_with(file, Options(exif=exif, max_pixels=max_pixels, background=background))
 
 
 def read_with(file: "File", options: Options) -> NDArray[np.uint8]:
-    """The same with all options for decoding; it is neither cropped nor resized."""
+    """The same with all options for decoding; the picture is neither cropped nor resized."""
     picture = open_picture(file, options)
     height, width = picture.height, picture.width
     if picture.whole:
@@ -95,7 +95,7 @@ def load_image(
     crop: Crop | None = None,
     background: Colour | None = None,
 ) -> NDArray[np.float32]:
-    """Read a picture as the network wants it: decode, scale to [0,1], resize.
+    """Read a picture as the network takes it: decode, scale to [0,1], resize.
 
     Scaling comes before resizing, as in TF-Hub's own ``retrain.py``; the other order rounds differently.
     With ``exif=False``, PNG and BMP give the bits of ``tf.image.resize(tf.image.convert_image_dtype(
@@ -123,11 +123,11 @@ def load_image(
 
 
 def content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """A file's bytes and their SHA-256: who decodes these bytes knows that they are what was hashed.
+    """A file's bytes and their SHA-256. Decoding these bytes, not the file, ensures that the hash is theirs.
 
     Raises:
-        OSError: it can't be opened.
-        ValueError: it is no regular file, or too large to be read whole.
+        OSError: if it can't be opened.
+        ValueError: if it is not a regular file, or is too large to read into memory.
     """
     with _opened(path) as stream:
         data = read_whole(stream, name_of(path))
@@ -135,7 +135,7 @@ def content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
 
 
 def name_of(item: Any) -> str:
-    """What messages call a picture."""
+    """The name of a picture in messages."""
     try:
         if isinstance(item, str) and item.startswith("data:"):
             return item[:40] + "…" * (len(item) > 40)
@@ -144,15 +144,15 @@ def name_of(item: Any) -> str:
         name = getattr(item, "name", None) or getattr(item, "filename", None)
         if name and isinstance(name, (str, os.PathLike)):
             return os.fsdecode(name)
-    except Exception:  # whatever their own code raises, it is not the name that counts
+    except Exception:  # the item's own code may raise anything, and a name is not worth failing for
         pass
     return f"<{type(item).__name__}>"
 
 
 def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -> Picture:
-    """Decodes ``item``.
+    """Decode ``item``.
 
-    ``buffer`` gives memory of so many bytes, which holds the picture until the next call.
+    ``buffer(size)`` returns memory of that size, which holds the picture until the next call.
     """
     name = name_of(item)
     if hasattr(item, "getexif"):
@@ -177,7 +177,7 @@ def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -
 
 
 def _opened(path: str | os.PathLike[str] | os.PathLike[bytes]) -> Any:
-    """A regular file, open for reading without a buffer."""
+    """Open a regular file for unbuffered reading."""
     found = Path(os.fsdecode(path))
     mode = found.stat().st_mode
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
@@ -186,15 +186,15 @@ def _opened(path: str | os.PathLike[str] | os.PathLike[bytes]) -> Any:
 
 
 def read_whole(stream: Any, name: str, size: int = MAX_BYTES) -> bytes:
-    """All of a file from its beginning (from where it stands, if it is a pipe), or its first ``size`` bytes."""
-    with contextlib.suppress(AttributeError, OSError):  # of members of an archive that is itself a pipe
+    """Read a file from its beginning (a pipe from its current position), up to ``size`` bytes."""
+    with contextlib.suppress(AttributeError, OSError):  # members of an archive in a pipe can't seek
         if stream.seekable():
             stream.seek(0)
     most = min(size, MAX_BYTES) + 1
     data = stream.read(most)
     if not isinstance(data, (bytes, bytearray, memoryview)):
         raise TypeError(f"{name}: expected a file open in binary mode, whose read() gives bytes")
-    while len(data) < most and (more := stream.read(most - len(data))):  # unbuffered ones give less at a time
+    while len(data) < most and (more := stream.read(most - len(data))):  # unbuffered files may return less
         data = bytes(data) + more
     if len(data) > MAX_BYTES:
         raise ValueError(f"{name}: expected a file of at most {MAX_BYTES} bytes, got more")
@@ -242,18 +242,18 @@ def _orientation(data: bytes) -> int:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             return pillow.orientation_of(opened)
-    except Exception:  # of metadata: the pixels are there
+    except Exception:  # broken metadata don't affect the pixels
         return 1
 
 
-# ---- Pillow's pictures, which two items may be ----
+# ---- Pillow pictures, one of which may be two items ----
 
 
 class _Turns:
     """A lock for each Pillow picture that is being decoded.
 
-    They are made when they are needed, of the kind that ``threading`` has then (gevent replaces it), and a process
-    that was forked begins without any: a thread that it does not have may hold them.
+    Locks are made on demand, because gevent may replace ``threading``'s. A forked process starts with none, because
+    threads that exist only in its parent may hold them.
     """
 
     def __init__(self) -> None:
@@ -262,12 +262,12 @@ class _Turns:
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
-        self._guard = threading.Lock()  # held for a moment, in which nothing waits
+        self._guard = threading.Lock()  # held only briefly, never while waiting
         self._locks: dict[int, tuple[threading.Lock, list[None]]] = {}
 
     @contextlib.contextmanager
     def turn(self, picture: Any) -> Iterator[None]:
-        """This thread's, with the picture."""
+        """Hold the picture's lock."""
         key = id(picture)
         with self._guard:
             lock, users = self._locks.setdefault(key, (threading.Lock(), []))

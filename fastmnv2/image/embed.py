@@ -1,4 +1,4 @@
-"""Pictures in, vectors out: what ``fastmnv2.embed_images`` and ``Model.embed_images`` do."""
+"""Pictures in, vectors out: the implementation of ``fastmnv2.embed_images`` and ``Model.embed_images``."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ Results = Generator[Result, None, None]
 
 
 class Network(Protocol):
-    """What is wanted of a ``Model``."""
+    """The methods of ``Model`` that this module uses."""
 
     @property
     def network(self) -> networks.Network:
@@ -47,7 +47,7 @@ def options(
     crop: Crop | None = None,
     background: Colour | None = None,
 ) -> Options:
-    """How pictures are read and what they become, checked; ``max_pixels`` is ``MAX_PIXELS`` unless given."""
+    """Checked options for decoding and resizing; ``max_pixels`` defaults to ``MAX_PIXELS``."""
     return Options(method, decode, exif, MAX_PIXELS if max_pixels is None else max_pixels, size, crop, background)
 
 
@@ -121,7 +121,7 @@ def vectors(
     on_error: OnError,
     normalize: bool,
 ) -> Results:
-    """The results that are vectors, in order; ``on_error`` is handed the others' errors, or "raise"."""
+    """The results that are vectors, in order. ``on_error`` is "raise", or a function that takes the others' errors."""
 
     def compute(images: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         return model.embed(images, threads=count, normalize=normalize)
@@ -139,7 +139,7 @@ def run(
     threads: int,
     on_error: OnError,
 ) -> Results:
-    """The same for anything that a model computes. Arguments are checked here, before the first item is taken."""
+    """The same for any ``compute``. Arguments are checked before the first item is taken."""
     if isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif"):
         raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
     names = isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "UO"
@@ -168,7 +168,7 @@ def _handed_on(results: Results, on_error: Any) -> Results:
 
 
 def _note(skipped: list[ImageError], error: ImageError) -> None:
-    """The first few, and then how many more."""
+    """Keep the first few errors, and count the rest."""
     if len(skipped) <= _NAMED:
         skipped.append(error if len(skipped) < _NAMED else ImageError(0, "", ""))
     if len(skipped) > _NAMED:

@@ -20,12 +20,12 @@ class Found:
     """The result of a search.
 
     Attributes:
-        paths: of the pictures, sorted, each once. A URL that was named is among them.
-        others: how many files of other kinds the folders hold, by suffix.
-        links: folders within the folders that are symbolic links and were not searched.
-        searched: arguments that are folders in which there are pictures.
-        empty: arguments that are folders without any.
-        unlisted: arguments that are not there or could not be searched, and why.
+        paths: paths and named URLs of the pictures, sorted, each once.
+        others: the number of files of other kinds in the folders, by suffix.
+        links: symbolic links to folders, within the folders, that were not searched.
+        searched: arguments that are folders with pictures.
+        empty: arguments that are folders without pictures.
+        unlisted: arguments that don't exist or could not be searched, and why.
     """
 
     paths: list[str] = field(default_factory=list)
@@ -40,9 +40,9 @@ def find(arguments: Iterable[str], skip: _Skip, *, recursive: bool = True, follo
     """Search for pictures.
 
     Args:
-        arguments: paths, folders, globs and URLs. A path that is named, or that a glob matches, is taken whatever its
+        arguments: paths, folders, globs and URLs. A path that is named, or that a glob matches, is taken with any
             suffix. Folders are searched for ``SUFFIXES``, without hidden files and folders.
-        skip: is called with the path and the reason for each path that is not there or can't be searched.
+        skip: called with the path and the reason for each path that does not exist or can't be searched.
         recursive: search folders within folders.
         follow_links: search folders within folders that are symbolic links too, each folder once.
     """
@@ -124,11 +124,11 @@ def _is_link(parent: str, name: str) -> bool:
 
 
 def _first_visit(folder: str, visited: set[tuple[int, int]]) -> bool:
-    """Whether a folder is not yet among the visited ones, which would be a circle of links; then it is added."""
+    """Whether a folder was not visited before, and mark it as visited. A second visit means a circle of links."""
     try:
         found = os.stat(folder)
     except OSError:
-        return True  # the walk says why
+        return True  # the walk reports the reason
     number = (found.st_dev, found.st_ino)
     if number in visited:
         return False

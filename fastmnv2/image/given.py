@@ -17,7 +17,7 @@ from fastmnv2.image.find import NOT_THERE, find
 from fastmnv2.image.stream import Compute
 
 _NOT_THERE = (NOT_THERE, os.strerror(errno.ENOENT))
-_LONGEST = 1 << 16  # characters of a name in a list
+_LONGEST = 1 << 16  # the maximum number of characters of a name in a list
 _TOO_LONG = f"a name of more than {_LONGEST} characters"
 _CHUNK = 1 << 16
 
@@ -27,13 +27,13 @@ Skip = Callable[[str, str], None]
 class Pictures:
     """Picture files, which ``results`` iterates over once.
 
-    The files that ``find`` found are sorted; names in lists are taken in their order, however many, and may be URLs.
-    Each picture that can't be read is reported to ``skip`` (path, why) and left out.
+    Files that ``find`` found are sorted. Names in lists keep their order, can be any number, and may be URLs. Each
+    picture that can't be read is reported to ``skip`` (path, why) and skipped.
 
     Attributes:
-        read: how many were read.
-        skipped: how many were not.
-        missing: how many of those are not there.
+        read: the number of pictures that were read.
+        skipped: the number of pictures that could not be read.
+        missing: the number of skipped pictures that don't exist.
         others, links, searched, empty, unlisted: as in ``find.Found``.
     """
 
@@ -62,7 +62,7 @@ class Pictures:
 
     @property
     def total(self) -> int | None:
-        """How many pictures there are, None while a list is not read to its end."""
+        """The number of pictures; None until a list has been read to its end."""
         return None if self._listed else len(self.found)
 
     def names(self) -> Iterator[str]:
@@ -96,10 +96,10 @@ class Pictures:
 
 
 def read_names(file: BinaryIO, skip: Skip, *, null: bool) -> Iterator[str]:
-    """The names in a list: one a line, or ended by NUL with ``null``, in UTF-8 or UTF-16.
+    """The names in a list in UTF-8 or UTF-16: one for each line, or ended by NUL with ``null``.
 
-    Names are bytes on POSIX systems, and may be no UTF-8. A list in UTF-16 is known by its byte order mark, which
-    Windows programs write. Names that can't be one are reported to ``skip``.
+    On POSIX systems names are bytes and may not be valid UTF-8. UTF-16 is recognised by the byte order mark that
+    Windows programs write. Invalid names are reported to ``skip``.
     """
     ending = "\0" if null else "\n"
     for name in _split(_decoded(file), ending, skip):
@@ -111,7 +111,7 @@ def read_names(file: BinaryIO, skip: Skip, *, null: bool) -> Iterator[str]:
 
 
 def _decoded(file: BinaryIO) -> Iterator[str]:
-    """The text of a list as it arrives, without its byte order mark; other bytes as ``os.fsdecode`` has them."""
+    """The text of a list as it arrives, without its byte order mark. Invalid bytes decode as in ``os.fsdecode``."""
     start = b""
     while len(start) < 3 and (chunk := _read(file)):
         start += chunk
@@ -131,8 +131,8 @@ def _read(file: BinaryIO) -> bytes:
 
 
 def _split(chunks: Iterator[str], ending: str, skip: Skip) -> Iterator[str]:
-    """Names out of chunks of text; of one that is longer than any path, no more than a chunk is held."""
-    rest, reported = "", False  # reported: the end of a name that is too long is still to come
+    """Split chunks of text into names. Holds no more than one chunk of an overlong name."""
+    rest, reported = "", False  # reported: an overlong name was reported and has not ended yet
     for chunk in chunks:
         *names, rest = (rest + chunk).split(ending)
         for name in names:

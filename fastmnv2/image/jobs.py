@@ -1,8 +1,8 @@
-"""Long jobs: ``fastmnv2 embed -o FOLDER/`` brings a folder of parts up to date with pictures, and can be stopped.
+"""Long jobs: ``fastmnv2 embed -o FOLDER/`` brings a folder of parts up to date with pictures, and can be interrupted.
 
-The parts are those of ``fastmnv2.image.parts``. A run computes what is missing: pictures that are new, pictures whose
-size, time or ETag has changed, and pictures whose error was the machine's. A failure of the machine never replaces a
-vector that is there.
+The parts are those of ``fastmnv2.image.parts``. A run computes new pictures, pictures whose size, time or ETag has
+changed, and pictures with a transient error, one that the machine or the network caused. A transient error never
+replaces an existing vector.
 """
 
 import contextlib
@@ -32,10 +32,10 @@ class Settings:
     Attributes:
         normalize: scale each vector to length 1.
         float16: store float16.
-        prune: drop the rows of pictures that are gone.
-        retry_errors: try all pictures again that have an error, not only those whose error was the machine's.
+        prune: drop the rows of pictures that no longer exist.
+        retry_errors: retry all pictures with an error, not only those with a transient one.
         engine: "local" or "ray".
-        threads: of the local engine.
+        threads: the number of threads of the local engine.
     """
 
     normalize: bool = False
@@ -56,23 +56,22 @@ class Done(NamedTuple):
 
 
 class CannotPrune(ValueError):
-    """Everything else was done, but which pictures are gone can't be told."""
+    """Everything else was done, but there is no way to know which pictures no longer exist."""
 
 
 def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Settings) -> dict[str, int]:
     """Bring ``folder`` up to date with ``pictures``.
 
     Returns:
-        ``pictures``, how many vectors are there, and, where they are not 0, how many rows are ``new``, ``changed``,
-        ``retried`` or ``dropped`` by this run, how many have ``errors``, and how many ``missing`` pictures were kept
-        by ``prune`` because the folder that they were in is missing too.
+        Counts: ``pictures``, the vectors in the folder, and those of the following that are not 0. Rows that this run
+        added or removed are ``new``, ``changed``, ``retried`` or ``dropped``. ``errors`` are pictures with an error.
+        ``missing`` are pictures that ``prune`` kept because their folder is missing too.
 
     Raises:
-        ValueError: the folder holds features that were computed otherwise, or something else altogether; or
-            ``CannotPrune``.
-        OSError: it can't be written to, or another process is writing to it.
-        ImportError: pyarrow (or ray) is not installed.
-        KeyboardInterrupt: as it came, with a message that says how much the folder holds.
+        ValueError: if the folder holds features with other settings, or other files; or ``CannotPrune``.
+        OSError: if it can't be written to, or another process is writing to it.
+        ImportError: if pyarrow (or ray) is not installed.
+        KeyboardInterrupt: when interrupted, with a message that says how much the folder holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -100,7 +99,7 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
 
 
 def _made_with(model: Model, options: Options, settings: Settings) -> dict[str, Any]:
-    """Everything that the features depend on, besides the pictures."""
+    """Everything except the pictures that the features depend on."""
     return {
         "weights": model.features_digest,
         "network": model.network.name,
@@ -112,7 +111,7 @@ def _made_with(model: Model, options: Options, settings: Settings) -> dict[str, 
 
 
 def _picture_options(options: Options) -> dict[str, Any]:
-    """Those that change features: the limit of pixels only makes errors, and the size is the network's."""
+    """The options that change features. ``max_pixels`` only causes errors, and the size is the network's."""
     return {name: value for name, value in asdict(options).items() if name not in ("max_pixels", "size")}
 
 
@@ -130,7 +129,7 @@ def _run(model: Model, pictures: Pictures, parts: Parts, todo: "_Todo", settings
                 if row is not None:
                     parts.append(row)
                 advance(len(todo.seen))
-    finally:  # keep what is done, whatever ended it
+    finally:  # keep finished rows after any error or interruption
         parts.save()
 
 
@@ -139,8 +138,8 @@ class _Todo:
 
     Attributes:
         seen: keys of all pictures so far.
-        missing: keys of those that are not there.
-        counts: of rows, by what was done.
+        missing: keys of pictures that don't exist.
+        counts: the number of rows by what was done.
     """
 
     def __init__(self, names: Iterable[str], parts: Parts, *, retry_errors: bool) -> None:
@@ -156,7 +155,7 @@ class _Todo:
             if key in self.seen:
                 continue
             self.seen.add(key)
-            state = _state_of(name)  # before the picture is read: a change meanwhile is noticed the next time
+            state = _state_of(name)  # before reading the picture, so that the next run notices a change in between
             what = self._reason(self._parts.known.get(key), state)
             if what:
                 self._asked[key] = state, what
@@ -196,7 +195,7 @@ def _state_of(name: str) -> State:
 
         system, path = fsspec.core.url_to_fs(name)
         info = system.info(path)
-    except Exception:  # decoding the picture says what is wrong
+    except Exception:  # decoding the picture reports the error
         return State()
     size = info.get("size")
     tags = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime")
@@ -205,7 +204,7 @@ def _state_of(name: str) -> State:
 
 
 def _int64(number: int) -> int:
-    """A number as Parquet stores it. Times after 2262 wrap around, and are still told apart."""
+    """A number as a signed 64-bit integer. Times after 2262 wrap around, but stay distinct."""
     return (number + 2**63) % 2**64 - 2**63
 
 
@@ -240,25 +239,25 @@ def _on_ray(model: Model, todo: _Todo, pictures: Pictures, settings: Settings) -
 
 
 def _why_not_prune(pictures: Pictures, parts: Parts) -> str | None:
-    """The reason why the pictures that are gone can't be told, None if they can."""
+    """The reason why deleted pictures can't be determined; None if they can."""
     bad = dict(pictures.unlisted)
     for folder in pictures.empty:
         inside = keys.key(folder).rstrip(os.sep) + os.sep
         if any(key.startswith(inside) for key in parts.known):
             bad[folder] = "holds no picture any more, as the folder of an unmounted disk"
     for source in [source for source in bad if keys.key(source) in parts.known]:
-        del bad[source]  # a picture that was named itself
+        del bad[source]  # the argument was a picture, not a folder
     if not bad:
         return None
     told = "; ".join(f"{source}: {why}" for source, why in bad.items())
-    return f"--prune dropped nothing, because a source can't be searched; all else is done. {told}"
+    return f"--prune dropped nothing, because a source can't be searched; everything else is done. {told}"
 
 
 def _gone(pictures: Pictures, parts: Parts, todo: _Todo) -> tuple[list[str], int]:
-    """Keys of pictures that are gone, and how many others are missing but may come back.
+    """Keys of pictures that no longer exist, and the number of missing pictures that may come back.
 
-    A picture that was not found by this run is gone if it is not there, while a source that it lies in was searched,
-    or the folder that it was in has other files. Of a disk that is not mounted, neither is true.
+    A missing picture counts as deleted if this run searched a source that contains it, or if its folder has other
+    files. Neither is true for a disk that is not mounted.
     """
     searched = [keys.key(folder).rstrip(os.sep) + os.sep for folder in pictures.searched]
     populated: dict[str, bool] = {}
@@ -279,7 +278,7 @@ def _gone(pictures: Pictures, parts: Parts, todo: _Todo) -> tuple[list[str], int
 
 
 def _is_gone(key: str) -> bool:
-    """Whether there is certainly no such picture; False if that can't be found out."""
+    """Whether a picture certainly doesn't exist; False if that is unknown."""
     path = keys.path_of(key)
     try:
         if path is not None:

@@ -1,4 +1,4 @@
-"""JPEG: with simplejpeg where it is installed, and what its markers say."""
+"""JPEG: decoding with simplejpeg if it is installed, and checks of the file's markers."""
 
 import re
 from collections.abc import Callable
@@ -11,20 +11,20 @@ from fastmnv2.image.limits import TooLarge, check
 from fastmnv2.image.options import Options
 
 Buffer = Callable[[int], NDArray[np.uint8]]
-"""Gives memory of so many bytes, which holds a picture until the next call."""
+"""A function that returns memory of a given size in bytes, which holds a picture until the next call."""
 
 MAX_SCANS = 64
-"""Each is work on every pixel, and may be 30 bytes long: progressive JPEGs have some ten."""
+"""A limit, because a scan of 30 bytes can cost work on every pixel. Progressive JPEGs have about ten scans."""
 
 START = b"\xff\xd8"
 _SCAN = b"\xff\xda"
-_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # beginnings of frames
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # start-of-frame markers
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_STRICT = frozenset({"444", "422", "420", "Gray"})  # samplings that every release decodes alike
+_STRICT = frozenset({"444", "422", "420", "Gray"})  # samplings that every release decodes to the same bits
 
 
 def check_scans(data: bytes, name: str, height: int, width: int, options: Options) -> None:
-    """TooLarge if decoding takes more memory or turns than a picture of its pixels may."""
+    """Raise TooLarge if decoding takes more memory or more scans than allowed for the picture's pixels."""
     several = _has_several(data)
     if several and data.count(_SCAN) > MAX_SCANS and _count_scans(data) > MAX_SCANS:
         raise TooLarge(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
@@ -32,7 +32,7 @@ def check_scans(data: bytes, name: str, height: int, width: int, options: Option
 
 
 def _has_several(data: bytes) -> bool:
-    """Whether decoders look for more scans than one: the first is progressive, or has not all of the colours."""
+    """Whether decoders look for more than one scan: the frame is progressive, or the first scan lacks a colour."""
     at, colours = len(START), 0
     while at + 10 <= len(data) and data[at] == 0xFF:
         code, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -41,11 +41,11 @@ def _has_several(data: bytes) -> bool:
         elif code == 0xDA:
             return data[at + 4] != colours
         at += 1 if code == 0xFF else 2 + length
-    return True  # or something else than a decoder would expect
+    return True  # or something that a decoder would not expect
 
 
 def _count_scans(data: bytes) -> int:
-    """How many scans there are, or ``MAX_SCANS + 1``."""
+    """The number of scans, at most ``MAX_SCANS + 1``."""
     at, scans = len(START), 0
     while scans <= MAX_SCANS and (found := _MARKER.search(data, at)):
         code, at = found[1][0], found.end()
@@ -66,14 +66,14 @@ def end_of_head(data: bytes) -> int:
 
 
 def shrinking(height: int, width: int, options: Options) -> int:
-    """By how much the decoder may shrink: both edges of what is resized stay at least twice the target's."""
+    """The factor by which the decoder may shrink: both edges of the resized window stay at least twice the target's."""
     rows, columns = options.size
     most = min(height // (2 * rows), width // (2 * columns)) if options.decode == "scaled" else 1
     return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(most, 1))
 
 
 def turbo(data: bytes, name: str, options: Options, buffer: Buffer | None) -> Any:
-    """uint8 [H,W,3] of a picture that Pillow would decode to the same bits, else None: Pillow says what is wrong."""
+    """Decode to uint8 [H,W,3] if Pillow would give the same bits; otherwise None, and Pillow decodes or reports why."""
     simplejpeg = _simplejpeg()
     if not simplejpeg:
         return None
@@ -99,5 +99,5 @@ def _simplejpeg() -> Any:
         from PIL import features
     except ImportError:
         return None
-    # Another libjpeg than this one rounds otherwise.
+    # Other libjpegs than this one round differently.
     return simplejpeg if features.check_feature("libjpeg_turbo") else None

@@ -1,8 +1,8 @@
 """Names of pictures: which are URLs, and the key under which a folder of parts stores each.
 
 The key of a file is its absolute path, so that a job gives the same keys in every working directory. Links in the path
-are not resolved. A path that is not text (bytes that are not UTF-8) becomes a file URL, in which these bytes are
-percent-encoded: no other picture has that key. The key of a URL is the URL.
+are not resolved. A path with bytes that are not UTF-8 becomes a file URL, in which these bytes are percent-encoded, so
+that the key is unique. The key of a URL is the URL.
 """
 
 import os
@@ -18,8 +18,8 @@ def is_url(name: str) -> bool:
 
 
 def local(name: str) -> str | None:
-    """The path that a name stands for on this machine, None for a URL of elsewhere."""
-    if name.startswith(_FILE + "/"):  # as fsspec reads it: nothing in it is an escape
+    """The path that a name stands for on this machine; None for a remote URL."""
+    if name.startswith(_FILE + "/"):  # like fsspec, without decoding percent escapes
         return name[len(_FILE) :]
     return None if is_url(name) else name
 
@@ -34,14 +34,14 @@ def key(name: str) -> str:
 
 
 def path_of(key: str) -> str | None:
-    """The path that a key stands for, None for a URL."""
+    """The path that a key stands for; None for a URL."""
     if key.startswith(_FILE):  # a file URL that a user gave is stored as a path
         return os.fsdecode(unquote_to_bytes(key[len(_FILE) :]))
     return local(key)
 
 
 def text(value: str) -> str:
-    """A value as UTF-8 can store it: lone surrogates are escaped."""
+    """A value that UTF-8 can store: lone surrogates are escaped."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 

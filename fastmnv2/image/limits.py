@@ -1,26 +1,26 @@
-"""What a picture may cost: its decoder's memory and work are bounded by its pixels, whatever its file asks for."""
+"""Limits for pictures: the number of pixels bounds the decoder's memory and work, no matter what the file demands."""
 
 from fastmnv2.image.options import Options
 
 MAX_BYTES = 1 << 28
-"""Files that are read whole (from open files, URLs, and JPEGs) are refused when they are larger."""
+"""The maximum size of files that are read into memory (open files, URLs, and JPEGs)."""
 
 BYTES = 4
-"""That a decoded pixel takes, unless its format says more."""
+"""Bytes that the decoder needs for each pixel, except in the formats below."""
 
 _BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 8}  # two canvases, the frame and Pillow's picture; planes, frame, picture
-_OF_COEFFICIENTS = 10  # JPEGs of several scans are decoded when all of their coefficients are there
-_BUDGET = 6  # bytes of each of max_pixels
+_OF_COEFFICIENTS = 10  # decoders hold all coefficients of a JPEG with several scans
+_BUDGET = 6  # bytes for each of max_pixels
 
 
 class TooLarge(ValueError):
-    """A picture that would cost too much."""
+    """A picture whose decoding would take too much memory or work."""
 
 
 def check(name: str, height: int, width: int, options: Options, kind: str | None = None, extra: int = 0) -> None:
-    """TooLarge if there are too many pixels, or too many for a format whose decoder takes more than others.
+    """Raise TooLarge if there are too many pixels, or if the format's decoder would take too much memory for them.
 
-    ``kind`` is Pillow's name of the format, or "scans" for a JPEG of several; ``extra`` bytes are needed besides.
+    ``kind`` is Pillow's name of the format, or "scans" for a JPEG with several; ``extra`` bytes are added.
     """
     pixels, most = height * width, options.max_pixels
     if pixels > most:

@@ -1,16 +1,16 @@
-"""Files without the metadata that may be damaged, or too large for a reader: the pixels don't depend on them."""
+"""Strip metadata, which may be damaged or too large for a reader, from files; the pixels don't depend on them."""
 
 import zlib
 
 from fastmnv2.image import jpeg
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_ALPHA = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # lengths of tRNS by the header's kind of colour
-_JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's, which tell the colours
+_PNG_ALPHA = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # valid lengths of tRNS by the header's colour type
+_JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's markers, which define the colour space
 
 
 def without(data: bytes) -> bytes | None:
-    """A PNG or JPEG with no more than its pixels need; None of anything else, or where that is all of it."""
+    """A PNG or JPEG reduced to what its pixels need; None for other files, or if there is nothing to strip."""
     if data.startswith(_PNG):
         found = _png(data)
     elif data.startswith(jpeg.START):
@@ -32,7 +32,7 @@ def _png(data: bytes) -> bytes:
 
 
 def _matters(data: bytes, kind: bytes, length: int) -> bool:
-    """Of an ancillary chunk: whether it tells alpha or orientation."""
+    """Whether an ancillary chunk holds alpha or orientation."""
     return kind == b"eXIf" or (kind == b"tRNS" and length in _PNG_ALPHA.get(data[25], ()))
 
 

@@ -1,4 +1,4 @@
-"""How pictures are read and resized: one value that every caller hands on as it is."""
+"""Options for decoding and resizing pictures, in one value that all layers pass on."""
 
 import string
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Colour = str | tuple[int, int, int]
 """Red, green and blue from 0 to 255, or "#rrggbb", "white" or "black"."""
 
 MAX_PIXELS = 1 << 26
-"""Pictures with more pixels are refused, and those whose decoder would take more than 6 bytes for each of so many."""
+"""Larger pictures are refused, and pictures whose decoder would take more than 6 bytes for each of this many pixels."""
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
@@ -21,14 +21,14 @@ _NAMED = {"white": "#ffffff", "black": "#000000"}
 class Options:
     """How pictures are decoded and resized; see ``fastmnv2.embed_images``.
 
-    A background colour is kept as "#rrggbb", of which there is one for each colour and which JSON gives back.
+    A background colour is stored as "#rrggbb", which is unique for each colour and survives JSON.
     """
 
     method: Method = "tf2"
     decode: Decode = "exact"
     exif: bool = True
     max_pixels: int = MAX_PIXELS
-    size: tuple[int, int] = resizing.SIZE  # height and width that they become
+    size: tuple[int, int] = resizing.SIZE  # height and width after resizing
     crop: Crop | None = None
     background: Colour | None = None
 
@@ -53,7 +53,7 @@ def _is_byte(part: Any) -> bool:
 
 
 def _colour(given: Any) -> str | None:
-    """A background as "#rrggbb". ValueError if it is no colour."""
+    """A background as "#rrggbb". ValueError if it is not a colour."""
     if given is None:
         return None
     if isinstance(given, str):

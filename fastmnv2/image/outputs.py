@@ -1,4 +1,4 @@
-"""Feature files that ``fastmnv2 embed`` writes: in batches, bounded memory, whole or not at all."""
+"""Feature files that ``fastmnv2 embed`` writes: in batches, with bounded memory, atomically."""
 
 import abc
 import contextlib
@@ -18,7 +18,7 @@ from fastmnv2.core.atomic import check_writable, writing
 from fastmnv2.core.errors import CONTROLS
 
 _ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
-_FORMULA = ("=", "+", "-", "@")  # what makes spreadsheets compute a cell
+_FORMULA = ("=", "+", "-", "@")  # first characters that make spreadsheets evaluate a cell
 
 
 class Writer(abc.ABC):
@@ -30,30 +30,30 @@ class Writer(abc.ABC):
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """Write what stands at the end of the file; nothing is appended after it."""
+        """Write the end of the file; nothing can be appended afterwards."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Let go of everything but the file, finished or not."""
+        """Release all resources except the file, finished or not."""
 
 
 @contextlib.contextmanager
 def open_output(target: Path, features: int) -> Iterator[Writer]:
-    """A writer of vectors of a length for the format that ``target``'s suffix names.
+    """A writer of vectors with ``features`` numbers each, in the format of ``target``'s suffix.
 
-    - ``.npy``: float32 ``[n,features]``, and after it in the same file the paths ``[n]``: ``numpy.load`` gives the
-      first array of a file by its name, and one after the other of an open file.
+    - ``.npy``: float32 ``[n,features]``, then the paths ``[n]`` in the same file. ``numpy.load`` of the file's name
+      gives the first array; two calls on the open file give both.
     - ``.npz``: arrays ``features`` float32 ``[n,features]`` and ``paths`` ``[n]``.
-    - ``.csv``: columns path, f0, f1 and on; the shortest decimals that give the float32 back. Control characters
-      in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
-    - ``.parquet``: columns path (string) and features (float32 lists of their length). Needs pyarrow.
+    - ``.csv``: columns path, f0, f1 and so on, with the shortest decimals that give the same float32. Control
+      characters in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
+    - ``.parquet``: columns path (string) and features (fixed-size lists of float32). Needs pyarrow.
 
-    Everything goes to a temporary file beside ``target``, which takes its place, whole, when the block ends without
-    an exception; else it is removed and ``target`` is as it was.
+    The file is written to a temporary one next to ``target``, which is renamed when the block ends. If the block
+    raises, the temporary file is removed and ``target`` is unchanged.
 
     Raises:
-        ValueError: another suffix, or ``target`` is a folder.
-        OSError: ``target``'s folder does not exist or can't be written to.
-        ImportError: pyarrow is needed and not installed.
+        ValueError: if the suffix is another one, or ``target`` is a folder.
+        OSError: if ``target``'s folder does not exist or can't be written to.
+        ImportError: if pyarrow is needed and not installed.
     """
     check_target(target)
     with writing(target) as file, contextlib.closing(WRITERS[target.suffix.lower()](file, features)) as writer:
@@ -76,7 +76,7 @@ def check_target(target: Path) -> None:
 
 
 def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
-    """An array of strings as numpy.save writes it, a part at a time: each takes as much room as the longest."""
+    """Write an array of strings as numpy.save does, but in parts, because each string takes the longest one's space."""
     kind = np.dtype(f"<U{max(1, *map(len, paths))}") if paths else np.dtype("<U1")
     header = {"descr": kind.str, "fortran_order": False, "shape": (len(paths),)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -85,7 +85,7 @@ def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
 
 
 class Npy(Writer):
-    """Rows of a .npy file; its header, of fixed length, is written again when their number is known."""
+    """Rows of a .npy file. The header has a fixed length and is rewritten when the number of rows is known."""
 
     def __init__(self, file: IO[bytes], features: int) -> None:
         self._file, self._features, self._rows, self.paths = file, features, 0, list[str]()
@@ -144,12 +144,12 @@ class Npz(Writer):
 
 
 def _cell(path: str) -> str:
-    """A path as text of one line, which no spreadsheet computes; a relative one stays the same file with "./"."""
+    """A path as one line that no spreadsheet evaluates; "./" before a relative path keeps its meaning."""
     return ("./" if path.startswith(_FORMULA) else "") + path.translate(CONTROLS)
 
 
 class Csv(Writer):
-    """Comma-separated, quoted where needed, one header line."""
+    """Comma-separated values with one header line, quoted if needed."""
 
     def __init__(self, file: IO[bytes], features: int) -> None:
         import io
@@ -191,7 +191,7 @@ class Parquet(Writer):
         self._rows = 0
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """See ``Writer``. Bytes of a path that are not UTF-8 become U+FFFD, as parquet has text only."""
+        """See ``Writer``. Bytes of a path that are not UTF-8 become U+FFFD, because parquet stores only text."""
         text = [path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths]
         # A copy: the caller may reuse its array while the rows wait.
         values = self._arrow.array(features.reshape(-1).copy())
@@ -213,7 +213,7 @@ class Parquet(Writer):
         self._writer.close()
 
     def close(self) -> None:
-        """See ``Writer``. Unfinished, pyarrow would write its footer when collected, into a closed file."""
+        """See ``Writer``. Without this, pyarrow would write its footer to a closed file when garbage collected."""
         with contextlib.suppress(OSError):
             self._writer.close()
 

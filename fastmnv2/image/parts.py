@@ -1,12 +1,12 @@
-"""A folder of Parquet parts that is complete whenever the process is killed.
+"""A folder of Parquet parts that is consistent whenever the process is killed.
 
-- ``part-000000.parquet`` and on: 10,000 rows each, except the last. The columns:
+- ``part-000000.parquet`` and so on: 10,000 rows each, except the last. The columns:
 
   - ``path``: the picture's key, see ``fastmnv2.image.keys``;
-  - ``size`` and ``mtime`` (ns), or ``etag`` for URLs, by which a changed picture is noticed;
+  - ``size`` and ``mtime`` (ns), or ``etag`` for URLs, which show whether a picture has changed;
   - ``features``: a list of float32 or float16, null for a picture that can't be read;
   - ``error``: why it can't be read, else null;
-  - ``transient``: whether this machine or the network caused that error. Such rows are tried again by the next run.
+  - ``transient``: whether this machine or the network caused that error. The next run retries such rows.
 
   The schema's metadata say what the features were computed with.
 - ``manifest.json``: lists the parts. It is written last: while it is missing, the job is not finished.
@@ -33,7 +33,7 @@ from fastmnv2.image import keys
 
 PART_ROWS = 10_000
 SAVE_SECONDS = 20.0
-"""Rows that don't fill a part are written too, this long after the last time: a killed process loses no more."""
+"""Seconds between writes of a part that is not full; a killed process loses at most this much work."""
 
 MANIFEST = "manifest.json"
 _PART = re.compile(r"part-(\d{6})\.parquet")
@@ -41,7 +41,7 @@ _FORMAT = 2
 
 
 class State(NamedTuple):
-    """Tells a changed picture from the one that a row was made of. All fields are None if it is not known."""
+    """Shows whether a picture has changed since its row was made. All fields are None if unknown."""
 
     size: int | None = None
     mtime: int | None = None
@@ -80,14 +80,14 @@ class Parts:
     """The parts of a folder, the last of which grows.
 
     Args:
-        folder: which must be there.
-        made_with: what the features are computed with. All parts must have been made with the same.
-        defaults: settings among these that older parts may lack, and what they then had.
+        folder: the folder, which must exist.
+        made_with: the settings that the features depend on. They must be the same for all parts.
+        defaults: settings that older parts may lack, with the values that these parts were made with.
         features: the length of a vector.
 
     Raises:
-        ValueError: the folder holds features that were computed otherwise, or a file of somebody else's.
-        ImportError: pyarrow is not installed.
+        ValueError: if the folder holds features with other settings, or another program's file.
+        ImportError: if pyarrow is not installed.
     """
 
     def __init__(self, folder: Path, made_with: dict[str, Any], defaults: dict[str, Any], features: int) -> None:
@@ -133,14 +133,14 @@ class Parts:
         return len(self.known) - self.good
 
     def append(self, row: Row) -> None:
-        """Add a row: of a picture that has none yet, or in place of its old one."""
+        """Add a row for a new picture, or replace a picture's old row."""
         self._rows.append(row)
         full = len(self._rows) + len(self._rows_of(self._open)) >= PART_ROWS
         if full or time.monotonic() - self._saved > SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write the rows that were added since the last time, into the part that grows."""
+        """Write the rows that were added since the last call to the growing part."""
         if not self._rows:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -157,7 +157,7 @@ class Parts:
         self._rows, self._saved = [], time.monotonic()
 
     def drop(self, gone: Iterable[str]) -> int:
-        """Forget these rows, which ``finish`` then drops from the parts. Returns how many there are."""
+        """Forget these rows; ``finish`` then drops them from the parts. Return their number."""
         return sum(self.known.pop(key, None) is not None for key in list(gone))
 
     def finish(self) -> None:
@@ -186,7 +186,7 @@ class Parts:
         return self._parts[number].rows if number in self._parts else {}
 
     def _check_manifest(self) -> None:
-        """ValueError if there is a manifest of another program, which must not be overwritten."""
+        """Raise ValueError for another program's manifest, which must not be overwritten."""
         manifest = self._folder / MANIFEST
         try:
             ours = not manifest.exists() or (manifest.is_file() and "fastmnv2" in json.loads(manifest.read_bytes()))
@@ -198,7 +198,7 @@ class Parts:
     def _scan(self) -> None:
         for path in sorted(self._folder.iterdir()):
             if path.name.startswith(".part-") and path.name.endswith(".tmp") and path.is_file():
-                path.unlink()  # of a process that was killed
+                path.unlink()  # the temporary file of a killed process
             found = _PART.fullmatch(path.name)
             if not found:
                 continue
@@ -207,7 +207,7 @@ class Parts:
                 self._learn(part, key, State(size, mtime, etag), error is not None, transient)
 
     def _described(self, path: Path) -> Iterator[tuple[Any, ...]]:
-        if not path.is_file():  # reading a pipe could take for ever
+        if not path.is_file():  # reading a pipe could block for ever
             raise ValueError(f"{path}: expected a part that fastmnv2 wrote, got no regular file")
         try:
             file = self._arrow.parquet.ParquetFile(path)
@@ -281,5 +281,5 @@ class Parts:
 
 
 def _short(value: object) -> str:
-    """A setting in a message; of a digest the beginning."""
+    """A setting for a message; digests are shortened."""
     return repr(value[:16] if isinstance(value, str) else value)

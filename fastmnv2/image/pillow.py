@@ -1,4 +1,4 @@
-"""Pictures of any kind with Pillow, whose parts are turned and converted when they are asked for."""
+"""Pictures of any kind with Pillow; parts of them are rotated and converted on demand."""
 
 import io
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ _OTHERS = ("WEBP", "TIFF", "AVIF", "ICO", "HEIF")
 FORMATS = (*_COMMON, *_OTHERS)
 
 _ORIENTATION = 0x0112
-_UNDONE = {6: 8, 8: 6}  # the orientations that turn others back; the rest do themselves
+_UNDONE = {6: 8, 8: 6}  # inverses of orientations; every other one is its own inverse
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture, whose parts are handed out as RGB; ``whole`` if all of it is there at no cost."""
+    """A decoded picture that returns parts as RGB; ``whole`` if the complete picture is available at no cost."""
 
     height: int
     width: int
@@ -35,19 +35,19 @@ class Picture:
     whole: bool
 
     def resize(self, out: NDArray[np.float32], options: Options) -> None:
-        """Into ``out``, float32 [h,w,3], in [0,1]."""
+        """Resize into ``out``, float32 [h,w,3], in [0,1]."""
         of = resizing.window((self.height, self.width), out.shape[:2], options.crop)
         resizing.resize_parts(of, self.part, out, options.method, resizing.UNIT, whole=self.whole)
 
 
 def of_array(array: NDArray[np.uint8], *, orientation: int = 1) -> Picture:
-    """An RGB picture that is there, turned."""
+    """A picture from an RGB array, rotated."""
     shown = _turned(array, orientation)
     return Picture(len(shown), shown.shape[1], lambda *box: shown[box[0] : box[1], box[2] : box[3]], whole=True)
 
 
 def of_rgba(array: NDArray[np.uint8], background: tuple[int, int, int]) -> Picture:
-    """A picture that is there, with alpha, over a colour."""
+    """A picture from an RGBA array, blended over a colour."""
 
     def part(top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
         return _blended(array[top:bottom, left:right], background)
@@ -59,8 +59,8 @@ def decode(stream: BinaryIO, name: str, options: Options) -> Picture:
     """The picture in a file.
 
     Raises:
-        ValueError: it is none, or broken, or too large.
-        ImportError: Pillow is not installed.
+        ValueError: if it is not a picture, is broken, or is too large.
+        ImportError: if Pillow is not installed.
     """
     try:
         import PIL.Image
@@ -83,7 +83,9 @@ def decode(stream: BinaryIO, name: str, options: Options) -> Picture:
             expected = "expected a JPEG, PNG, BMP, WebP, GIF, TIFF, AVIF, PPM, ICO or HEIC picture"
             lacking = _lacking(stream)
             raise ValueError(f"{name}: {expected}, got something else{f' ({lacking})' if lacking else ''}") from (
-                ImportError(str(lacking)) if lacking else error  # by which it is known that another machine may read it
+                ImportError(str(lacking))
+                if lacking
+                else error  # marks the error as transient: another machine may read it
             )
         raise _explained(error, name) from error
 
@@ -99,12 +101,12 @@ def _without_metadata(stream: BinaryIO, name: str, options: Options) -> Picture 
         stream.seek(0)
         smaller = metadata.without(stream.read(limits.MAX_BYTES + 1))
         return _decoded(io.BytesIO(smaller), name, options) if smaller else None
-    except Exception:  # the first error tells more
+    except Exception:  # the first error is more useful
         return None
 
 
 def _explained(error: Exception, name: str) -> Exception:
-    """Pillow's readers raise all kinds of things on broken files."""
+    """A ValueError for the many kinds of exceptions that Pillow's readers raise on broken files."""
     if isinstance(error, (MemoryError, TooLarge)):
         return error
     text = text_of(error)
@@ -139,7 +141,7 @@ def _learn_heic() -> None:
 
 
 def _lacking(stream: BinaryIO) -> str | None:
-    """The reader that this installation lacks for a picture, if it is of a kind that Pillow may read elsewhere."""
+    """The reader that this Pillow lacks for a picture; None unless the format is one that other Pillows read."""
     stream.seek(0)
     if _is_heic(stream):
         return "HEIC needs pillow-heif, which is not installed"
@@ -156,8 +158,8 @@ def _lacking(stream: BinaryIO) -> str | None:
 
 
 def of_pillow(opened: Any, name: str, options: Options, *, ours: bool = False) -> Picture:
-    """Pillow's picture, decoded; of a JPEG that is ``ours``, no more than its size needs."""
-    fresh = getattr(opened, "_im", None) is None  # else somebody has had it decoded, and paid for it
+    """A Pillow picture, decoded. A JPEG that is ``ours`` may be decoded at a reduced size if the options allow it."""
+    fresh = getattr(opened, "_im", None) is None  # not decoded yet; otherwise the decoder's cost is already paid
     kind = opened.format if fresh else None
     limits.check(name, opened.height, opened.width, options, kind, _strip(opened) if kind == "TIFF" else 0)
     try:
@@ -168,7 +170,7 @@ def of_pillow(opened: Any, name: str, options: Options, *, ours: bool = False) -
                 opened.draft(opened.mode, (opened.width // shrink, opened.height // shrink))
         turned = _loaded(opened)
         orientation = orientation_of(opened) if options.exif else _UNDONE.get(turned, turned)
-        _rgb(opened.crop((0, 0, 1, 1)), options.rgb)  # tells now whether this mode can be converted
+        _rgb(opened.crop((0, 0, 1, 1)), options.rgb)  # raises now if this mode can't be converted
     except Exception as error:
         raise _explained(error, name) from error
     height, width = opened.height, opened.width
@@ -178,23 +180,23 @@ def of_pillow(opened: Any, name: str, options: Options, *, ours: bool = False) -
         return _turned(_rgb(opened.crop(box), options.rgb), orientation)
 
     shown = (width, height) if orientation >= 5 else (height, width)
-    limits.check(name, *shown, options)  # icons don't say before they are decoded
+    limits.check(name, *shown, options)  # the size of icons is unknown before decoding
     return Picture(*shown, part, whole=False)
 
 
 def _strip(opened: Any) -> int:
-    """Bytes that a compressed TIFF's reader needs besides: a strip of its rows."""
+    """Extra bytes that a compressed TIFF's reader needs: a strip of its rows."""
     if not opened.tile or opened.tile[0][0] != "libtiff" or 322 in opened.tag_v2:  # tiles are small
         return 0
     rows, bits = opened.tag_v2.get(278, opened.height), opened.tag_v2.get(258, (8,))
     try:
         return int(opened.width * min(int(rows), opened.height) * sum(map(int, bits)) // 8)
-    except TypeError:  # tags of another kind than they should be
+    except TypeError:  # tags of a wrong type
         return int(opened.width * opened.height * 8)
 
 
 def _check_jpeg(opened: Any, name: str, options: Options) -> None:
-    """Its markers. The file is left where it was."""
+    """Check its markers. The file position is kept."""
     if opened.fp is None:
         return
     at = opened.fp.tell()
@@ -205,7 +207,7 @@ def _check_jpeg(opened: Any, name: str, options: Options) -> None:
 
 
 def _loaded(opened: Any) -> int:
-    """Has Pillow decode its picture; returns the orientation in which it has turned it by itself, as it does TIFFs."""
+    """Make Pillow decode its picture. Return the orientation that Pillow has already applied, as it does for TIFFs."""
     before = opened.tag_v2.get(_ORIENTATION, 1) if opened.format == "TIFF" and opened.tile else 1
     opened.load()
     after = opened.tag_v2.get(_ORIENTATION, 1) if before != 1 else 1
@@ -213,16 +215,16 @@ def _loaded(opened: Any) -> int:
 
 
 def orientation_of(opened: Any) -> int:
-    """EXIF's, from 1 to 8; 1 where it is none that can be read."""
+    """EXIF's orientation, from 1 to 8; 1 if it is missing or unreadable."""
     try:
         found = opened.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF data condemn no picture
+    except Exception:  # broken EXIF data don't affect the pixels
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _stored(shape: tuple[int, int], box: tuple[int, int, int, int], orientation: int) -> tuple[int, int, int, int]:
-    """Where a part of the picture as it is shown lies in the one that is stored: left, top, right, bottom."""
+    """Map a box in the displayed picture to a box in the stored one: left, top, right, bottom."""
     (height, width), down, across = shape, box[:2], box[2:]
     if orientation >= 5:
         down, across = across, down
@@ -234,7 +236,7 @@ def _stored(shape: tuple[int, int], box: tuple[int, int, int, int], orientation:
 
 
 def _turned(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of an array as EXIF's orientation wants it shown."""
+    """A view of an array, rotated and mirrored as EXIF's orientation demands."""
     if orientation in (2, 3, 7, 8):
         array = array[:, ::-1]
     if orientation in (3, 4, 6, 7):
@@ -243,7 +245,7 @@ def _turned(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _rgb(band: "PIL.Image.Image", background: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """RGB of any mode; Pillow itself would clip 16-bit greyscale to 255."""
+    """Convert any mode to RGB. Pillow's own conversion would clip 16-bit greyscale to 255."""
     if band.mode.startswith("I"):
         return _of_grey16(band, background)
     if band.mode == "F":
@@ -251,7 +253,7 @@ def _rgb(band: "PIL.Image.Image", background: tuple[int, int, int] | None) -> ND
     if background is not None and (band.mode in _ALPHA or "transparency" in band.info):
         return _blended(np.asarray(band.convert("RGBA")), background)
     if band.mode == "P":
-        band = band.convert("RGBA")  # straight to RGB, Pillow warns about transparent palettes
+        band = band.convert("RGBA")  # converting directly to RGB, Pillow warns about transparent palettes
     return np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
 
 
@@ -267,7 +269,7 @@ def _of_grey16(band: "PIL.Image.Image", background: tuple[int, int, int] | None)
 
 
 def _blended(rgba: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """uint8 [h,w,4] over a colour: ``round((c * alpha + background * (255 - alpha)) / 255)``."""
+    """Blend uint8 [h,w,4] over a colour: ``round((c * alpha + background * (255 - alpha)) / 255)``."""
     alpha = rgba[..., 3:].astype(np.uint16)
     behind = np.array(background, np.uint16) * (255 - alpha)
     return ((rgba[..., :3] * alpha + behind + 127) // 255).astype(np.uint8)

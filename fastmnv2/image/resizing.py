@@ -1,4 +1,4 @@
-"""Resizing with TensorFlow's own bits: in C for RGB of 8 bits (csrc/image), with numpy for all else."""
+"""Resizing bit for bit as TensorFlow does: in C for 8-bit RGB (csrc/image), with numpy for everything else."""
 
 import functools
 import os
@@ -16,19 +16,20 @@ Crop = Literal["center"]
 
 METHODS = ("tf2", "tf1", "area")
 SIZE = DEFAULT.size
-"""What pictures become where nobody says otherwise: "imagenet"'s height and width."""
+"""The default height and width of resized pictures: those of "imagenet"."""
 UNIT = np.float32(1 / 255)
-"""tf.image.convert_image_dtype multiplies bytes by this, it does not divide by 255."""
+"""tf.image.convert_image_dtype multiplies bytes by this instead of dividing by 255."""
 
 _BAND_PIXELS = 1 << 18
-_LONG = 1 << 14  # inputs along an axis: longer ones are resized in pieces, and their weights are not kept
+_LONG = 1 << 14  # inputs along an axis: longer axes are resized in pieces, and their weights are not cached
 
 Part = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""Rows top to bottom, columns left to right of a picture: uint8 [bottom - top, right - left, 3], of any strides."""
+"""A function that returns rows top to bottom and columns left to right of a picture as uint8 [bottom - top,
+right - left, 3], with any strides."""
 
 
 class Window(NamedTuple):
-    """What of a picture is resized."""
+    """The part of a picture that is resized."""
 
     top: int
     left: int
@@ -42,26 +43,25 @@ def resize(
     """Resize bilinearly, bit for bit as TensorFlow on x86-64 does.
 
     Args:
-        image: ``[H,W,C]`` or ``[n,H,W,C]``, uint8, float32 or another real dtype, which is computed with
-            as float32.
+        image: ``[H,W,C]`` or ``[n,H,W,C]``, uint8, float32 or another real dtype, which is converted to float32.
         size: height and width of the result, in pixels.
-        method: "tf2" samples at half-pixel centres, as ``tf.image.resize(image, size)``; "tf1" samples at
-            ``i * scale``, as ``tf.compat.v1.image.resize_bilinear`` and TF-Hub's ``retrain.py``. Neither
-            averages what lies between the samples; "area" does, as ``tf.image.resize(image, size,
-            antialias=True)``: a triangle as wide as two output pixels. They give features 30 to 50 % apart
-            (relative L2) on photos: use what the rest of a data set was made with.
-        crop: None resizes the whole image, which squeezes one of another shape than ``size``. "center" resizes the
-            largest window in its middle that has the shape of ``size``, as if that were the whole image. For an
-            image H x W and a size h x w, the window is as wide as the image and ``round(W * h / w)`` rows high, if
-            that is at most H, else as high as the image and ``round(H * w / h)`` columns wide (halves are rounded
-            up); it begins at row ``(H - height) // 2`` and column ``(W - width) // 2``.
+        method: "tf2" samples at half-pixel centres, like ``tf.image.resize(image, size)``. "tf1" samples at
+            ``i * scale``, like ``tf.compat.v1.image.resize_bilinear`` and TF-Hub's ``retrain.py``. Both ignore pixels
+            between the samples. "area" averages them, like ``tf.image.resize(image, size, antialias=True)``, with a
+            triangle as wide as two output pixels. On photos their features differ by 30 to 50 % (relative L2), so use
+            one method for a whole data set.
+        crop: None resizes the whole image, which distorts it if its aspect ratio is not that of ``size``. "center"
+            resizes the largest window with the aspect ratio of ``size`` in the middle of the image. For an image H x W
+            and a size h x w, the window is as wide as the image and ``round(W * h / w)`` rows high if that is at most
+            H; otherwise it is as high as the image and ``round(H * w / h)`` columns wide. Halves are rounded up. The
+            window begins at row ``(H - height) // 2`` and column ``(W - width) // 2``.
 
     Returns:
-        float32 ``[h,w,C]`` or ``[n,h,w,C]``, as ``embed`` takes it: uint8 is scaled to [0,1] first, as by
-        ``tf.image.convert_image_dtype(image, tf.float32)``; other dtypes keep their scale.
+        float32 ``[h,w,C]`` or ``[n,h,w,C]``, as ``embed`` takes it. uint8 is scaled to [0,1] first, as by
+        ``tf.image.convert_image_dtype(image, tf.float32)``. Other dtypes keep their scale.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
+        TypeError, ValueError: if an argument is not as above.
     """
     array = _checked(image)
     check(size, method, crop)
@@ -73,14 +73,14 @@ def resize(
 
 
 def check(size: tuple[int, int], method: str, crop: str | None = None) -> None:
-    """ValueError unless all are as ``resize`` takes them."""
+    """Raise ValueError unless all are valid for ``resize``."""
     check_method(method, crop)
     if len(size) != 2 or not all(isinstance(edge, (int, np.integer)) and edge > 0 for edge in size):
         raise ValueError(f"size: expected (height, width), two positive ints, got {size!r}")
 
 
 def check_method(method: str, crop: str | None) -> None:
-    """The same of these two."""
+    """The same for these two."""
     if method not in METHODS:
         raise ValueError(f"method: expected 'tf2', 'tf1' or 'area', got {method!r}")
     if crop not in (None, "center"):
@@ -88,7 +88,7 @@ def check_method(method: str, crop: str | None) -> None:
 
 
 def window(shape: tuple[int, ...], size: tuple[int, ...], crop: str | None) -> Window:
-    """What of a picture of ``shape`` becomes one of ``size``: see ``resize``."""
+    """The part of a picture of ``shape`` that is resized to ``size``: see ``resize``."""
     height, width = shape
     if crop is None:
         return Window(0, 0, height, width)
@@ -101,7 +101,7 @@ def window(shape: tuple[int, ...], size: tuple[int, ...], crop: str | None) -> W
 def resize_array(
     image: NDArray[Any], out: NDArray[np.float32], method: str, unit: np.float32, *, crop: str | None = None
 ) -> None:
-    """``image`` [H,W,C] times ``unit``, resized into ``out`` [h,w,C], which is C-contiguous."""
+    """Resize ``image`` [H,W,C] times ``unit`` into ``out`` [h,w,C], which is C-contiguous."""
     top, left, height, width = window(image.shape[:2], out.shape[:2], crop)
     image = image[top : top + height, left : left + width]
 
@@ -113,7 +113,7 @@ def resize_array(
 
     if image.dtype == np.uint8 and image.shape[-1] == 3 and image.strides[-1] == 1:
         resize_parts(Window(0, 0, height, width), part, out, method, unit, whole=True)
-    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # grey that is repeated
+    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # also repeated grey, with strides of 0
         resize_parts(Window(0, 0, height, width), copied, out, method, unit, whole=False)
     elif method == "area":
         _average(image, out, unit)
@@ -124,7 +124,7 @@ def resize_array(
 def resize_parts(
     of: Window, part: Part, out: NDArray[np.float32], method: str, unit: np.float32, *, whole: bool
 ) -> None:
-    """The window ``of`` a picture that is handed out in parts: one part if it is there as a ``whole`` anyway."""
+    """Resize the window ``of`` a picture that ``part`` returns in parts; in one part if it is available as a whole."""
     isa = _isa(os.environ.get("FASTMNV2_ISA"))
     columns = list(_pieces(of.width, out.shape[1], method, _LONG))
     most = _LONG if whole else _BAND_PIXELS // max(piece.inputs.stop - piece.inputs.start for piece in columns)
@@ -134,7 +134,7 @@ def resize_parts(
             left, right = (of.left + edge for edge in (across.inputs.start, across.inputs.stop))
             place = out[rows.outputs, across.outputs]
             target = place if place.flags.c_contiguous else np.empty_like(place, order="C")
-            # No name for the part: it is gone before there is the next.
+            # The part has no name, so that its memory is freed before the next part exists.
             _resize.resize(isa, part(top, bottom, left, right), rows.axis, across.axis, float(unit), target)
             if target is not place:
                 place[...] = target
@@ -142,7 +142,7 @@ def resize_parts(
 
 @functools.cache
 def _isa(forced: str | None) -> str:
-    """As ``fastmnv2.isa``; kept, for asking the processor takes a virtual machine as long as resizing does."""
+    """The same as ``fastmnv2.isa``, cached because on a virtual machine CPUID takes as long as resizing."""
     names, name = _resize.isas(), (forced or "").strip().lower()
     if name and name not in names:
         raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {name!r}")
@@ -155,7 +155,7 @@ _Places = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 class _Piece(NamedTuple):
-    """Some outputs along an axis, the inputs that they are made of, and how."""
+    """Some outputs along an axis, the inputs that they need, and the weights."""
 
     outputs: slice
     inputs: slice
@@ -163,13 +163,13 @@ class _Piece(NamedTuple):
 
 
 def _pieces(source: int, target: int, method: str, most: int) -> Iterable[_Piece]:
-    """An axis in pieces of at most ``most`` inputs, or of one output where that has more."""
+    """An axis in pieces of at most ``most`` inputs, or of a single output if that needs more."""
     if source <= min(most, _LONG):
         return [_whole_axis(source, target, method)]
     return _short_pieces(source, target, method, most)
 
 
-@functools.lru_cache(64)  # of "area", 8 bytes an input: 8 MB in all
+@functools.lru_cache(64)  # at 8 bytes for each input of "area", 8 MB in total
 def _whole_axis(source: int, target: int, method: str) -> _Piece:
     outputs, inputs = slice(0, target), slice(0, source)
     return _Piece(outputs, inputs, _axis(source, target, method, outputs, inputs))
@@ -186,7 +186,7 @@ def _short_pieces(source: int, target: int, method: str, most: int) -> Iterator[
 
 
 def _axis(source: int, target: int, method: str, outputs: slice, inputs: slice) -> _resize.Places | _resize.Spans:
-    """Some outputs along an axis, of which these inputs are there."""
+    """The C core's description of some outputs along an axis, relative to the available inputs."""
     first, count = np.int32(inputs.start), inputs.stop - inputs.start
     if method == "area":
         starts, counts, weights = _spans(source, target, outputs)
@@ -196,7 +196,7 @@ def _axis(source: int, target: int, method: str, outputs: slice, inputs: slice) 
 
 
 def _extents(source: int, target: int, method: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each output's first input, and the one after its last. Neither goes back from one output to the next."""
+    """Each output's first input, and the one after its last. Neither decreases from one output to the next."""
     if method == "area":
         _, starts, last, _ = _triangles(source, target, slice(None))
         return starts, last + np.int32(1)
@@ -205,7 +205,7 @@ def _extents(source: int, target: int, method: str) -> tuple[NDArray[np.int32], 
 
 
 def _places(source: int, target: int, method: str) -> _Places:
-    """Each output's two neighbours, and how far it is from the first to the second."""
+    """Each output's two neighbours, and its position between them from 0 to 1."""
     scale = np.float32(source) / np.float32(target)
     half = np.float32(0.5 if method == "tf2" else 0)
     place = (np.arange(target, dtype=np.float32) + half) * scale - half
@@ -215,17 +215,17 @@ def _places(source: int, target: int, method: str) -> _Places:
 
 
 def _within(places: NDArray[np.float32], source: int) -> NDArray[np.int32]:
-    """Inputs of an axis. Of a very long one, float32 may put the last past its end, and can't say where that is."""
+    """Clamp places to an axis. On a very long one, float32 may round the last place past the end."""
     return np.clip(places.astype(np.int64), 0, source - 1).astype(np.int32)
 
 
 def _triangles(
     source: int, target: int, outputs: slice
 ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], np.float32]:
-    """The centres, the first and last inputs of the outputs of "area", and the radius that all have.
+    """The centres, first inputs and last inputs of the outputs of "area", and their common radius.
 
-    The triangle of TensorFlow's ScaleAndTranslate: it falls from an output's centre to nothing at the centres of its
-    neighbours (or, where the picture grows, of the next inputs).
+    This is the triangle of TensorFlow's ScaleAndTranslate. Its weight falls from an output's centre to 0 at the
+    centres of the neighbouring outputs, or of the next inputs if the picture is enlarged.
     """
     one, half = np.float32(1), np.float32(0.5)
     step = one / (np.float32(target) / np.float32(source))
@@ -236,14 +236,14 @@ def _triangles(
 
 
 def _spans(source: int, target: int, outputs: slice) -> _Places:
-    """Of some outputs, the first input, how many there are, and their weights [outputs, most], which add up to 1."""
+    """For some outputs: the first input, the number of inputs, and their weights [outputs, most], which sum to 1."""
     centre, first, last, radius = _triangles(source, target, outputs)
     one, half = np.float32(1), np.float32(0.5)
     counts = last - first + np.int32(1)
     inputs = first[:, np.newaxis] + np.arange(counts.max(), dtype=np.int32)
     distance = np.abs((inputs.astype(np.float32) + half - centre[:, np.newaxis]) * (one / radius))
     weights = np.where((distance < 1) & (inputs <= last[:, np.newaxis]), one - distance, np.float32(0))
-    total = np.add.accumulate(weights, axis=1)[:, -1:]  # one after the other: numpy's sum adds in another order
+    total = np.add.accumulate(weights, axis=1)[:, -1:]  # in order, unlike numpy's sum
     return first, counts, weights * (one / total)
 
 
@@ -264,7 +264,7 @@ def _interpolate(image: NDArray[Any], size: tuple[int, ...], method: str, unit: 
     left, right, across = _places(image.shape[1], size[1], method)
 
     def at(rows: NDArray[np.int32], columns: NDArray[np.int32]) -> NDArray[np.float32]:
-        # Only the four neighbours of each output pixel are ever made float: a large picture is not copied.
+        # Converts only the four neighbours of each output pixel to float, so a large picture is not copied.
         return image[rows[:, np.newaxis], columns].astype(np.float32) * unit
 
     def between(rows: NDArray[np.int32]) -> NDArray[np.float32]:
@@ -277,7 +277,7 @@ def _interpolate(image: NDArray[Any], size: tuple[int, ...], method: str, unit: 
 
 
 def _average(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
-    """Down and then across, the terms taken in order."""
+    """Average down and then across, adding the terms in order."""
     if max(image.shape[:2]) > _LONG:
         _average_long(image, out, unit)
         return
@@ -286,7 +286,7 @@ def _average(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) ->
 
 
 def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np.float32]:
-    """Weighted sums along the first axis, of all outputs at once."""
+    """Weighted sums along the first axis, for all outputs at once."""
     starts, _, weights = _spans(len(image), target, slice(None))
     result = np.zeros((target, *image.shape[1:]), np.float32)
     for i, column in enumerate(weights.T):
@@ -296,7 +296,7 @@ def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np
 
 
 def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
-    """The same, one output and some columns at a time: of very long axes, all would be gigabytes."""
+    """The same, one output and some columns at a time, because very long axes would need gigabytes at once."""
     (height, width), (rows, columns) = image.shape[:2], out.shape[:2]
     starts, ends = _extents(width, columns, "area")
     out[...] = 0
@@ -319,8 +319,8 @@ def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float3
 
 
 def _add(terms: NDArray[np.float32], out: NDArray[np.float32], begun: NDArray[np.float32]) -> None:
-    """One after the other."""
-    if len(terms) > 64:  # numpy's own is fast along long axes
+    """Add ``terms`` to ``begun`` in order."""
+    if len(terms) > 64:  # numpy's accumulate is fast along long axes
         out[...] = np.add.accumulate(np.concatenate([begun[np.newaxis], terms]), axis=0)[-1]
         return
     total = begun.copy()

@@ -1,7 +1,7 @@
-"""Many pictures through decoder, resizer and network at once, on every core, in order and in bounded memory.
+"""Decode, resize and run the network on many pictures in parallel, with results in order and bounded memory.
 
-Each thread takes the next picture, decodes it, resizes it into its own batch, and runs the network on that, alone, when
-the batch is full or no picture waits. So nothing waits for anything but the next picture, and there is nothing to
+Each thread takes the next picture, decodes it and resizes it into its own batch. When the batch is full or no picture
+waits, the same thread alone runs the network on it. So threads wait only for the next picture, and there is nothing to
 balance: decoding may take three times as long as the network, or a third.
 """
 
@@ -23,15 +23,15 @@ from fastmnv2.image.options import Options
 
 Images = NDArray[np.float32]
 Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
-"""What is wanted of a batch, float32 [n,height,width,3] in [0,1], on so many threads: one value for each image."""
+"""A function of a batch, float32 [n,height,width,3] in [0,1], and a number of threads; returns a value per image."""
 
 
-_LATEST = 0.25  # seconds that a decoded picture waits for others: large ones would keep progress from being seen
+_LATEST = 0.25  # seconds that a decoded picture waits for others; more would hide progress on large pictures
 
 
 @dataclass(slots=True)
 class Result:
-    """What became of one item: a value, or an error that names it."""
+    """The result for one item: a value, or an error that names it."""
 
     index: int
     item: Any
@@ -40,9 +40,9 @@ class Result:
 
 
 class _Job(Result):
-    """A result on its way.
+    """A result in progress.
 
-    ``data`` is what is decoded: the item, or what was read of it. ``image`` is there instead where the item had to be
+    ``data`` is the item or the bytes read from it, to be decoded. ``image`` is set instead if the item had to be
     resized at once.
     """
 
@@ -66,18 +66,18 @@ def stream(
     threads: int = 1,
     batch_size: int = 64,
 ) -> Generator[Result, None, None]:
-    """What ``compute`` makes of each item, in order.
+    """The results of ``compute`` for each item, in order.
 
-    At most about ``batch_size`` items (or two a thread, if that is more) are held at a time, and a thread's batches
-    are a part of that; a picture being decoded is held by each thread. Items are taken from the iterable, and open
-    files read, where the generator is advanced; when the next item does not come, what is there already is finished
-    first. Closing the generator stops the threads after the picture, or batch, that each has in hand.
+    About ``batch_size`` items, or two for each thread if that is more, are in memory at a time; threads' batches are
+    part of that. In addition, each thread holds the picture that it decodes. The thread that advances the generator
+    takes items from the iterable and reads open files. While it waits for a slow item, the threads finish the items
+    before it. Closing the generator stops the threads after their current picture or batch.
 
-    What an iterator hands out may be changed when it is asked for the next item: one buffer for all frames of a
-    camera, one Pillow picture for all pages. So arrays and Pillow pictures are resized, and bytes that can change
-    copied, before that. The items of a list, a tuple or an array are all there from the start, and are not.
+    An iterator may change an item when the next one is requested: one buffer for all frames of a camera, one Pillow
+    picture for all pages. So arrays and Pillow pictures are resized, and mutable bytes copied, before that. The items
+    of a list, a tuple or an array all exist from the start, so this is not necessary for them.
     """
-    if isinstance(items, Sized) and len(items) == 1:  # no threads for one: they would cost more than resizing
+    if isinstance(items, Sized) and len(items) == 1:  # no threads for one item: starting them costs more than resizing
         yield from _one(next(iter(items)), compute, options, threads)
         return
     workers = _Workers(compute, options, threads, batch_size)
@@ -100,10 +100,10 @@ def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterato
 
 
 class _Workers:
-    """Threads that take jobs from a queue. ``_changed`` guards what they say of them.
+    """Threads that take jobs from a queue. The condition ``_changed`` guards the jobs' state.
 
-    Queue, condition and threads are of the kinds that the standard library has when they are made: gevent replaces
-    them, perhaps after this module was imported.
+    Queue, condition and threads are looked up in the standard library when they are made, because gevent may replace
+    them after this module was imported.
     """
 
     def __init__(self, compute: Compute, options: Options, threads: int, batch_size: int) -> None:
@@ -113,7 +113,7 @@ class _Workers:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._stopped = False
-        self._ended: BaseException | None = None  # what a thread died of
+        self._ended: BaseException | None = None  # the exception that ended a thread
         self._process = os.getpid()
         self._threads = [threading.Thread(target=self._work, name=f"pictures-{i}", daemon=True) for i in range(threads)]
 
@@ -149,8 +149,8 @@ class _Workers:
             self._jobs.put(job)
 
     def _take(self, job: _Job) -> None:
-        """What may be changed later, as it is now."""
-        if isinstance(job.data, (str, bytes)):  # numpy's own of both would pass for arrays
+        """Resize or copy data that the caller may change later."""
+        if isinstance(job.data, (str, bytes)):  # first, because numpy's str and bytes scalars look like arrays
             return
         if isinstance(job.data, (bytearray, memoryview)):
             job.data = bytes(job.data)
@@ -160,17 +160,17 @@ class _Workers:
             job.data = None
 
     def _wait_for(self, job: _Job) -> None:
-        if self._process != os.getpid():  # a thread that is not here may hold the lock
+        if self._process != os.getpid():  # a thread of the parent process may hold the lock
             raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
         with self._changed:
-            # Now and then, for where a wait without an end can't be interrupted.
+            # With a timeout, because on some systems an endless wait can't be interrupted.
             while not self._changed.wait_for(lambda: job.done or self._ended, timeout=0.5):
                 pass
             if not job.done and self._ended:
                 raise self._ended
 
     def stop(self) -> None:
-        """Ends the threads. One that is at a picture, or a batch, for longer than a second ends by itself after it."""
+        """End the threads. A thread whose picture or batch takes more than a second ends by itself afterwards."""
         if self._process != os.getpid():
             return
         self._stopped = True
@@ -184,7 +184,7 @@ class _Workers:
     def _work(self) -> None:
         try:
             self._go_on()
-        except BaseException as error:  # not a picture's fault: raised where the results are waited for
+        except BaseException as error:  # not a picture's fault, so it is raised in the thread that waits for results
             with self._changed:
                 self._ended = self._ended or error
                 self._changed.notify_all()
@@ -232,20 +232,20 @@ class _Workers:
 
 
 class _Room:
-    """One thread's memory for decoded pictures: fresh memory for each would cost a third of decoding it."""
+    """One thread's memory for decoded pictures; fresh memory for each would add a third to the decoding time."""
 
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] | None = None
 
     def __call__(self, size: int) -> NDArray[np.uint8]:
         if self._memory is None or len(self._memory) < size:
-            self._memory = None  # before there is more
+            self._memory = None  # free the old memory before allocating more
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]
 
 
 def _readable(item: Any) -> Any:
-    """``item``, or the bytes of an open file: those who share a file read it one after the other."""
+    """``item``, or the bytes of an open file, so that items that share a file are read in order."""
     return decode.read_whole(item, decode.name_of(item)) if hasattr(item, "read") else item
 
 
@@ -258,7 +258,7 @@ def _is_array(item: Any) -> bool:
 
 
 def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
-    """One item, resized into ``out`` [height,width,3]."""
+    """Load one item, resized into ``out`` [height,width,3]."""
     if isinstance(item, (str, bytes, bytearray, memoryview)) or _is_picture(item) or hasattr(item, "__fspath__"):
         decode.open_picture(item, options, room).resize(out, options)
         return
@@ -273,7 +273,7 @@ def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -
 
 
 def _as_array(item: Any, options: Options) -> NDArray[Any]:
-    """An array of one picture as [H,W,3] or, with alpha, [H,W,4], uint8 or float: grey is repeated."""
+    """An array of one picture as [H,W,3], or [H,W,4] with alpha, uint8 or float; grey becomes three equal channels."""
     if not _is_array(item):
         raise TypeError(
             f"expected a path, bytes, an open file, a Pillow picture or an array, got {type(item).__name__}"

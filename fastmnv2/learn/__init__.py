@@ -1,4 +1,4 @@
-"""Classifiers of one's own pictures: a linear head on the features, cross-validated, as TF-Hub's ``retrain.py`` made.
+"""Classifiers for your own pictures: a cross-validated linear head on the features, like TF-Hub's ``retrain.py``.
 
 >>> model = fastmnv2.learn.train("photos/", report="report.html")  # doctest: +SKIP
 >>> model.classes, model.predict(images)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Which pictures have which labels: folders of classes, tables, or pairs in memory."""
+"""Pictures and their labels, from folders of classes, tables, or pairs in memory."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +24,9 @@ class Dataset:
     """Pictures and their labels.
 
     Attributes:
-        paths: of the pictures.
-        classes: names, sorted.
-        members: bool ``[n,classes]``, which classes a picture is of.
+        paths: the pictures' paths.
+        classes: the classes' names, sorted.
+        members: bool ``[n,classes]``, the classes of each picture.
     """
 
     paths: list[str]
@@ -35,11 +35,11 @@ class Dataset:
 
     @property
     def exclusive(self) -> bool:
-        """Whether each picture is of just one class."""
+        """Whether each picture has exactly one class."""
         return bool((self.members.sum(axis=1) == 1).all())
 
     def only(self, rows: Any) -> "Dataset":
-        """The same with some of the pictures."""
+        """A subset with some of the pictures."""
         kept = np.arange(len(self.paths))[rows]
         return Dataset([self.paths[i] for i in kept], self.classes, self.members[kept])
 
@@ -50,11 +50,11 @@ Skip = Callable[[str, object], None]
 def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
     """The data set that ``data`` stands for; see ``fastmnv2.learn.study``.
 
-    Pictures whose label is missing are reported to ``skip`` and left out.
+    Pictures whose label is missing are reported to ``skip`` and skipped.
 
     Raises:
-        FileNotFoundError: there is no such folder or table.
-        ValueError: there are no two classes, or a table lacks a column.
+        FileNotFoundError: if the folder or table does not exist.
+        ValueError: if there are fewer than two classes, or a table lacks a column.
     """
     if isinstance(data, (str, os.PathLike)):
         path = Path(data)
@@ -94,14 +94,14 @@ def _folders(folder: Path, skip: Skip, follow_links: bool) -> dict[str, list[str
 
 
 _Rows = Iterable[tuple[str, Any]]
-"""Pairs of a path, "" if it is missing, and a label as it was given."""
+"""Pairs of a path ("" if it is missing) and a label as given."""
 
 
 def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
-    """The names of each picture's classes, by its path. Pictures without a label are left out, with a report.
+    """The names of each picture's classes, by its path. Pictures without a label are reported and skipped.
 
-    An empty label means "none of the classes" where other pictures have several: a multi-label task. Else it is a label
-    that is missing. An empty list always means none of the classes.
+    In a multi-label task, where pictures may have several labels, an empty label means "none of the classes". Otherwise
+    it is a missing label. An empty list always means "none of the classes".
     """
     found: dict[str, list[str]] = {}
     empty = []
@@ -126,7 +126,7 @@ def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value stands for none: null, NaN, pandas' own kinds of these, and how programs write them as text."""
+    """Whether a value is missing: null, NaN, pandas' versions of these, or their usual spellings as text."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, str):
@@ -135,7 +135,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _split(label: Any) -> list[str] | None:
-    """The names in a label, None if it is missing."""
+    """The names in a label; None if it is missing."""
     if isinstance(label, (list, tuple, set, frozenset, np.ndarray)):
         return [_name(name) for name in label if not _is_missing(name)]
     if _is_missing(label):
@@ -159,14 +159,14 @@ def _table(path: Path, skip: Skip) -> dict[str, list[str]]:
 
 
 def _place(folder: Path, picture: Any) -> Any:
-    """A picture's path, which is relative to the folder of the table, wherever that is read from."""
+    """A picture's path. Relative paths are relative to the table's folder, not to the working directory."""
     if _is_missing(picture) or picture == "":
         return ""
     return str(folder / (os.fsdecode(picture) if isinstance(picture, bytes) else str(picture)))
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:
-    """The columns with paths and labels: by their names, else the first two."""
+    """The columns with paths and labels, by name, or otherwise the first two."""
     found = []
     for expected, place in ((_PATHS, 0), (_LABELS, 1)):
         known = [name for name in names if name.strip().lower() in expected]
@@ -199,7 +199,7 @@ def _csv(path: Path) -> list[tuple[Any, Any]]:
 
 
 def _is_picture(path: Path, name: str) -> bool:
-    """Whether a cell of a table names a picture, so that its row is no header."""
+    """Whether a cell of a table names a picture, which means that its row is not a header."""
     return Path(name).suffix.lower() in SUFFIXES or (path.parent / name).is_file()
 
 

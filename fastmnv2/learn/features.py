@@ -18,19 +18,19 @@ from fastmnv2.image.decode import Options
 from fastmnv2.image.resizing import Method
 from fastmnv2.weights import cache
 
-_ROWS = 200_000  # vectors that are kept, 1 GB
+_ROWS = 200_000  # vectors in the cache, 1 GB
 _CHUNK = 256  # pictures between two writes to the cache
-_HELD = 32  # files and variants that are held in memory
+_HELD = 32  # files and variants in memory at a time
 
 Variant = tuple[bool, float, float, float]
-# Flip, then the part of each edge that is kept, then where the part lies, from 0 to 1 down and across.
+# Whether to flip, the fraction of each edge to keep, and the position of the crop down and across, from 0 to 1.
 PLAIN = (False, 1.0, 0.5, 0.5)
 VARIANTS = (PLAIN, (True, 1.0, 0.5, 0.5), (False, 0.85, 0.2, 0.3), (True, 0.85, 0.8, 0.7), (False, 0.7, 0.6, 0.4))
-"""What ``augment`` trains on: the picture, its mirror image, and three crops."""
+"""The variants for ``augment``: the picture, its mirror image, and three crops."""
 
 
 class Kept:
-    """Vectors by key, in a SQLite file; whatever goes wrong with it, they are computed again."""
+    """A cache of vectors by key in a SQLite file. If the file fails in any way, vectors are computed again."""
 
     def __init__(self, path: Path | None) -> None:
         self._base: sqlite3.Connection | None = None
@@ -42,7 +42,7 @@ class Kept:
             self._base.execute("CREATE TABLE IF NOT EXISTS features (key BLOB PRIMARY KEY, vector BLOB)")
 
     def get(self, keys: list[bytes], features: int) -> dict[bytes, NDArray[np.float32]]:
-        """The cached vectors among these, if they have so many features."""
+        """The cached vectors of these keys that have the right number of features."""
         found: dict[bytes, NDArray[np.float32]] = {}
         if self._base is not None:
             with contextlib.suppress(sqlite3.Error):
@@ -53,7 +53,7 @@ class Kept:
         return found
 
     def put(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
-        """Keep these; the oldest beyond ``_ROWS`` are dropped."""
+        """Store these vectors, and drop the oldest beyond ``_ROWS``."""
         if self._base is not None and vectors:
             rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
             with contextlib.suppress(sqlite3.Error), self._base:
@@ -63,13 +63,13 @@ class Kept:
                 )
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._base is not None:
             self._base.close()
 
 
 def default_place() -> Path:
-    """Where vectors are kept unless told otherwise."""
+    """The default file of the cache."""
     return cache.folder() / "features.sqlite"
 
 
@@ -89,17 +89,18 @@ def compute(
 
     Args:
         model: computes the features.
-        digest: of all that it computes with, for the cache.
-        paths: of the pictures.
-        variants: of each picture, such as ``VARIANTS``.
-        place: the file of the cache, None for no cache.
-        skip: is called with the path and the reason for each picture that can't be read. Those are left out.
-        method: how pictures are resized, if there are no ``options``.
-        options: how pictures are decoded and resized, the variants too.
-        advance: is called with how many pictures are done.
+        digest: the digest of the model's weights, a part of the cache's keys.
+        paths: the pictures' paths.
+        variants: the variants of each picture, such as ``VARIANTS``.
+        place: the file of the cache; None for no cache.
+        skip: called with the path and the reason for each picture that can't be read. Such pictures are skipped.
+        method: how pictures are resized, if ``options`` is not given.
+        options: how pictures and their variants are decoded and resized.
+        advance: called with the number of finished pictures.
 
     Returns:
-        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and which of ``paths`` they are.
+        float32 ``[pictures,variants,features]``, the SHA-256 of each picture's file, and the pictures' indices in
+        ``paths``.
     """
     options = dataclasses.replace(options or Options(method), size=model.network.size)
     kept = Kept(place)
@@ -118,7 +119,7 @@ def compute(
 
 
 class _Chunk:
-    """Some pictures: each is read once, and what was read is hashed, looked up and decoded."""
+    """Some pictures. Each file is read once, and the same bytes are hashed, looked up in the cache and decoded."""
 
     def __init__(
         self, paths: list[str], variants: tuple[Variant, ...], options: Options, digest: str, kept: Kept
@@ -126,7 +127,7 @@ class _Chunk:
         self._paths, self._variants, self._options, self._digest, self._kept = paths, variants, options, digest, kept
         self._contents: dict[int, bytes] = {}  # hashes
         self._found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by picture and variant
-        self._asked: list[tuple[int, int]] = []  # what is computed, in order
+        self._asked: list[tuple[int, int]] = []  # pictures and variants to compute, in order
         self._bad: dict[int, object] = {}
 
     def run(
@@ -146,7 +147,7 @@ class _Chunk:
                 for result in results:
                     place = self._asked[result.index]
                     self._found[place] = fresh[self._key(*place)] = result.value
-        finally:  # an interrupted training has these the next time
+        finally:  # keep these for the next training if this one is interrupted
             self._kept.put(fresh)
         for index, path in enumerate(self._paths):
             if index in self._bad:
@@ -178,7 +179,7 @@ class _Chunk:
             yield from self._variants_of(index, data, missing)
 
     def _variants_of(self, index: int, data: bytes, missing: list[int]) -> Iterator[Any]:
-        """The whole picture as its file's bytes, which are decoded on all cores, and the variants as small arrays."""
+        """The complete picture as its file's bytes, to decode on all cores, and the other variants as small arrays."""
         picture = None
         for number in missing:
             item: Any = data
@@ -194,7 +195,7 @@ class _Chunk:
 
 
 def _variant(picture: NDArray[np.uint8], variant: Variant, options: Options) -> NDArray[np.float32]:
-    """A part of a picture, resized: the whole ones would not fit in memory."""
+    """A part of a picture, resized at once, because many large pictures would not fit in memory."""
     flip, part, down, across = variant
     height, width = (max(1, round(edge * part)) for edge in picture.shape[:2])
     top, left = round((picture.shape[0] - height) * down), round((picture.shape[1] - width) * across)

@@ -1,4 +1,4 @@
-"""From labelled pictures to a model with a head, and what it can be expected to do."""
+"""From labelled pictures to a model with a head, and an estimate of its accuracy."""
 
 import dataclasses
 import os
@@ -30,13 +30,13 @@ class Outcome:
     """A trained model and how it was found.
 
     Attributes:
-        model: with the head; ``predict`` gives ``[n,classes]``.
-        data: the pictures that were trained on.
-        measures: of predictions for pictures that the predicting head was not trained on.
-        strength: scikit-learn's C, on standardised features, that was chosen.
-        losses: cross-validated log-loss a picture by strength.
-        augmented: whether mirror images and crops were trained on too.
-        notes: what a reader should know, one sentence each.
+        model: the model with the head; ``predict`` gives ``[n,classes]``.
+        data: the training pictures.
+        measures: measures of cross-validated predictions, for pictures that were held out of each head's training.
+        strength: the chosen value of scikit-learn's C, on standardised features.
+        losses: the cross-validated log-loss for each picture, by strength.
+        augmented: whether the training used mirror images and crops too.
+        notes: notes for the reader, one sentence each.
     """
 
     model: Model
@@ -55,7 +55,7 @@ class Outcome:
         native.write(path, self.folded)
 
 
-# The longest notes that a training adds to those of its weights.
+# The longest notes that a training adds to the weights' notes.
 _SPACE = ("x" * 1000,) * 4
 
 
@@ -76,28 +76,28 @@ def study(
     on_skip: Callable[[str, object], None] | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Train a linear head on labelled pictures, by logistic regression whose strength is chosen by cross-validation.
+    """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its strength.
 
     Args:
         data: a folder with a folder of pictures for each class; a CSV, TSV or Parquet table with the columns path
             (relative to the table) and label; a dict or pairs of path and label. A table of two columns needs no
             header. A label may be several names, as a list or separated by ";" or "|", or an empty list for none of
-            the classes, and a path may come in several rows. That makes it a multi-label task: each class then has
-            a sigmoid of its own instead of the softmax over all. Pictures whose label is missing (null, NaN, or an
-            empty text in a task of single labels) are left out and reported to ``on_skip``.
-        weights: what the features come from, as for ``fastmnv2.load``. Their own head is not used.
-        precision: of the features and of the model that is made, as for ``fastmnv2.load``. The model's file says
-            which, so that later it is loaded with the same.
-        augment: train on mirror images and crops too: True, False, or "auto", where that lessens the log-loss.
-        class_weight: "balanced" gives classes of few pictures as much weight as those of many; None counts pictures.
-        folds: parts of the cross-validation; fewer where a class has fewer pictures. Equal files share a part.
-        method: how pictures are resized, as for ``fastmnv2.embed_images``. Predict with the same.
+            the classes, and a path may occur in several rows. That makes it a multi-label task: each class then has
+            its own sigmoid instead of the softmax over all. Pictures whose label is missing (null, NaN, or an
+            empty text in a single-label task) are skipped and reported to ``on_skip``.
+        weights: the weights that compute the features, as for ``fastmnv2.load``. Their own head is not used.
+        precision: the precision of the features and of the new model, as for ``fastmnv2.load``. The model's file
+            records it, so that ``load`` uses the same.
+        augment: train on mirror images and crops too: True, False, or "auto" to do so if that lowers the log-loss.
+        class_weight: "balanced" gives all classes the same total weight; None gives all pictures the same weight.
+        folds: parts of the cross-validation; fewer if a class has fewer pictures. Equal files are in the same part.
+        method: how pictures are resized, as for ``fastmnv2.embed_images``. Predict with the same method.
         options: how pictures are decoded and resized, all settings in one value, instead of ``method``.
-        follow_links: search folders within the folders of classes that are symbolic links too.
-        seed: of the division into folds.
-        threads: the most threads to use for features.
-        cache: a file that keeps features by the pictures' content; None for none.
-        on_skip: is called with the path and the reason for each picture that is left out; by default, each is a
+        follow_links: also search symbolic links to folders within the folders of classes.
+        seed: the seed of the division into folds.
+        threads: the maximum number of threads for features.
+        cache: a file that caches features by the pictures' content; None for no cache.
+        on_skip: called with the path and the reason for each picture that is skipped; by default, each causes a
             warning.
         progress: draw a bar on stderr.
 
@@ -105,9 +105,9 @@ def study(
         an ``Outcome``.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: ``data`` is not as above, or there are fewer than two classes or
-            fewer than two readable pictures of one, or names of classes are too long for a native file.
-        ImportError: scikit-learn or Pillow is not installed.
+        FileNotFoundError, TypeError, ValueError: if ``data`` is not as above, if there are fewer than two classes or
+            fewer than two readable pictures of a class, or if names of classes are too long for a native file.
+        ImportError: if scikit-learn or Pillow is not installed.
         WeightsError: as ``fastmnv2.load``.
     """
     if not isinstance(folds, int) or folds < 2:
@@ -147,7 +147,7 @@ def study(
 
 
 def _check_names(folded: Folded, classes: tuple[str, ...]) -> None:
-    """WeightsError if the model could not be saved, which is better known before the training."""
+    """Raise WeightsError before the training if the model could not be saved."""
     from fastmnv2.weights.forms import native
 
     features, count = folded.network.features, len(classes)
@@ -163,7 +163,7 @@ def _nothing() -> Any:
 
 
 def _check(found: dataset.Dataset, folds: int) -> int:
-    """How many folds there can be. ValueError if there are too few pictures to judge by."""
+    """The possible number of folds. ValueError if there are too few pictures."""
     counts = found.members.sum(axis=0)
     few = [f"{name} ({count})" for name, count in zip(found.classes, counts, strict=True) if count < 2]
     if few:
@@ -192,5 +192,5 @@ def _notes(
     if twice:
         notes.append(f"{twice} pictures are the same file as another one with another label")
     if choice.strength in (regression.STRENGTHS[0], regression.STRENGTHS[-1]):
-        notes.append("the best strength is the last that was tried: it might be better still beyond")
+        notes.append("the best strength is the last one tried; a value beyond it might be better")
     return tuple(notes)

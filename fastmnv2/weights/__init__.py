@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError, is_this_machines
 from fastmnv2.core.head import named
 from fastmnv2.weights.files import exists, open_file
@@ -19,10 +20,7 @@ FORMS = (
 )
 
 
-PRECISIONS = ("float32", "int8")
-
-
-def read(path: str | os.PathLike[str], precision: str = "float32") -> Source:
+def read(path: str | os.PathLike[str], precision: Precision = "float32") -> Source:
     """Read a weights file or folder of any form.
 
     With precision "int8" the result is a ``Quantised`` with the integers of an 8-bit file.

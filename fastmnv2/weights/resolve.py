@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastmnv2.core.arguments import PRECISIONS, Precision
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
 from fastmnv2.core.network import checked_size
-from fastmnv2.weights import PRECISIONS, Source, cache, first_layer, read, refusing
+from fastmnv2.weights import Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
 from fastmnv2.weights.tensors import RANGE_LIMIT, Folded, is_range
@@ -45,7 +46,7 @@ def adapted(
     weights: Any,
     *,
     download: bool = True,
-    precision: str | None = None,
+    precision: Precision | None = None,
     input_range: tuple[float, float] | None = None,
     head: bool = True,
     classes: Sequence[str] | None = None,
@@ -95,7 +96,7 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
     return black, white
 
 
-def own_precision(weights: Any) -> str:
+def own_precision(weights: Any) -> Precision:
     """The default precision of a model of ``weights``: the one that a native file records, and float32 otherwise."""
     name = os.environ.get("FASTMNV2_WEIGHTS") if weights is None or weights == IMAGENET else weights
     if not isinstance(name, (str, os.PathLike)) or name in (None, UNTRAINED) or not os.path.isfile(name):

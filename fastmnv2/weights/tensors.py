@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError, printable
 from fastmnv2.core.head import Head, softmax
 from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
@@ -135,7 +136,7 @@ class Folded(Source):
         return cls(**told | {"tensors": tensors})
 
     @property
-    def precision(self) -> str:
+    def precision(self) -> Precision:
         """The precision that a model of these weights computes in."""
         return "float32"
 

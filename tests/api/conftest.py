@@ -1,4 +1,4 @@
-"""Give calls as many threads as they ask for on any machine, because the bits must not depend on the number."""
+"""Give calls the requested number of threads on any machine, because the bits must not depend on the number."""
 
 import pytest
 

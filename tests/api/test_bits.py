@@ -1,4 +1,4 @@
-"""The same image gives the same bits: in any batch, at any position, on any threads and instruction set."""
+"""The same image gives the same bits in any batch, at any position, on any number of threads and instruction set."""
 
 import subprocess
 import sys
@@ -11,14 +11,14 @@ import fastmnv2
 
 @pytest.fixture(scope="module")
 def alone(model, images):
-    """Each image's features when it is the only one, on one thread."""
+    """Each image's features, computed alone on one thread."""
     return np.stack([model.embed(image, threads=1) for image in images])
 
 
 FASTEST = fastmnv2.available_isas()[-1]
 SOME = range(1, 10), (1, 2, 5)  # batch sizes and threads
 ALL = range(1, 71), range(1, 9)
-FEWER = (*range(1, 10), 16, 31, 70), range(1, 9)  # for kernels that take tens of milliseconds an image
+FEWER = (*range(1, 10), 16, 31, 70), range(1, 9)  # for kernels that take tens of milliseconds per image
 
 
 def sweeps():
@@ -90,7 +90,7 @@ def test_flush_to_zero_in_the_calling_thread_changes_nothing(model, images, alon
 
 
 def test_the_digest_that_every_wheel_must_have():
-    """Of features and logits from untrained weights: the same on any processor, compiler and numpy."""
+    """A digest of features and logits from untrained weights is the same on any processor, compiler and numpy."""
     check_wheel = pytest.importorskip("check_wheel")
     command = [sys.executable, check_wheel.DIGEST_PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Many threads, many processes, other users of OpenMP, and Ctrl-C: right results, and nobody hangs."""
+"""Many threads, many processes, other users of OpenMP, and Ctrl-C give right results, and nothing hangs."""
 
 import concurrent.futures
 import ctypes.util
@@ -46,7 +46,7 @@ def test_python_goes_on_while_a_batch_is_computed(model):
         turns += 1
         time.sleep(0.001)
     worker.join()
-    assert turns > 20  # a held interpreter lock would let this thread run a handful of times
+    assert turns > 20  # if calls held the interpreter lock, this thread would run only a few times
 
 
 def _child(path, images, threads, queue):
@@ -118,7 +118,7 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
         child.send_signal(signal.SIGINT)
         share, works = child.stdout.read().split()
     assert works == "True"
-    assert float(share) < 0.3  # without an answer it is 1; half a second of two cores is 0.05
+    assert float(share) < 0.3  # 1 if Ctrl-C has no effect; half a second on two cores is 0.05
 
 
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])

@@ -21,7 +21,7 @@ from fastmnv2.weights.untrained import untrained
 
 @pytest.fixture(scope="module")
 def in_memory():
-    """A model of weights that lie in no file."""
+    """A model whose weights are not in a file."""
     return fastmnv2.load("untrained", threads=1)
 
 

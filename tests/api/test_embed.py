@@ -1,4 +1,4 @@
-"""What callers may pass in, and what they are told when it is wrong."""
+"""Valid arguments, and the errors for invalid ones."""
 
 import array
 import pickle
@@ -313,7 +313,7 @@ def test_endpoints_are_those_that_embed_goes_through(model, images):
 
 
 def test_a_batch_of_many_parts_is_that_of_one(model, images, monkeypatch):
-    """A long batch is computed in parts, of which every output is put together."""
+    """A long batch is computed in parts, and every output is joined from them."""
     batch = np.concatenate([images] * 4)
     in_bytes = (batch * 255).astype(np.uint8)
     names = ["default", "MobilenetV2/layer_19", "MobilenetV2/layer_4/depthwise_output"]

@@ -1,4 +1,4 @@
-"""Full disks, killed processes, shared and read-only caches, odd machines: the old file or the new one, never half."""
+"""Full disks, killed processes, shared and read-only caches, odd machines: files are always old or new, never half."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def test_every_allocation_of_the_core_fails_once(tmp_path, untrained_native):
     source = ROOT / "tests" / "c" / "failing_allocations.c"
     subprocess.run([compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(shim), "-ldl"], check=True)
     failed = run_without_memory("core", untrained_native, LD_PRELOAD=str(shim))
-    # A model and its weights; and a forward pass's arenas, which the shared model keeps.
+    # A model and its weights, and the arenas of a forward pass, which the shared model caches.
     assert failed == {"load": 2, "embed": 5 if fastmnv2.info()["openmp"] else 3, "shared": 0, "endpoints": 0}
 
 
@@ -113,7 +113,7 @@ LIMITS = ["processes 1", "processes 3", "processes 5", "processes 3 later", "mem
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux' limits")
 @pytest.mark.parametrize("limit", [*LIMITS, "group", "stack 1000000G", "stack 4G"])
 def test_threads_that_can_not_be_started_are_done_without(untrained_native, limit):
-    """OpenMP's runtimes end the process."""
+    """Without a guard, OpenMP's runtimes end the process."""
     if not fastmnv2.info()["openmp"]:
         pytest.skip("built without OpenMP")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
@@ -128,12 +128,12 @@ def test_threads_that_can_not_be_started_are_done_without(untrained_native, limi
     most = {"processes 1": 1, "processes 3": 3, "processes 5": 5, "processes 3 later": 3}.get(limit, 64)
     assert max(counts) <= most
     if limit.startswith(("processes 5", "group", "memory 200", "stack 4G")):
-        assert max(counts) > 2, counts  # what can be started is used
+        assert max(counts) > 2, counts  # all threads that can start are used
 
 
 @contextlib.contextmanager
 def group_of_processes(most):
-    """A control group's folder, for at most so many processes and threads."""
+    """The folder of a control group with this limit of processes and threads."""
     for parent in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
         folder = parent / f"fastmnv2-{os.getpid()}"
         try:

@@ -1,4 +1,4 @@
-"""Every member of the family: found from its weights, right against float64, and in LiteRT's bytes where it is int8."""
+"""Every member of the family is recognised by its weights, close to float64, and as int8 equal to LiteRT's bytes."""
 
 import pickle
 from dataclasses import replace
@@ -17,7 +17,7 @@ from fastmnv2.weights.untrained import untrained
 
 
 def keras_channels(multiplier):
-    """keras.applications' rule for the 17 blocks' outputs, written out again."""
+    """keras.applications' rule for the 17 blocks' outputs, written independently."""
 
     def divisible(value):
         rounded = max(8, int(value + 4) // 8 * 8)
@@ -36,7 +36,7 @@ def test_every_multiplier_follows_the_rule_and_is_found_again():
         found = networks.nearest_multiplier(channels)
         assert of(found, 96, 96).handle.channels == channels
         assert found == network.multiplier or hundredths / 100 not in MULTIPLIERS
-    for step in range(500, 4001):  # no network lies between those that are tried
+    for step in range(500, 4001):  # the search skips no network
         channels = keras_channels(step / 2000)
         assert of(networks.nearest_multiplier(channels), 96, 96).handle.channels == channels
 
@@ -53,7 +53,7 @@ def test_names_and_sizes():
 
 
 MEMBERS = [(0.25, 64, 64), (0.35, 96, 96), (0.6, 64, 128), (1.0, 64, 96), (1.4, 96, 96)]
-# Maps of odd height and width, of one row and one column.
+# Sizes that give maps of odd height and width, of one row and of one column.
 ODD_MEMBERS = [(0.25, 65, 65), (0.35, 33, 47), (0.35, 32, 32), (0.5, 32, 97), (0.75, 97, 33)]
 # Sizes that people use, and the widest.
 LARGE_MEMBERS = [(0.35, 100, 100), (0.35, 150, 200), (0.35, 299, 299), (0.25, 32, 512), (0.25, 511, 33)]
@@ -65,7 +65,7 @@ LARGE_MEMBERS = [(0.35, 100, 100), (0.35, 150, 200), (0.35, 299, 299), (0.25, 32
 )
 def member(request):
     network = of(*request.param)
-    # Made for ordinary maps: statistics of one pixel would make weights that magnify every rounding.
+    # Weights made on larger maps, because statistics of one pixel would give weights that amplify rounding errors.
     source = untrained(seed=1, network=of(network.multiplier, 96, 96))
     return network, replace(source, size=network.size)
 
@@ -138,7 +138,7 @@ def test_googles_other_uint8_files_have_litert_bytes(real_weights, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [(0.35, 224), (0.5, 160), (1.0, 224), (1.4, 224)])
 def test_keras_networks_are_within_the_bar(tmp_path, which):
-    """Seeded weights, through Keras' own file: as near to float64 as twice TensorFlow's own error."""
+    """Seeded weights from a file that Keras wrote: the error against float64 is at most twice TensorFlow's."""
     from keras_model import keras_model
 
     network = of(which[0], which[1], which[1])

@@ -1,4 +1,4 @@
-"""Which modules import which: never in a circle, and nothing heavy."""
+"""Imports between modules: no circles, and nothing heavy."""
 
 import ast
 import subprocess
@@ -21,7 +21,7 @@ def modules():
 
 
 def imported(path, names):
-    """What a module imports at any time, also in its functions; not what only type checkers see."""
+    """A module's imports, including those in functions, but not those for type checkers only."""
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -39,7 +39,7 @@ def imported(path, names):
 
 
 def circle(graph):
-    """Some modules that import each other in turn, or None."""
+    """A circle of modules that import each other, or None."""
     done, path = set(), []
 
     def visit(name):
@@ -94,14 +94,14 @@ def test_images_need_no_import_of_their_own():
 
 
 def test_bundlers_find_the_parts_that_are_imported_by_name():
-    """PyInstaller and others read a module's import statements, also those that only type checkers run."""
+    """PyInstaller and similar tools read all import statements of a module, even those for type checkers only."""
     statements = ast.walk(ast.parse((PACKAGE / "__init__.py").read_text()))
     found = [node.names for node in statements if isinstance(node, ast.ImportFrom) and node.module == "fastmnv2"]
     assert {"hub", "image", "learn"} <= {alias.name for names in found for alias in names}
 
 
 def test_import_paths_of_the_first_version_still_work():
-    """They warn, and the constants of the one network that there was are those of the default one."""
+    """Old import paths warn, and the constants of 0.1's only network are those of the default one."""
     program = """
 import warnings
 warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""8-bit models: every op's bytes are LiteRT's, on Google's file and on files that no converter would make."""
+"""8-bit models: every op's bytes equal LiteRT's, on Google's file and on files that no converter would make."""
 
 import pickle
 
@@ -51,7 +51,7 @@ def pictures():
 
 
 def names_of_ops(network=DEFAULT):
-    """Our names of what LiteRT's operators give, in their order."""
+    """Our names of the outputs of LiteRT's operators, in order."""
     names = []
     for block, project in enumerate(network.layers[2:-1:3]):
         expansion, depthwise, output = (network.endpoints[4 * block + part].name for part in range(3))
@@ -60,7 +60,7 @@ def names_of_ops(network=DEFAULT):
 
 
 def litert(path, pictures, network=DEFAULT):
-    """What LiteRT's default engine gives at every op: {name: integers}, with "logits" and "SOFTMAX" where they are."""
+    """The output of every op in LiteRT's default engine: {name: integers}, with "logits" and "SOFTMAX" if present."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=1, experimental_preserve_all_tensors=True)
@@ -74,7 +74,7 @@ def litert(path, pictures, network=DEFAULT):
     for picture in pictures:
         pixels = picture.astype(np.int16) + (-128 if source["dtype"] == np.int8 else 0)
         if source["dtype"] == np.float32:
-            pixels = (picture - 127.0) / 127.5  # what QUANTIZE makes these bytes of again
+            pixels = (picture - 127.0) / 127.5  # QUANTIZE turns these back into the same bytes
         interpreter.set_tensor(source["index"], pixels[np.newaxis].astype(source["dtype"]))
         interpreter.invoke()
         for name, index in zip(found, [*computed, *others.values()], strict=True):
@@ -235,7 +235,7 @@ def test_hostile_numbers_are_one_error(made, tmp_path, what):
     good = resolve(made["int8"], precision="int8")
     with pytest.raises(WeightsError):
         type(good).of(good, _spoil(good.tensors, name, value))
-    # Written as a file, which `write` itself would not do.
+    # Set without the checks, so that the file contains the bad value.
     object.__setattr__(good, "tensors", _spoil(good.tensors, name, value))
     native.write(tmp_path / "hostile.safetensors", good)
     for precision in ("int8", "float32"):
@@ -244,7 +244,7 @@ def test_hostile_numbers_are_one_error(made, tmp_path, what):
 
 
 class TestQuantize:
-    """Float weights made into an int8 network."""
+    """Float weights quantised to an int8 network."""
 
     def test_is_near_the_float_network_and_calibration_matters(self, untrained_native, pictures, tmp_path):
         random = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Choosing an instruction set, and what info() says of it."""
+"""The choice of an instruction set, and its report in info()."""
 
 import os
 import platform
@@ -49,8 +49,8 @@ def test_info_without_weights_says_so_and_downloads_nothing():
     assert info["weights_embedded"] is False
 
 
-# Above the baseline of x86-64, SSE2: all that AVX and its successors brought, SSE3 to SSE4.2, bit manipulation. (Not
-# tzcnt, which older processors take for bsf.)
+# Instructions above x86-64's baseline, SSE2: all of AVX and later, SSE3 to SSE4.2, bit manipulation. (Not tzcnt, which
+# older processors execute as bsf.)
 NEWER = re.compile(
     r"\t(v[a-z0-9]+ .*%[xyz]mm|k[a-z]+[bwdq] .*%k|addsubp|hadd|hsub|lddqu|movddup|movs[hl]dup|pabs|palignr|phadd|phsub|"
     r"pmaddubsw|pmulhrsw|pshufb|psign|blend|pblend|dpp|extractps|insertps|mpsadbw|packusdw|pcmp(eq|gt)q|pcmp[ei]str|"
@@ -58,16 +58,16 @@ NEWER = re.compile(
     r"bls|bzhi|mulx|pdep|pext |rorx|sarx|shlx|shrx|movbe|adcx|adox|fxsave|cmpxchg16b)"
 )
 
-# What the tiers make of their templates; everything else in the module is code for any processor.
+# Functions that the tiers generate from templates; all other code in the module must run on any processor.
 
 
 def functions_of_instruction_sets(module):
-    """Addresses of the functions that the files of csrc/isas.def made; empty if the module was stripped."""
+    """Addresses of the functions from the files of csrc/isas.def; empty if the module was stripped."""
     files = {f"{Path(name).name}.c" for name in isas()}
     table = subprocess.run(["objdump", "-t", module], capture_output=True, text=True, check=True).stdout
     found, here = set(), False
     for line in table.splitlines():
-        # Local symbols follow the name of the file that they are of.
+        # Local symbols follow the name of their file.
         if re.search(r" df \*ABS\*", line):
             here = line.split()[-1] in files
         elif here and re.match(r"[0-9a-f]+ l +F ", line):
@@ -94,7 +94,7 @@ def test_no_instruction_above_the_baseline_outside_the_kernels():
                 function = int(head[1], 16), head[2]
             elif NEWER.search(line):
                 users[function] = line
-        assert any(address in kernels for address, _ in users)  # the search finds what there is
+        assert any(address in kernels for address, _ in users)  # the search does find such instructions
         assert not {name: line for (address, name), line in users.items() if address not in kernels}
 
 
@@ -109,7 +109,7 @@ def test_an_old_processor_runs_kernels_without_avx(model, untrained_native, imag
     np.save(tmp_path / "images.npy", images[:1])
     paths = [untrained_native, tmp_path / "features.npy", tmp_path / "images.npy"]
     command = [emulator, "-cpu", "Nehalem", *program("embed_on_its_isa", *paths)]
-    # On some hosts numpy's OpenBLAS takes the processor for a newer one than is emulated.
+    # On some hosts numpy's OpenBLAS detects a newer processor than the emulated one.
     environment = os.environ | {"OPENBLAS_CORETYPE": "Nehalem"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

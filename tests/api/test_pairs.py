@@ -1,4 +1,4 @@
-"""Similar vectors: the pairs that a full matrix has, in blocks."""
+"""Similar vectors: the search in blocks finds the same pairs as a full matrix."""
 
 import tracemalloc
 

@@ -1,4 +1,4 @@
-"""Ray: the same vectors, folders of the same parts, and a node that is killed midway."""
+"""Ray: the same vectors, the same parts in folders, and a node that is killed during a job."""
 
 import json
 import time
@@ -25,7 +25,7 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head and two nodes, each in processes of its own."""
+    """A head node and two workers, each in its own processes."""
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20})
@@ -37,7 +37,7 @@ def cluster():
 
 
 def test_embedder_without_ray(paths, model):
-    """It is a plain class."""
+    """The actor is a plain class, which works without Ray."""
     from fastmnv2.ray import ImageEmbedder
 
     batch = {"path": np.array([*paths[:3], "none.jpg"]), "other": np.arange(4)}

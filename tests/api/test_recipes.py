@@ -1,4 +1,4 @@
-"""The recipes of docs/clusters.md are run as they stand there."""
+"""The recipes of docs/clusters.md run as printed."""
 
 import re
 from pathlib import Path

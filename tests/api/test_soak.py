@@ -1,4 +1,4 @@
-"""Many calls, and many models that come and go: resident memory stays where it was."""
+"""Resident memory does not grow over many calls and many short-lived models."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ def resident():
 
 
 def growth(turns, turn):
-    """Bytes that the last nine tenths of the turns added to resident memory."""
+    """The growth of resident memory, in bytes, over the last nine tenths of the iterations."""
     for number in range(turns // 10):
         turn(number)
     before = resident()
@@ -59,7 +59,7 @@ def test_loads(untrained_native, images, loads):
 
     grown = growth(loads, turn)
     print(f"{loads} loads: {grown} bytes more than after a tenth of them")
-    assert grown < 8 << 20  # less than one model has
+    assert grown < 8 << 20  # less than one model takes
 
 
 def test_a_leak_would_be_seen(untrained_native):

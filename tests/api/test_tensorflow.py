@@ -1,4 +1,4 @@
-"""The numerics promise: as near to float64 truth as TensorFlow itself, at all 71 outputs, and mutants fail."""
+"""The numerics promise: as close to float64 as TensorFlow itself at all 71 outputs, while mutants fail."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fastmnv2.weights.untrained import untrained
 
 
 def within_bar(got, truth, tensorflow, largest=1e-4):
-    """Relative L2 at most twice TensorFlow's own and 5e-6, and no difference above ``largest``."""
+    """The relative L2 error is at most twice TensorFlow's own and 5e-6, and no difference exceeds ``largest``."""
 
     def relative(value):
         return np.linalg.norm(value.astype(np.float64) - truth) / np.linalg.norm(truth)
@@ -19,14 +19,14 @@ def within_bar(got, truth, tensorflow, largest=1e-4):
 
 
 def odd_variables():
-    """The untrained variables made awkward, as trained ones are."""
+    """The untrained variables with the awkward values of trained ones."""
     variables = dict(untrained(seed=3).tensors)
     rng = np.random.RandomState(5)
     for layer in DEFAULT.layers[:-1]:
         norm = f"{layer.scope}/BatchNorm/"
         gamma, beta, variance = (variables[norm + name].copy() for name in ("gamma", "beta", "moving_variance"))
         dead = rng.choice(layer.out_channels, max(1, layer.out_channels // 16), replace=False)
-        # A dead channel: no variance, and a kernel that gives next to nothing.
+        # A dead channel: no variance, and a kernel close to 0.
         variance[dead] = 1e-36
         kernel = variables[layer.weights_name].copy()
         kernel[(slice(None),) * (2 if layer.kind == "depthwise" else 3) + (dead,)] *= 1e-20
@@ -46,7 +46,7 @@ def odd_variables():
 
 
 def negative_variables(shift):
-    """The untrained variables with every beta that much lower: most activations are cut off at 0."""
+    """The untrained variables with every beta lower by this much, so that most activations are clamped to 0."""
     variables = dict(untrained(seed=4).tensors)
     return {name: value - np.float32(shift * name.endswith("beta")) for name, value in variables.items()}
 
@@ -103,7 +103,7 @@ def test_the_module_has_71_outputs(case):
 def test_every_endpoint_is_within_the_bar(case):
     for name, value in case.model.endpoints(case.images).items():
         truth, theirs = case.truth[name], case.tensorflow[name]
-        # Inner maps hold larger values than features, so there TensorFlow's own largest error counts as well.
+        # Inner maps have larger values than features, so TensorFlow's own largest error is allowed there too.
         largest = 1e-4 if name == "default" else max(1e-4, 2 * np.abs(theirs - truth).max())
         assert within_bar(value, truth, theirs, largest), name
 
@@ -116,7 +116,7 @@ NETWORKS = ("untrained", "odd", "negative", "deep negative", "real")
     [("negative", 6), *(pytest.param(name, 48, marks=pytest.mark.slow) for name in NETWORKS)],
 )
 def test_flat_colours_are_as_near_as_tensorflow(request, tmp_path, network, number):
-    """Where there is nothing to see, float32's errors do not average out: TensorFlow's own are as large."""
+    """On flat images float32's errors do not average out; TensorFlow's own are as large."""
     colours = np.random.RandomState(2).rand(number, 1, 1, 3).astype(np.float32)
     images = np.broadcast_to(colours, (number, 96, 96, 3)).copy()
     variables = {
@@ -179,14 +179,14 @@ def test_a_mutant_fails_the_same_bar(case, mutant):
 
 
 def test_the_reference_itself_is_tensorflows_network(case):
-    """In float32, numpy's forward is within the bar that mutants fail: the truth is the right one."""
+    """numpy's reference in float32 meets the limit that mutants exceed, so the reference is right."""
     single = forward(case.variables, case.images, dtype=np.float32)["default"]
     assert within_bar(single, case.truth["default"], case.tensorflow["default"])
 
 
 @pytest.mark.slow
 def test_keras_applications_is_a_second_witness(tmp_path, images):
-    """keras.applications.MobileNetV2, whose architecture was written by others, with the same variables."""
+    """keras.applications.MobileNetV2, an independent implementation, gives the same with the same variables."""
     from keras_model import keras_model
 
     variables = odd_variables()

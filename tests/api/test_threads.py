@@ -1,4 +1,4 @@
-"""Thread counts, and life together with forks and other threads."""
+"""Thread counts, forks, and other threads in the same process."""
 
 import os
 import subprocess
@@ -45,7 +45,7 @@ def test_environment_and_affinity_limit_the_default():
 
 
 def test_no_more_threads_than_processors(real_processors):
-    """They would wait for each other: 8192 images on 1024 threads took 3.4 s to hear Ctrl-C, and 200 times as long."""
+    """More threads than CPUs wait for each other: 1024 threads took 200 times as long, and 3.4 s to see Ctrl-C."""
     assert threads.resolve(1024) == threads.resolve(real_processors) == real_processors
     assert threads.resolve(1) == 1
 

@@ -1,4 +1,4 @@
-"""The command line: what is written and printed, what is refused, and what is left behind."""
+"""The command line: outputs, messages, refusals, and files that interrupted commands leave."""
 
 import csv
 import gc
@@ -23,13 +23,13 @@ NAMES = ["a.png", "b.JPG", "sub/c.bmp", "sub/deep/d.webp"]
 
 @pytest.fixture(scope="module")
 def expected(pictures, model):
-    """Each picture embedded on its own through the API, by path."""
+    """The vector of each picture, computed alone through the API, by path."""
     paths = [str(pictures / name) for name in NAMES]
     return {path: model.embed(image.load_image(path)) for path in paths}
 
 
 def read_back(path):
-    """Paths and features of an output file, through the format's usual reader."""
+    """Paths and features of an output file, read by the format's usual library."""
     if path.suffix == ".npy":
         with path.open("rb") as file:
             features, paths = np.load(file, allow_pickle=False), np.load(file, allow_pickle=False)
@@ -150,13 +150,13 @@ class TestEmbed:
         folder = tmp_path / "in"
         folder.mkdir()
         names = ['comma, "quote".png', "naïve 猫.png", os.fsdecode(b"latin-\xe9.png")]
-        if sys.platform != "linux":  # other file systems know text only
+        if sys.platform != "linux":  # other file systems allow only text
             names.pop()
         names += ["two\nlines.png", "\x1b[2Jclear.png"]
         for name in names:
             (folder / name).write_bytes((pictures / "a.png").read_bytes())
         run("embed", folder, "-o", tmp_path / f"f{suffix}")
-        if suffix == ".csv":  # the reader above is strict; bytes come back with surrogateescape
+        if suffix == ".csv":  # the reader above is strict; surrogateescape restores bytes
             text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")
             found = [row[0] for row in csv.reader(text.splitlines(keepends=True))][1:]
         else:
@@ -168,7 +168,7 @@ class TestEmbed:
             wanted = [name.replace("\udce9", "\ufffd") for name in wanted]
         assert found == wanted
 
-    @pytest.mark.filterwarnings("error")  # of what pytest hears from destructors
+    @pytest.mark.filterwarnings("error")  # pytest reports exceptions in destructors as warnings
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_interrupted_is_130_and_leaves_nothing(self, run, pictures, tmp_path, monkeypatch, suffix):
         embed, calls = fastmnv2.Model.embed, []
@@ -325,7 +325,7 @@ class TestInfo:
 class TestDemo:
     def test_without_weights_it_says_so_and_runs_untrained(self, run, monkeypatch):
         monkeypatch.delenv("FASTMNV2_WEIGHTS")
-        monkeypatch.delenv("FASTMNV2_OFFLINE")  # the demo must keep off the network by itself
+        monkeypatch.delenv("FASTMNV2_OFFLINE")  # the demo must not use the network even without this variable
         monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("used the network"))
         monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("used the network"))
         text = run("demo").stdout

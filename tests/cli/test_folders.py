@@ -1,4 +1,4 @@
-"""``fastmnv2 embed -o FOLDER/``: parts that are whole whenever the process is killed, and go on from there."""
+"""``fastmnv2 embed -o FOLDER/``: parts stay consistent whenever the process is killed, and the next run resumes."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def make(folder, count, first=0):
 
 
 def read(folder):
-    """Every row by path, and what the manifest says."""
+    """Every row by path, and the manifest's content."""
     import pyarrow.parquet
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -60,7 +60,7 @@ def read(folder):
 
 
 def check(rows, paths, model):
-    """Each picture there once, with the vector that it has on its own."""
+    """Check that each picture occurs once, with the same vector as when computed alone."""
     assert sorted(rows) == sorted(map(str, paths))
     for path in paths:
         row = rows[str(path)]
@@ -159,7 +159,7 @@ def test_file_options_are_refused_elsewhere(run, tmp_path):
 
 
 def wait_for_a_save(process, out):
-    """Until the job has written something more, or has ended."""
+    """Wait until the job has written more or has ended."""
 
     def written():
         return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
@@ -172,7 +172,7 @@ def wait_for_a_save(process, out):
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("kills", "number"), [(3, 500), pytest.param(40, 2000, marks=pytest.mark.slow)])
 def test_killed_many_times(untrained_native, tmp_path, model, kills, number):
-    """Killed at random, some pictures changed meanwhile: nothing lost, nothing twice."""
+    """A job that is killed at random times while pictures change loses no row and writes none twice."""
     pictures, out = make(tmp_path / "pictures", number), tmp_path / "out"
     chance = random.Random(5)
     at_work = 0

@@ -1,4 +1,4 @@
-"""A folder of parts over many runs: what joins it, what is tried again, what --prune drops, what stays untouched."""
+"""A folder of parts over many runs: added pictures, retries, rows that --prune drops, and files that stay untouched."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def make(*paths, seed=0):
 
 
 def rows(folder):
-    """Each row by path: from all parts, or twice there is an error."""
+    """Each row of all parts by path. Raises if a path occurs twice."""
     found = {}
     for part in sorted(folder.glob("part-*.parquet")):
         for row in arrow.read_table(part).to_pylist():
@@ -41,7 +41,7 @@ def errors(folder):
 
 @pytest.fixture
 def fails(monkeypatch):
-    """Pictures by name, and the error that opening each raises as long as it is in there."""
+    """Pictures by name, and the errors that opening them raises while they are in this dict."""
     broken = {}
     real = decode.open_picture
 
@@ -55,7 +55,7 @@ def fails(monkeypatch):
     return broken
 
 
-# ---- what joins a folder ----
+# ---- added pictures ----
 
 
 def test_other_weights_of_the_same_source_are_refused(run, tmp_path):
@@ -152,7 +152,7 @@ def test_times_after_2262(run, tmp_path, monkeypatch):
         assert said in run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/").stderr
 
 
-# ---- what is tried again ----
+# ---- retries ----
 
 
 class Refused(Exception):
@@ -236,7 +236,7 @@ def test_a_missing_reader_is_the_machine_s(run, tmp_path, monkeypatch):
 
 @pytest.fixture
 def three(run, tmp_path, monkeypatch):
-    """Folders p, q and r of two pictures each, embedded."""
+    """Folders p, q and r with two pictures each, embedded."""
     monkeypatch.chdir(tmp_path)
     make(*(tmp_path / name / f"{i}.png" for name in "pqr" for i in range(2)))
     run("embed", "p", "q", "r", "-o", "out/")
@@ -256,7 +256,7 @@ def test_what_is_gone_is_dropped(three, tmp_path):
     said, left = three("p", "q")
     assert "1 dropped" in said
     assert left == [name for name in EVERY if name != "q/0.png"]
-    (tmp_path / "r" / "1.png").unlink()  # of a folder that isn't named, and which has other files
+    (tmp_path / "r" / "1.png").unlink()  # in a folder that isn't named and has other files
     assert three("p")[1] == [name for name in EVERY if name not in ("q/0.png", "r/1.png")]
 
 
@@ -272,7 +272,7 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
         (tmp_path / "q").mkdir()
     make(tmp_path / "p" / "new.png")
     said, left = three("p", "q", "r", code=1)
-    assert "--prune dropped nothing, because a source can't be searched; all else is done. q: " in said
+    assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
     assert left == sorted([*EVERY, "p/new.png"])
     said, left = three("p", "r")
     assert "2 not there, but kept" in said
@@ -314,7 +314,7 @@ def test_names_behind_an_overlong_one_are_read(three, tmp_path):
     assert left == EVERY[:-1]
 
 
-# ---- what is not ours ----
+# ---- other programs' files ----
 
 
 def test_interrupted_it_says_what_is_kept(run, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Feature files are whole, keep what they are, and say nothing that a name makes them say."""
+"""Feature files are complete or unchanged, and strange names neither change their content nor the messages."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def read_npy(path):
 
 
 def write(target, value, rows=40):
-    """Rows of ``value``, whose paths tell it."""
+    """Rows filled with ``value``, and paths that contain it."""
     with outputs.open_output(target, 1280) as writer:
         for _ in range(rows // 10):
             writer.append([str(value)] * 10, features(10, value))
@@ -44,7 +44,7 @@ def check(target):
 
 
 def test_two_writers_at_once_never_mix(tmp_path):
-    """Rows lay beside the other's paths in 12 of 60 runs, when the paths had a file of their own."""
+    """Paths in a separate file once ended up with the other writer's rows in 12 of 60 runs."""
     target = tmp_path / "f.npy"
     for run in range(60):
         both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (run % 7, 9)]
@@ -85,7 +85,7 @@ def test_a_symbolic_link_is_written_through(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     place, link = tmp_path / "elsewhere" / "g.npy", tmp_path / "f.npy"
     link.symlink_to(place)
-    for _ in range(2):  # to nothing yet, and to a file
+    for _ in range(2):  # the target does not exist at first, then it does
         write(link, 1)
         assert link.is_symlink()
         check(place)
@@ -158,7 +158,7 @@ def test_control_characters_are_escaped_everywhere(run, pictures, tmp_path, monk
         for text in (result.stdout, result.stderr):
             assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text), text
     assert len(results[1].stdout.splitlines()) == 5 * len(NAMES)
-    assert len(results[1].stderr.splitlines()) == len(NAMES) + 1  # skipped ones, and f.csv is of another kind
+    assert len(results[1].stderr.splitlines()) == len(NAMES) + 1  # skipped files, and a line that counts f.csv
     assert [json.loads(line)["path"] for line in results[2].stdout.splitlines()] == sorted(
         str(folder / name) for name in NAMES
     )
@@ -217,13 +217,13 @@ def test_the_demos_table_fits_a_terminal(run, pictures, tmp_path):
 @POSIX
 @pytest.mark.parametrize("command", ["embed", "classify"])
 def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
-    """On a terminal: while files are skipped, and within a second of work on large pictures."""
+    """On a terminal, the bar moves while files are skipped, and at least every second on large pictures."""
     import PIL.Image
 
     noise = np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8)
     large = PIL.Image.fromarray(noise).resize((4000, 4000))
     large.save(tmp_path / "0.png", compress_level=1)
-    for number in range(1, 48):  # many, for a loaded machine draws less often
+    for number in range(1, 48):  # many, because the bar is drawn less often on a loaded machine
         os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
     for number in range(4):
         (tmp_path / f"{number}broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -239,7 +239,7 @@ def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
 
 
 def on_a_terminal(command):
-    """What a program says on standard error, a terminal: (when, bytes)."""
+    """A program's output on standard error, which is a terminal: pairs of time and bytes."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)

@@ -1,4 +1,4 @@
-"""What --force may replace: a file, and a folder that was written by the same command, but nothing else."""
+"""--force replaces only files, and folders that the same command wrote."""
 
 import json
 import os
@@ -14,7 +14,7 @@ POSIX = pytest.mark.skipif(sys.platform == "win32", reason="pipes and symbolic l
 
 @pytest.fixture
 def writers(monkeypatch):
-    """Writers that need no other library: a file, or a folder as TensorFlow makes it."""
+    """Writers that need no other library: they write a file, or a folder like TensorFlow's."""
 
     def write(path, _source, _folded):
         if path.suffix:
@@ -48,7 +48,7 @@ def test_a_saved_model_of_ours_is_replaced(run, tmp_path, writers):
     (target / "assets" / "mine.txt").write_text("kept")
     assert "other files" in run("convert", "untrained", target, "--force", code=1).stderr
     (target / "assets" / "mine.txt").unlink()
-    (target / MARK).unlink()  # a SavedModel of TensorFlow's own
+    (target / MARK).unlink()  # now it looks like a SavedModel from TensorFlow
     assert "other files" in run("convert", "untrained", target, "--force", code=1).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

@@ -1,4 +1,4 @@
-"""What the command line is given: lists in several encodings, links, URLs, names of one file twice; and its help."""
+"""Inputs of the command line: lists in several encodings, links, URLs, files that are named twice; and its help."""
 
 import os
 import re
@@ -19,7 +19,7 @@ NAMES = ["a.png", "naïve 猫.png", "c d.png"]
 
 
 class Trickle:
-    """A file that gives a few bytes at a time, as pipes do."""
+    """A file that returns a few bytes at a time, like pipes."""
 
     def __init__(self, data, step):
         self.data, self.step = data, step
@@ -125,14 +125,14 @@ def test_every_option_is_explained(command):
     for line in text.split("Examples:")[1].splitlines():
         words = line.split()
         for number, word in enumerate(words):
-            if word == "fastmnv2":  # the examples are true: such commands and options there are
+            if word == "fastmnv2":  # the commands and options of the examples exist
                 found = cli.cli.get_command(context, words[number + 1])
                 known = {name for option in found.params for name in (*option.opts, *option.secondary_opts)}
                 assert {part for part in words[number + 2 :] if part.startswith("-") and part != "-"} <= known
 
 
 def test_pictures_of_alpha(run, tmp_path):
-    """Decoding options of the command line are those of the library."""
+    """The command line's decoding options are the library's."""
     from fastmnv2.cli.common import DECODING
     from fastmnv2.image.decode import Options
 

@@ -1,4 +1,4 @@
-"""``background``: what is behind transparent parts of pictures of every kind."""
+"""``background``: the colour behind transparent parts of pictures of every kind."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def encoded(picture, form, **options):
 
 
 def over(rgba, colour=COLOUR):
-    """The same in exact numbers."""
+    """The same with exact fractions."""
     alpha = rgba[..., 3:].astype(np.int64)
     return ((rgba[..., :3] * alpha + np.array(colour) * (255 - alpha) + 127) // 255).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Items that are changed after they were handed over, threads that die, forks and gevent: right rows or one error."""
+"""Items that change after they were passed, dying threads, forks and gevent give right rows or one error."""
 
 import contextlib
 import importlib.util
@@ -138,7 +138,7 @@ class Mute(Exception):
 
 
 class Raises:
-    """An item that does so when it is looked at."""
+    """An item that raises when it is accessed."""
 
     def __init__(self, error):
         self.error = error
@@ -148,7 +148,7 @@ class Raises:
 
 
 class Unnamed(Raises):
-    """One whose name can't be told either."""
+    """An item whose name raises too."""
 
     @property
     def filename(self):
@@ -192,7 +192,7 @@ def test_a_network_that_exits(model, monkeypatch):
 @UNIX
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_forked_while_pictures_are_decoded(model):
-    """The locks that a thread of the parent holds are not held in the child."""
+    """Locks that a thread of the parent holds are free in the child."""
     stream = io.BytesIO()
     PIL.Image.fromarray(np.tile(FRAMES[0], (12, 12, 1))).save(stream, "PNG", compress_level=1)
     shared = PIL.Image.fromarray(FRAMES[1])

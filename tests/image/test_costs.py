@@ -1,4 +1,4 @@
-"""Work and memory are bounded by a picture's pixels, whatever its file asks for: docs/pictures.md says how much."""
+"""A picture's pixels bound the work and memory, no matter what its file demands; docs/pictures.md has the figures."""
 
 import io
 import os
@@ -28,7 +28,7 @@ def is_writable(form):
 
 
 def progressive(scans, mode="L"):
-    """A progressive JPEG with the last of its scans repeated, until there are so many."""
+    """A progressive JPEG whose last scan is repeated until it has this many scans."""
     data = encoded(PIL.Image.new(mode, (64, 64)), "JPEG", progressive=True)
     start = data.rindex(b"\xff\xda")
     return data[:-2] + data[start:-2] * (scans - jpeg._count_scans(data)) + data[-2:]
@@ -51,7 +51,7 @@ class TestScans:
             image.read(progressive(65))
 
     def test_what_looks_like_one_is_none(self):
-        """In a thumbnail, a comment, behind the end; fill bytes and restart markers are none either."""
+        """Markers in thumbnails, in comments or after the end are not scans; neither are fill bytes and restarts."""
         data = encoded(PIL.Image.effect_noise((300, 200), 90), "JPEG", restart_marker_blocks=1)
         segment = b"\xff\xe5" + (2 + 400).to_bytes(2, "big") + b"\xff\xda" * 200
         odd = data[:2] + segment + b"\xff" * 9 + data[2:] + b"\xff\xda\0\0" * 99
@@ -61,7 +61,7 @@ class TestScans:
 
 
 class TestFormats:
-    """Decoders that take more than 4 bytes a pixel are given fewer pixels."""
+    """Decoders that take more than 4 bytes per pixel may decode fewer pixels."""
 
     @pytest.mark.parametrize(("form", "each"), [("WEBP", 16), ("AVIF", 12), ("JPEG", 10), ("PNG", 4), ("BMP", 4)])
     def test_the_same_memory_for_all(self, form, each):
@@ -115,7 +115,7 @@ class TestLongAxes:
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
     @pytest.mark.parametrize(("dtype", "width"), [(np.uint8, 30_000_000), (np.float32, 200_000)])
     def test_memory_of_arrays(self, method, dtype, width):
-        """All weights of the first would be 240 MB, all rows of the second in all columns 230."""
+        """All weights of the first picture at once would take 240 MB; all columns of the second, 230 MB."""
         wide = np.broadcast_to(dtype(1), (1, width, 3))
         tracemalloc.start()
         try:
@@ -152,7 +152,7 @@ class TestLongAxes:
         assert peak < 40 << 20
 
     def test_what_is_kept_is_bounded(self):
-        """The longest axes that are kept, as many as are."""
+        """As many of the longest cached axes as the cache holds."""
         resizing._whole_axis.cache_clear()
         for width in range(resizing._LONG - 80, resizing._LONG):
             resizing._pieces(width, 96, "area", resizing._LONG)
@@ -191,6 +191,6 @@ def test_memory_a_picture_is_what_the_docs_say(untrained_native, tmp_path, form,
 
 
 def test_the_default_takes_what_cameras_make():
-    """50 megapixels of a phone, as HEIC; 25 of a camera, as WebP or AVIF."""
+    """A phone's 50 megapixels as HEIC, and a camera's 25 as WebP or AVIF."""
     for kind, height, width in (("HEIF", 6048, 8064), ("WEBP", 4096, 6144), ("AVIF", 4096, 6144), (None, 8192, 8192)):
         limits.check("a", height, width, Options(), kind)

@@ -39,7 +39,7 @@ def encoded(array, form, **options):
         ((101, 300), (2, 3), (0, 74, 101, 152)),
         ((1, 1000), (96, 96), (0, 499, 1, 1)),
         ((1, 1000), (32, 512), (0, 492, 1, 16)),
-        ((1000, 1), (32, 512), (499, 0, 1, 1)),  # never less than a row
+        ((1000, 1), (32, 512), (499, 0, 1, 1)),  # at least one row
     ],
 )
 def test_the_window(shape, size, window):

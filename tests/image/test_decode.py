@@ -1,4 +1,4 @@
-"""Pictures of every kind: what becomes of them is stated, and the same with and without simplejpeg."""
+"""Pictures of every kind decode as documented, and to the same bits with and without simplejpeg."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ def jpegs():
 
 
 def strange_jpegs():
-    """Damaged in many ways, or followed by something."""
+    """JPEGs with many kinds of damage, or with trailing data."""
     data = encoded(picture(64, 48), "JPEG", quality=80)
     yield data + b"something else"
     yield data.replace(b"\xff\xda", b"\xff\xff\xff\xda", 1)
@@ -93,7 +93,7 @@ def test_the_same_with_and_without_simplejpeg(without_simplejpeg, files, scaled)
 
 
 def test_simplejpeg_is_used_where_it_is_installed(monkeypatch):
-    """That the tests above compare two decoders, and not Pillow with itself."""
+    """Checks that the tests above compare two decoders, not Pillow with itself."""
     simplejpeg = pytest.importorskip("simplejpeg")
     calls = []
     original = simplejpeg.decode_jpeg
@@ -141,7 +141,7 @@ def test_orientation_behind_a_thumbnail_that_looks_like_a_scan():
 
 
 class TestKinds:
-    """What ``fastmnv2.image.read`` says of each."""
+    """The message of ``fastmnv2.image.read`` for each."""
 
     rgb = np.asarray(picture(23, 14))
 
@@ -231,7 +231,7 @@ class TestSources:
                 np.testing.assert_array_equal(image.load_image(source), expected)
 
     def test_paths_of_bytes(self, tmp_path):
-        """os.scandir(b"…") has such; bytes themselves are a file's."""
+        """os.scandir(b"…") gives paths of bytes; plain bytes are a file's content."""
         path = tmp_path / "a.png"
         path.write_bytes(self.data)
         (entry,) = os.scandir(os.fsencode(tmp_path))

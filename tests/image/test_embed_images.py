@@ -69,7 +69,7 @@ def test_the_same_pillow_picture_many_times(files, model, expected):
 
 
 def test_archives_are_read_in_order(files, model, expected):
-    """Members of an archive share one file, which goes on while pictures are decoded."""
+    """Members of an archive share one file, whose position moves while pictures are decoded."""
     import tarfile
 
     stream = io.BytesIO()
@@ -222,7 +222,7 @@ class TestStreams:
         stream.close()
 
     def test_a_slow_source_holds_up_one_item(self, files, model):
-        """A camera: each vector is there before the one after the next picture is waited for."""
+        """With a camera, each vector arrives before the stream waits for the picture after the next."""
         taken = []
 
         def camera():
@@ -289,10 +289,10 @@ def test_the_network_fails(files, model, monkeypatch):
     ],
 )
 def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path, form, method):
-    """A 12-megapixel JPEG and PNG, exact: no second copy of the whole picture."""
+    """Exact decoding of a 12-megapixel JPEG or PNG makes no second copy of the whole picture."""
     path = tmp_path / f"a.{form}"
     picture = PIL.Image.effect_noise((400, 300), 60).convert("RGB").resize((4000, 3000))
     picture.save(path, **({"quality": 90} if form == "jpg" else {"compress_level": 1}))
     done = run("peak_of_pictures", untrained_native, path, method)
-    most = 1.3 if form == "jpg" else 1.5  # Pillow's own pictures have 4 bytes a pixel
+    most = 1.3 if form == "jpg" else 1.5  # Pillow's own pictures take 4 bytes per pixel
     assert 0.9 * 36e6 < float(done.stdout) < most * 36e6

@@ -1,4 +1,4 @@
-"""Decoding and resizing give TensorFlow's own bits, and broken pictures one clear error."""
+"""Decoding and resizing give TensorFlow's bits; broken pictures give one clear error."""
 
 import io
 import struct
@@ -43,7 +43,7 @@ def same_bits(left, right):
 
 
 def as_floats(tf, picture):
-    """What TensorFlow makes of a picture before it resizes it: bytes become [0,1]."""
+    """TensorFlow's conversion before resizing: bytes become [0,1]."""
     return tf.image.convert_image_dtype(picture, tf.float32) if picture.dtype == np.uint8 else picture
 
 
@@ -94,7 +94,7 @@ class TestResize:
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
     @pytest.mark.parametrize("shape", [(50, 60), (301, 317), (2, 3), (1, 1)])
     def test_any_strides(self, method, shape):
-        """Parts, flips and turns of a picture are read where they are; floats of them by numpy."""
+        """Parts, flips and rotations of a picture are read in place; numpy resizes those of floats."""
         wide = noise(shape[0] + 4, shape[1] + 7, 3)
         part = wide[2:-2, 3:-4]
         for view in (part, part[::-1], part[:, ::-1], part.swapaxes(0, 1), part[::-1].swapaxes(0, 1), part[::2, ::3]):
@@ -208,7 +208,7 @@ class TestRead:
 
     def test_exif_orientation_only_if_asked_for(self):
         exif = PIL.Image.Exif()
-        exif[0x0112] = 6  # turn a quarter clockwise to show
+        exif[0x0112] = 6  # rotate 90 degrees clockwise to display
         data = encode(RGB, "PNG", exif=exif)
         np.testing.assert_array_equal(image.read(io.BytesIO(data)), RGB)
         np.testing.assert_array_equal(image.read(io.BytesIO(data), exif=True), np.rot90(RGB, -1))

@@ -1,4 +1,4 @@
-"""Metadata never condemn pixels: files whose pixels are whole and whose metadata are large, damaged or nonsense."""
+"""Large, damaged or nonsensical metadata never prevent reading intact pixels."""
 
 import io
 import struct
@@ -113,7 +113,7 @@ def test_jpeg_segments(code, body):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", [None, "tiff_deflate", "jpeg"])
 def test_tiff_is_turned_when_asked_alone(orientation, compression):
-    """Pillow does it whatever is asked."""
+    """Pillow always rotates TIFFs by itself; ``exif=False`` undoes that."""
     options = {"compression": compression} if compression else {}
     plain, turned = encoded("TIFF", **options), encoded("TIFF", exif=exif(orientation), **options)
     stored = np.asarray(PIL.Image.open(io.BytesIO(plain)).convert("RGB"))
@@ -121,7 +121,7 @@ def test_tiff_is_turned_when_asked_alone(orientation, compression):
     marked = PIL.Image.fromarray(stored)
     marked.getexif()[0x0112] = orientation
     np.testing.assert_array_equal(image.read(turned, exif=True), np.asarray(PIL.ImageOps.exif_transpose(marked)))
-    for decoded in (False, True):  # a picture of Pillow's that is decoded already has been turned
+    for decoded in (False, True):  # a Pillow picture that is already decoded has already been rotated
         opened = PIL.Image.open(io.BytesIO(turned))
         if decoded:
             opened.load()
@@ -133,7 +133,7 @@ def test_nothing_else_is_taken_away():
         data = encoded(form)
         kept = metadata.without(data) or data
         np.testing.assert_array_equal(image.read(kept), image.read(data))
-        for size in range(0, len(data), 7):  # whatever is cut short stays so
+        for size in range(0, len(data), 7):  # truncated files remain errors
             without = metadata.without(data[:size])
             assert without is None or len(without) < size
     assert metadata.without(encoded("BMP")) is None

@@ -1,4 +1,4 @@
-"""Every line of Python and of fastmnv2's commands in README and docs/ is run, and every link has a target."""
+"""Runs every line of Python and every fastmnv2 command in README and docs/, and checks every link."""
 
 import importlib
 import re
@@ -16,9 +16,9 @@ from fastmnv2.weights.untrained import untrained
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-# Pages whose lines stand for themselves. tests/api/test_recipes.py runs those of docs/clusters.md.
+# Pages whose lines need no other page. tests/api/test_recipes.py runs those of docs/clusters.md.
 PAGES = {"README.md": 1, "docs/learning.md": 3, "docs/pictures.md": 1, "docs/weights.md": 2}
-NOT_MADE = "mobilenet_v2_1.0_224"  # Hugging Face's, which `place` does not hold
+NOT_MADE = "mobilenet_v2_1.0_224"  # Hugging Face's model, which is not in `place`
 ELSEWHERE = ("pip install", "RAY_ADDRESS=")  # .ci/run runs the first, tests/api/test_ray.py the second
 
 
@@ -29,7 +29,7 @@ def page(name):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with what the lines name: a module, pictures, files of other libraries."""
+    """A folder with everything that the lines name: a module, pictures, other libraries' files."""
     import int8_files
     import keras
     from keras_model import keras_model
@@ -68,7 +68,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture
 def names(place, monkeypatch):
-    """What the lines may take for granted."""
+    """The names that the lines may use without defining them."""
     import keras
 
     monkeypatch.chdir(place)
@@ -122,7 +122,7 @@ def test_the_lines_of_a_page(name, names, monkeypatch):
 
 @pytest.mark.slow
 def test_every_file_of_the_readmes_table(names, monkeypatch):
-    """A line for each file that people hold; each gives a model that takes pictures."""
+    """Each line loads one kind of file and gives a model that takes pictures."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")
     lines = re.findall(r"^\| .* \| `(model = .*)` \|$", page("README.md"), re.MULTILINE)
     assert len(lines) == 11
@@ -161,7 +161,7 @@ def test_every_section_has_lines_before_and_after():
 
 
 def installed(needs):
-    """Skips where what the lines before need is not there."""
+    """Skip if anything that the lines before need is missing."""
     sys.modules.setdefault("pkg_resources", types.SimpleNamespace(parse_version=lambda text: text))
     name, _, attribute = needs.partition(":")
     try:
@@ -223,7 +223,7 @@ def test_the_modules_calls(place, names):
 
 
 def test_the_package_itself_stays_small():
-    """``import fastmnv2`` imports neither Keras nor scikit-learn nor anything else of those."""
+    """``import fastmnv2`` imports no optional package such as Keras or scikit-learn."""
     import subprocess
 
     code = (

@@ -1,4 +1,4 @@
-"""What ``fastmnv2 convert`` writes is read by each ecosystem's own runtime, and by us, and says the same."""
+"""Each ecosystem's own runtime, and our reader, read the files of ``fastmnv2 convert`` and give the same results."""
 
 import json
 import os
@@ -59,7 +59,7 @@ SLOW = pytest.mark.slow
 
 @pytest.fixture(params=["logits", pytest.param("head", marks=SLOW), pytest.param("folded", marks=SLOW)])
 def case(request, sources):
-    """Kind, source, and our own model of it, which the other tests hold against TensorFlow."""
+    """Kind, source, and our own model of it, which other tests compare with TensorFlow."""
     from fastmnv2.core.model import Model
 
     source = sources[request.param]
@@ -72,7 +72,7 @@ def near(got, want, bar=5e-6):
 
 
 def read_back(path, case, pictures, bar=5e-6):
-    """Our own reader finds the same network in what was written."""
+    """Our own reader finds the same network in the written file."""
     kind, _, model = case
     again = fastmnv2.load(path)
     near(again.embed(pictures), model.embed(pictures), bar)
@@ -98,7 +98,7 @@ def test_keras(case, pictures, tmp_path, suffix):
         near(again.predict(pictures), model.predict(pictures))
         assert again.classes == (("cat", "dog", "fox") if suffix == "keras" else None)
     found = resolve_source(path)
-    for layer in DEFAULT.layers[:-1]:  # batch norms are kept, where there are any
+    for layer in DEFAULT.layers[:-1]:  # batch norms are kept, if there are any
         name = f"{layer.scope}/BatchNorm/gamma"
         assert (found.tensors[name] == source.tensors.get(name, 1)).all()
 
@@ -116,7 +116,7 @@ def test_tflite(case, pictures, tmp_path):
         near(np.concatenate([one["logits"] for one in outputs]), model.logits(pictures))
     if kind == "head":
         near(np.concatenate([one["predictions"] for one in outputs]), model.predict(pictures), 2e-5)
-    again = read_back(path, case, pictures)  # with the range, which the graph of [0,1] itself can't tell
+    again = read_back(path, case, pictures)  # with the input range, which the graph, which takes [0,1], does not show
     if kind == "head":
         near(again.predict(pictures), model.predict(pictures), 2e-5)
         assert again.classes == ("cat", "dog", "fox")
@@ -158,7 +158,7 @@ def test_saved_model(case, pictures, tmp_path):
 
 @SLOW
 def test_tensorflow_hub_takes_the_saved_model(sources, pictures, tmp_path):
-    """``hub.load`` and ``hub.KerasLayer``; the latter is built on Keras 2, which tf_keras is."""
+    """``hub.load`` and ``hub.KerasLayer``; the latter needs Keras 2, which is tf_keras."""
     import sys
     import types
 

@@ -1,4 +1,4 @@
-"""What stands around the network in Keras files: heads behind the pooling, the input range before it."""
+"""Layers around the network in Keras files: heads after the pooling, and the input range before the network."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def pixels():
-    """uint8 images, among them flat ones and noise."""
+    """uint8 images, including flat ones and noise."""
     from fastmnv2.weights.untrained import _images
 
     smooth = _images(np.random.RandomState(3), 9)
@@ -28,7 +28,7 @@ def pixels():
 
 
 def randomised(model, seed=0):
-    """Head variables that are not zeros and ones, variances above 0."""
+    """Head variables other than zeros and ones, with variances above 0."""
     rng = np.random.RandomState(seed)
     for layer in model.layers:
         if type(layer).__name__ == "Dense":
@@ -39,7 +39,7 @@ def randomised(model, seed=0):
 
 
 def heads():
-    """Layers behind the pooled features, by what they show."""
+    """Layers after the pooled features, by the case they test."""
     from keras import layers
 
     return {
@@ -81,7 +81,7 @@ def saved(model, path):
 
 
 def keras_output(model, images):
-    """What Keras makes of images, without the seconds that ``predict`` takes to compile."""
+    """Keras' output for images, without the seconds that ``predict`` takes to compile."""
     return np.asarray(model(np.asarray(images, np.float32), training=False))
 
 
@@ -116,7 +116,7 @@ def test_a_head_is_run(network, pixels, tmp_path, kind, suffix):
 
 @pytest.mark.slow
 def test_heads_in_sequential_and_nested_models(network, pixels, tmp_path):
-    """The commonest scripts: augmentation as a model of its own, preprocess_input, a base without pooling."""
+    """The most common scripts: augmentation in its own model, preprocess_input, a base without pooling."""
     import keras
     from keras import layers
     from keras.applications.mobilenet_v2 import preprocess_input
@@ -149,7 +149,7 @@ def test_heads_in_sequential_and_nested_models(network, pixels, tmp_path):
 
 
 def test_heads_of_keras_2(network, pixels, tmp_path):
-    """A model_config as TensorFlow 2.15 wrote it: inbound nodes in lists, arithmetic as TFOpLambda."""
+    """A model_config as written by TensorFlow 2.15: inbound nodes in lists, arithmetic as TFOpLambda."""
     import h5py
     from keras import layers
 
@@ -243,7 +243,7 @@ def test_what_cant_be_run_is_an_error_that_names_the_layer(network, pixels, tmp_
 
 
 def test_weights_without_a_graph_have_no_head(network, tmp_path):
-    """Only names and arrays: what they mean is not known, and a note says so."""
+    """A file with only names and arrays does not show what a head's layers mean, and a note says so."""
     from keras import layers
 
     model = whole(network, [layers.Dense(7, name="own_head")])
@@ -416,7 +416,7 @@ def test_the_warning_knows_the_range(network, pixels):
 
 
 def test_tflite_files_say_their_range(network, pixels, tmp_path):
-    """A factor without offset goes into the first convolution: such a file takes plain pixels, and can't say so."""
+    """A factor without offset is folded into the first convolution, so the file takes pixels but does not show it."""
     import tensorflow as tf
     from keras import layers
 
@@ -430,7 +430,7 @@ def test_tflite_files_say_their_range(network, pixels, tmp_path):
 
 
 def test_hostile_graphs(network, tmp_path):
-    """Circles, layers that are not there, models within models without end: an error or no head, at once."""
+    """Circles, missing layers and endlessly nested models quickly give an error or no head."""
     from keras import layers
 
     path = saved(whole(network, [layers.Dense(3, name="own_head")]), tmp_path / "m.keras")

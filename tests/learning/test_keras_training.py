@@ -1,4 +1,4 @@
-"""The Keras model that is trained on: the module's training graph, and the way back to a fast one."""
+"""The Keras model for training equals the module's training graph and loads back as a fast model."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def norms_of(model):
 
 
 def run_train_graph(folder, images):
-    """Features of the module's {"train"} graph, and the moving statistics after its UPDATE_OPS."""
+    """Features of the hub module's {"train"} graph, and the moving statistics after its UPDATE_OPS."""
     import tensorflow as tf
 
     tf1 = tf.compat.v1
@@ -62,13 +62,13 @@ def relative(got, want):
 
 
 def furthest(moved, want, variables, kind):
-    """The largest relative difference of a step that a layer's moving statistics have made."""
+    """The largest relative difference between two steps of the layers' moving statistics."""
     names = [name for name in want if name.endswith(kind)]
     return max(relative(moved[name] - variables[name], want[name] - variables[name]) for name in names)
 
 
 def test_training_mode_is_the_modules_train_graph(module, variables, batch):
-    """As near to it as the graph is to itself when the batch comes in another order, which is float32's noise."""
+    """As close to the graph as the graph is to itself with the batch in another order, which is float32's noise."""
     from fastmnv2 import keras
 
     features, moved = run_train_graph(module, batch)
@@ -82,7 +82,7 @@ def test_training_mode_is_the_modules_train_graph(module, variables, batch):
     for kind in ("moving_mean", "moving_variance"):
         noise = furthest(moved_again, moved, variables, kind)
         assert furthest(norms, moved, variables, kind) <= 4 * noise, kind
-    for name in set(norms) - set(moved):  # trained by gradients only
+    for name in set(norms) - set(moved):  # trained only by gradients
         assert (norms[name] == variables[name]).all()
 
 
@@ -115,7 +115,7 @@ def test_inference_is_the_network(module, variables, batch):
 
 
 def test_regularisation_losses_are_slims(module, variables):
-    """35 of them: every convolution but the depthwise, 4e-5 * sum(w * w) / 2."""
+    """35 losses of 4e-5 * sum(w * w) / 2, one for every convolution except the depthwise ones."""
     from fastmnv2 import keras
 
     model = keras.build(module)
@@ -143,7 +143,7 @@ def test_folded_weights_get_norms_that_change_nothing(variables, batch):
 
 
 def test_calibrated_norms_keep_what_is_computed(variables, batch):
-    """Folded weights: the same at inference, and in training mode no longer far from it."""
+    """Calibrated folded weights give the same at inference, and nearly the same in training mode."""
     from fastmnv2 import keras
 
     folded = fold(Source("hub", "test", "", variables))
@@ -199,7 +199,7 @@ def test_saved_models_are_read_by_keras_and_by_us(module, batch, tmp_path):
     model = keras.build(module, head=3)
     model(batch, training=True)
     want = np.asarray(model(batch))
-    # Keras' reader of whole models in HDF5 does not know registered names with a package.
+    # Keras' reader of complete HDF5 models does not find registered names with a package.
     custom = {"Network": keras.Network, "BatchNormalization": keras.BatchNormalization}
     for name, objects in (("m.keras", None), ("m.h5", custom)):
         model.save(tmp_path / name)
@@ -223,7 +223,7 @@ def test_without_keras_the_message_says_what_to_install(monkeypatch):
 
 @pytest.fixture(scope="module")
 def digits():
-    """scikit-learn's 8x8 digits drawn at 96x96: 400 to train on, 200 to judge by."""
+    """scikit-learn's 8x8 digits drawn at 96x96: 400 for training, 200 for testing."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -235,7 +235,7 @@ def digits():
 
 @pytest.mark.slow
 def test_fine_tuning_on_digits(digits, request):
-    """The head first, then the last blocks with their norms; deployed, both say the same of every picture."""
+    """Train the head, then the last blocks with their norms; the deployed model classifies every picture the same."""
     import keras as real_keras
 
     from fastmnv2 import keras
@@ -246,9 +246,9 @@ def test_fine_tuning_on_digits(digits, request):
         weights = "untrained"
     pictures, labels, others, other_labels = digits
     real_keras.utils.set_random_seed(1)
-    model = keras.build(weights, head=10, decay=0.9)  # for there are only 30 steps
+    model = keras.build(weights, head=10, decay=0.9)  # because there are only 30 steps
 
-    keras.calibrate(model, pictures[:64])  # for the real ones come folded
+    keras.calibrate(model, pictures[:64])  # because the real weights are folded
 
     def accuracy():
         return np.mean(fastmnv2.load(model).predict(others).argmax(1) == other_labels)

@@ -1,4 +1,4 @@
-"""Labels: missing, several, and in tables of all kinds; pictures that are turned or change while they are read."""
+"""Labels that are missing, multiple, or in tables of all kinds; pictures that are rotated or change while read."""
 
 import hashlib
 import os
@@ -150,7 +150,7 @@ def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
 
 
 def test_what_is_hashed_is_what_is_decoded(tmp_path, model, monkeypatch):
-    """A picture that is replaced between the two had its vector cached as the other's."""
+    """A picture replaced between hashing and decoding must not have its vector cached under the old hash."""
     for name, colour in (("a.png", "red"), ("b.png", "blue")):
         PIL.Image.new("RGB", (50, 50), colour).save(tmp_path / name)
     red = compute(model, [tmp_path / "a.png"])[0]

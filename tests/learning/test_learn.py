@@ -15,7 +15,7 @@ COLOURS = ("blue", "green", "red")
 
 
 def make_pictures(folder, count=60, size=(40, 50), seed=0, contrast=45):
-    """A folder for each of three classes, told apart by colour, with noise; some are hard."""
+    """A folder for each of three classes that differ in colour, with noise; some pictures are hard."""
     from PIL import Image
 
     rng = np.random.RandomState(seed)
@@ -73,7 +73,7 @@ def test_a_folder_of_classes(pictures, outcome, tmp_path):
 
 
 def test_the_head_is_the_regression(outcome):
-    """Held against scikit-learn's own pipeline on the same features."""
+    """Compared with scikit-learn's own pipeline on the same features."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -155,7 +155,7 @@ def test_what_cant_be_trained_on(pictures, tmp_path, data, message):
 
 
 def test_equal_files_share_a_fold(pictures, tmp_path):
-    """Else copies of what was trained on would be judged by."""
+    """Otherwise a held-out part would contain copies of training pictures."""
     from fastmnv2.learn import regression
 
     members = np.eye(2, dtype=bool)[np.arange(40) % 2]
@@ -267,7 +267,7 @@ def test_the_report_in_a_browser(outcome, tmp_path):
     picture = np.asarray(Image.open(shot).convert("RGB")).astype(int)
     assert picture.shape[:2] == (1400, 1000)
     greenish = (picture[..., 1] - picture[..., 0] > 30) & (picture[..., 1] - picture[..., 2] > 15)
-    assert greenish.mean() > 0.003  # the matrix and the curve are drawn
+    assert greenish.mean() > 0.003  # the browser has drawn the matrix and the curve
 
 
 def test_names_in_the_report_are_text(outcome):
@@ -309,14 +309,14 @@ def test_the_command_line(pictures, tmp_path):
 
 
 def test_eight_bit_features(pictures, real_tflite, tmp_path):
-    """A head on the int8 tier's features, kept with the integers in one file."""
+    """A head on int8 features is stored with the integer weights in one file."""
     from fastmnv2 import learn
 
     found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_skip=lambda *_: None)
     assert found.model.precision == "int8"
     assert found.measures.accuracy > 0.6
     found.save(tmp_path / "m.safetensors")
-    again = fastmnv2.load(tmp_path / "m.safetensors")  # the file says which features its head was trained on
+    again = fastmnv2.load(tmp_path / "m.safetensors")  # the file records the precision that its head was trained with
     assert again.precision == "int8"
     image = fastmnv2.image.load_image(found.data.paths[0])
     assert (again.predict(image) == found.model.predict(image)).all()

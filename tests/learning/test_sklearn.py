@@ -12,7 +12,7 @@ sklearn = pytest.importorskip("sklearn")
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
-    """Sixty pictures in files, of three classes told apart by colour; paths and labels."""
+    """Sixty picture files of three classes that differ in colour; paths and labels."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("pictures")
@@ -53,7 +53,7 @@ def test_what_it_takes(task, images, tmp_path):
         embedder().set_params(weights=str(tmp_path / "nothing")).fit(paths)
 
 
-# Those that need no two-dimensional X, which pictures are not; check_estimator itself runs only the first then.
+# The checks that need no two-dimensional X, because pictures are not; check_estimator would run only the first of them.
 CHECKS = [
     "check_estimator_cloneable",
     "check_no_attributes_set_in_init",

@@ -1,4 +1,4 @@
-"""Builders of files under 20 MB that ask for much more, by form; what they are made of is used elsewhere too."""
+"""Builders of files under 20 MB that demand much more memory or time, by form. Other tests use their parts too."""
 
 import gzip
 import io
@@ -46,7 +46,7 @@ def block(records):
 
 
 def write_index(path, data_blocks, handles=None):
-    """A LevelDB table of ``data_blocks`` (lists of records), its index naming each once, or ``handles`` as given."""
+    """A LevelDB table of ``data_blocks`` (lists of records), with an index of all of them or of ``handles``."""
     table, places = b"", []
     for records in data_blocks:
         body, stored = block(records)
@@ -98,7 +98,7 @@ def overlapping_tensors(folder):
 
 
 def object_graph(folder, graph):
-    """A TF2 SavedModel with that object graph."""
+    """A TF2 SavedModel with this object graph."""
     (folder / "saved_model.pb").write_bytes(b"")
     (folder / "variables").mkdir(exist_ok=True)
     data = varint(len(graph)) + bytes(4) + graph
@@ -163,7 +163,7 @@ def quadratic_extended_headers(folder):  # CVE-2024-6232
 
 
 def headers_behind_a_folder(folder):
-    """A folder's header may tell of gigabytes, but no data stand behind it: what follows are headers again."""
+    """A folder's header may claim gigabytes, but a folder has no data, so more headers follow it."""
     unlock = tarfile.TarInfo("d")
     unlock.type, unlock.size = tarfile.DIRTYPE, (1 << 33) - 1
     long = tarfile.TarInfo("x")
@@ -184,7 +184,7 @@ def quadratic_headers_behind_a_folder(folder):
 
 
 def extended_header(size, keyword="size", type=tarfile.XGLTYPE):
-    """A header of the given type, which says that sizes are ``size``."""
+    """A header of the given type that sets sizes to ``size``."""
     text = f" {keyword}={size}\n"
     record = f"{len(text) + len(str(len(text) + 2))}{text}".encode()
     info, data = member("pax", record, type)
@@ -197,7 +197,7 @@ def of_raw_tar(folder, *parts):
 
 
 def headers_behind_a_global_size(folder):
-    """It makes the members after it that long, and their data none that were skipped."""
+    """A global header sets the size of later members, so a reader would expect 80 MB of data that are headers."""
     empty, _ = member("d", b"")
     long, data = member("x", b"1" * (40 << 20), tarfile.XHDTYPE)
     unlock = extended_header(80 << 20) + empty.tobuf(tarfile.USTAR_FORMAT)
@@ -239,7 +239,7 @@ def many_zip_entries(folder):
 
 
 def zip_entries_behind_a_long_comment(folder):
-    """The directory's true size stands in zip64's records, in front of the longest comment that there can be."""
+    """zip64's records, before a comment of the maximum length, hold the directory's true size."""
     path = many_zip_entries(folder)
     data = path.read_bytes()
     end = data.rindex(b"PK\5\6")
@@ -324,7 +324,7 @@ def long_configuration(folder):
 
 
 def flatbuffer(tensor_count, shape_size, operator_count, operands, constant):
-    """A model whose tables and vectors are all the same one, named again and again."""
+    """A model whose lists of tables and vectors all refer to the same one many times."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 20)

@@ -1,4 +1,4 @@
-"""One good file or folder of every form, made once."""
+"""Fixtures: one good file or folder of every form, made once."""
 
 import pytest
 from makers import make_forms

@@ -24,7 +24,7 @@ LIMIT = 1 << 16  # bytes of a file
 
 
 class Matches:
-    """A checksum that every checksum equals: a fuzzer would hardly find the right one."""
+    """A checksum that is equal to any other, because a fuzzer would hardly find the right one."""
 
     def __eq__(self, other: object) -> bool:
         return True
@@ -33,11 +33,11 @@ class Matches:
 
 
 def place(form: str, data: bytes, folder: Path) -> Path:
-    """Put what the fuzzer made where the reader looks for it; returns what is to be read."""
+    """Write the fuzzer's data where the reader expects them; return the path to read."""
     if form == "checkpoint":
         (folder / "m.index").write_bytes(data)
         return folder / "m.index"
-    if form == "graph":  # of a TF2 SavedModel; the bundle around it is sound
+    if form == "graph":  # the graph of a TF2 SavedModel, whose bundle is sound
         import bombs
 
         return bombs.object_graph(folder, data)
@@ -47,14 +47,14 @@ def place(form: str, data: bytes, folder: Path) -> Path:
 
 
 def check(path: Path) -> None:
-    """Read and fold: anything but a WeightsError or a whole network is raised."""
+    """Read and fold. Raises for any result other than a WeightsError or a complete network."""
     from fuzz_readers import try_one
 
     assert len(try_one(path)) <= 30
 
 
 def trust_checksums() -> None:
-    """Let every checksum of a bundle pass, for this process."""
+    """Make every checksum of a bundle pass in this process."""
     from fastmnv2.weights.forms import bundle
 
     bundle._unmasked = lambda _: Matches()
@@ -76,13 +76,13 @@ def main() -> None:
         import fastmnv2.weights.fold  # noqa: F401
         from fastmnv2.weights.forms import checkpoint, hdf5, hub, keras, native, tflite  # noqa: F401
     trust_checksums()
-    # libhdf5 in this process, or a file would take 0.3 s; where it crashes or hangs is its own affair.
+    # Runs libhdf5 in this process, because a child process takes 0.3 s for each file. Its own crashes don't count.
     hdf5.read = lambda file, origin: hdf5.collect(file)
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as scratch:
         folder = Path(scratch, "files")
         folder.mkdir()
-        tempfile.tempdir = scratch  # what the readers unpack goes to memory too
+        tempfile.tempdir = scratch  # readers unpack to memory too
         if form == "checkpoint":
             (folder / "m.data-00000-of-00001").write_bytes(bytes(LIMIT))
         seeds = Path(scratch, "seeds")
@@ -107,7 +107,7 @@ def first_layers(network):
 
 
 def tflites(network):
-    """The same as float32, float16 and 8-bit files."""
+    """The same as float32, float16 and 8-bit TFLite files."""
     import tensorflow as tf
 
     for name in ("float", "half", "quantised"):

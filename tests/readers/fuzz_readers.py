@@ -20,13 +20,13 @@ from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 
-LIMIT = 5.0  # seconds of processor time a file
+LIMIT = 5.0  # seconds of processor time for each file
 INTERESTING = [0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 254, 255]
 SIZES = [0, 1, 0xFF, 0x100, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 1 << 62, 1 << 40]
 
 
 def mutate(data: bytearray, rng: random.Random) -> list[str]:
-    """Change ``data`` in one to six places, mostly where headers are: near the ends. Returns what was done."""
+    """Change ``data`` in one to six places, mostly near the ends, where headers are. Return a description."""
     told = []
     for _ in range(rng.randint(1, 6)):
         if len(data) < 16:
@@ -55,7 +55,7 @@ def mutate(data: bytearray, rng: random.Random) -> list[str]:
 
 
 def try_one(path: Path) -> str:
-    """What became of the file: "whole", or the error's first words. Anything else is raised."""
+    """The result for the file: "whole", or the error's first words. Raises for anything else."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def try_one(path: Path) -> str:
 
 
 def fuzz(form: str, seed_file: Path, runs: int, seed: int) -> collections.Counter[str]:
-    """Run ``runs`` mutations of one form's seed; a bundle's index is mutated with its data left alone."""
+    """Run ``runs`` mutations of one form's seed. For a bundle, only its index is mutated, not its data."""
     rng = random.Random(f"{form}{seed}")
     target = seed_file / "variables" / "variables.index" if seed_file.is_dir() else seed_file
     if form == "checkpoint":

@@ -17,7 +17,7 @@ def archive(folder, target, prefix="./"):
 
 
 def write_bundle(prefix, arrays, names=None):
-    """A tensor bundle by hand; with ``names`` of the variables behind its keys, as TensorFlow 2 writes it."""
+    """A tensor bundle written by hand; with ``names``, variables' names by key, a TensorFlow 2 one."""
     from bombs import HEADER, entry, field, masked_crc, record, varint, write_index
 
     data, records = b"", []

@@ -1,4 +1,4 @@
-"""Files that are wrong in one way, and the one thing that readers may say of any of them."""
+"""Files with one error each, and a check that readers raise only a WeightsError for them."""
 
 import io
 import json

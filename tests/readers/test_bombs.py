@@ -1,4 +1,4 @@
-"""Files under 20 MB that ask for much more: each is refused within 5 s of processor time and 200 MB of memory."""
+"""Files under 20 MB that demand much more memory or time are refused within 5 s of processor time and 200 MB."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Scalings that no file tells are noticed by the first layer; ranges that can't be are refused."""
+"""The first layer shows scalings that no file records; impossible input ranges are refused."""
 
 import dataclasses
 import warnings
@@ -32,7 +32,7 @@ def test_what_batch_norms_tell():
     assert "input_range=(0, 255)" in first_layer.doubt(trained(127.5, 127.5))
     assert "input_range=(0, 1)" in first_layer.doubt(trained(0.5, 0.5))
     assert "less contrast" in first_layer.doubt(trained(1 / 255, 0))
-    assert first_layer.doubt(trained(0.5, 0)) == ""  # dark or dull images, but not those of [0,1]
+    assert first_layer.doubt(trained(0.5, 0)) == ""  # dark or dull images, but not in [0,1]
     said = dataclasses.replace(trained(127.5, 127.5), input_range=(0.0, 255.0))
     assert first_layer.doubt(said) == ""
 

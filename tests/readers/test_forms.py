@@ -24,7 +24,7 @@ def variables():
 
 @pytest.fixture(scope="module")
 def folded(variables):
-    """What every loader must arrive at: folded in float64 by the formula, rounded once."""
+    """The result that every loader must give: folded by the formula in float64 and rounded once."""
     tensors = {}
     for layer in DEFAULT.layers[:-1]:
         gamma, beta, mean, variance = (
@@ -92,7 +92,7 @@ def test_checkpoint(variables, folded, tmp_path):
 def test_checkpoint_prefers_moving_averages(variables, folded, tmp_path):
     from make_module import make_checkpoint
 
-    # Averages of the trainable variables are the real ones here, the raw values are others.
+    # In this file the averages hold the real weights, and the raw values differ.
     averages = {name: value for name, value in variables.items() if "moving_" not in name}
     raw = {name: value if "moving_" in name else value + 1 for name, value in variables.items()}
     prefix = make_checkpoint(tmp_path / "model.ckpt", raw, averages)
@@ -117,7 +117,7 @@ def network(variables):
 
 
 def old_name(name):
-    """Today's layer names as the official files of 2018 have them."""
+    """Translate today's layer names to those of the official files of 2018."""
     plain = name.replace("expanded_conv_", "block_0_")
     if not plain.startswith("block_"):
         return name
@@ -145,7 +145,7 @@ def test_keras_own_files(network, folded, tmp_path):
 
 
 def test_keras_weights_h5_without_layer_names(network, folded, tmp_path):
-    """Early Keras 3 files number the layers of each class and name none."""
+    """Early Keras 3 files number the layers of each class and have no names."""
     import h5py
 
     path = tmp_path / "k.weights.h5"
@@ -201,7 +201,7 @@ def test_tflite_float32(network, folded, tmp_path):
     path.write_bytes(converted(network))
     got = fold(read(path))
     for layer in DEFAULT.layers[:-1]:
-        # The converter folds in float32: three roundings of its own.
+        # The converter folds in float32, with three roundings.
         want = folded[layer.weights_name]
         assert np.abs(got.tensors[layer.weights_name] - want).max() <= 4 * 2**-24 * np.abs(want).max(), layer.scope
         bias = folded[layer.biases_name]
@@ -221,7 +221,7 @@ def test_tflite_float16(network, tmp_path):
 
 
 def interpreter_constants(path):
-    """Constants by shape, dequantised as the interpreter's own parameters say."""
+    """Constants by shape, dequantised with the interpreter's parameters."""
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(model_path=str(path))
@@ -268,7 +268,7 @@ def test_tflite_int8(network, images, tmp_path, kind):
 
 
 def test_tflite_of_google(real_tflite, real_labels, photos):
-    """The hosted quantised file: classes from NOTICE.md, and every tensor as the interpreter has it."""
+    """The hosted quantised file gives the classes of NOTICE.md, and every tensor equals the interpreter's."""
     from fastmnv2.image import load_image
 
     model = fastmnv2.load(real_tflite)
@@ -291,7 +291,7 @@ def test_tflite_of_google(real_tflite, real_labels, photos):
 
 
 def test_tflite_features_are_near_the_interpreters(real_tflite, photos):
-    """Dequantised features against the quantised network's own: cosine at least 0.995."""
+    """The cosine between dequantised features and the quantised network's own is at least 0.995."""
     import tensorflow as tf
 
     from fastmnv2.image import load_image
@@ -329,7 +329,7 @@ def test_native_round_trip(folded, module, tmp_path):
     for name, value in folded.items():
         assert (theirs[name] == value).all()
     assert [entry.name for entry in tmp_path.iterdir()] == ["n.safetensors"]
-    assert Path(path).stat().st_mode & 0o044  # as the umask says, not private
+    assert Path(path).stat().st_mode & 0o044  # permissions follow the umask, unlike a temporary file's
 
 
 def test_missing_optional_packages_say_what_to_install(network, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""TensorFlow's graphs: what is done to images before the network, frozen weights, TF-Slim's releases."""
+"""TensorFlow's graphs: the preparation of images, frozen weights, TF-Slim's releases."""
 
 import shutil
 import struct
@@ -70,7 +70,7 @@ def convolution(given):
 
 
 def test_arithmetic_within_functions_is_followed():
-    """As Keras exports it: the signature calls a function, that one the model's, with the layer in one of its own."""
+    """A graph as Keras exports it: the signature calls a function that calls the model's, which calls the layer's."""
     scale = function("layer", ["x"], [constant("c", 1 / 127.5), node("m", "Mul", "x", "c:output:0")], "m:z:0")
     inner = [
         called("rescaling", "layer", "images"),
@@ -141,7 +141,7 @@ def test_hostile_graphs_are_refused():
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory):
-    """A frozen graph of a member, as TF-Slim's release has it."""
+    """A frozen graph of a member, as in TF-Slim's releases."""
     network = of(0.35, 128, 128)
     source = untrained(network=network)
     nodes = [constant(name, values) for name, values in source.tensors.items()]
@@ -164,7 +164,7 @@ def test_a_frozen_graph(frozen, tmp_path):
 
 
 def test_releases_of_tf_slim(frozen, tmp_path):
-    """An archive with a checkpoint, which is preferred, or with a frozen graph alone; the name tells the size."""
+    """An archive's checkpoint is preferred to its frozen graph; the image size is in the name."""
     path, folded = frozen
     with tarfile.open(tmp_path / "mobilenet_v2_0.35_128.tgz", "w:gz") as tar:
         tar.add(path, f"./{path.name}")
@@ -195,7 +195,7 @@ def test_a_checkpoints_size_is_said_by_its_name_or_by_size(tmp_path):
 
 
 def test_numbers_are_stored_in_many_ways():
-    """TensorProto: packed floats, one for all, integers, halves of a word."""
+    """TensorProto stores packed floats, one repeated float, integers, or 16-bit values in integers."""
 
     def read(tensor):
         reader = tf_graph.Reader()

@@ -39,11 +39,11 @@ def test_truncated_at_any_point(forms, form, tmp_path):
 
 @pytest.mark.parametrize("form", FILES)
 def test_flipped_bits_are_an_error_or_change_nothing_else(forms, form, tmp_path):
-    """Wherever a bit flips: either a WeightsError, or a whole network of finite numbers."""
+    """Any flipped bit gives either a WeightsError or a complete network of finite numbers."""
     data = bytearray(forms[form].read_bytes())
     rng = np.random.RandomState(len(form))
     path = tmp_path / forms[form].name
-    # Structure stands at the front and the end of a file, numbers in between.
+    # Files have structure at their beginning and end, and numbers in between.
     spots = [*rng.randint(0, min(4000, len(data)), 40), *(len(data) - 1 - rng.randint(0, 4000, 20))]
     spots += list(rng.randint(0, len(data), 10))
     for spot in spots:
@@ -117,7 +117,7 @@ def test_pipes_and_devices_keep_nobody_waiting(tmp_path, make):
     make(bundle / "w.h5")
     refused(bundle / "w.h5")
     bombs.write_index(bundle / "m.index", [[header, empty]])
-    for number in (0, 1):  # the first is read for a tensor, the other for the digest only
+    for number in (0, 1):  # the first holds the tensors, the other is read only for the digest
         shards = [bundle / f"m.data-{shard:05d}-of-00002" for shard in (number, 1 - number)]
         make(shards[0])
         shards[1].write_bytes(b"")
@@ -157,7 +157,7 @@ def test_files_that_may_not_be_read(tmp_path):
 
 
 def test_a_file_cut_short_while_it_is_read(forms, tmp_path):
-    """A mapped file would end the process (SIGBUS)."""
+    """If the file were mapped, the process would end with SIGBUS."""
     path = tmp_path / "n.safetensors"
     data = forms["native"].read_bytes()
     path.write_bytes(data)
@@ -250,7 +250,7 @@ def test_another_depth_multiplier_is_recognised(tmp_path):
 
 @pytest.mark.parametrize("form", ["module", "checkpoint", *FILES])
 def test_mutated_files(forms, form):
-    """A short run of fuzz_readers.py, always the same one."""
+    """A short run of fuzz_readers.py with a fixed seed."""
     answers = fuzz(form, forms[form], 100, seed=0)
     assert answers.total() == 100
     assert len(answers) > 1
@@ -258,9 +258,11 @@ def test_mutated_files(forms, form):
 
 @pytest.mark.parametrize("form", sorted(fuzz_guided.FORMS))
 def test_what_guided_fuzzing_found(monkeypatch, tmp_path, form):
-    """Seeds, files that reach far into a reader, and those that once broke one; checksums are taken for right."""
+    """Seeds, files that reach deep into a reader, and files that once broke one, with checksums ignored."""
     monkeypatch.setattr("fastmnv2.weights.forms.bundle._unmasked", lambda _: fuzz_guided.Matches())
     paths = sorted((fuzz_guided.CORPUS / form).iterdir())
     assert paths
     for path in paths:
-        fuzz_guided.check(fuzz_guided.place(form, path.read_bytes(), tmp_path))  # what hangs is ended by its reader
+        fuzz_guided.check(
+            fuzz_guided.place(form, path.read_bytes(), tmp_path)
+        )  # the reader itself ends a hanging child

@@ -1,4 +1,4 @@
-"""Hostile native files, archives and HDF5 files: what holds the tensors is wrong, not they."""
+"""Hostile native files, archives and HDF5 files, whose container is wrong, not their tensors."""
 
 import json
 import os
@@ -106,7 +106,7 @@ def test_zip_bombs_and_strangers(tmp_path):
 
 @pytest.mark.parametrize("executable", ["", "/usr/sbin/uwsgi", "/opt/pythonista"])
 def test_hdf5_in_a_program_that_embeds_python(forms, monkeypatch, executable):
-    """It finds the interpreter that Python was installed with, and never reads the file in this process."""
+    """An embedding program uses the installed Python's interpreter and never reads the file in its own process."""
     from fastmnv2.weights.forms import hdf5
 
     want = read(forms["h5"])
@@ -119,7 +119,7 @@ def test_hdf5_in_a_program_that_embeds_python(forms, monkeypatch, executable):
 
 
 def test_hdf5_beside_others_that_print(forms, monkeypatch, tmp_path):
-    """A sitecustomize, as virtual environments and profilers have, that fills standard output and standard error."""
+    """A sitecustomize, as in virtual environments and profilers, fills standard output and standard error."""
     want = read(forms["h5"])
     (tmp_path / "site").mkdir()
     prints = "import atexit, sys\nfor out in (sys.stdout, sys.stderr):\n    out.write('x' * 200_000)\n"

@@ -26,7 +26,7 @@ def source():
 
 
 def transformers_name(layer):
-    """What MobileNetV2ForImageClassification calls a layer of TF-Slim's."""
+    """MobileNetV2ForImageClassification's name of a TF-Slim layer."""
     scope = layer.scope.removeprefix("MobilenetV2/")
     if scope in ("Conv", "Conv_1"):
         return {"Conv": "mobilenet_v2.conv_stem.first_conv", "Conv_1": "mobilenet_v2.conv_1x1"}[scope]
@@ -50,7 +50,7 @@ def write_safetensors(path, arrays):
 
 
 def arrays_of(source, classifier=None):
-    """PyTorch's layouts of TF-Slim's tensors."""
+    """TF-Slim's tensors in PyTorch's layouts."""
     found = {}
     for layer in source.network.layers[:-1]:
         name, kernel = transformers_name(layer), source.tensors[layer.weights_name]

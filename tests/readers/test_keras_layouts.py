@@ -1,4 +1,4 @@
-"""How Keras 2 and early Keras 3 lay their files out, and what people do to a model's layers, written by hand."""
+"""File layouts of Keras 2 and early Keras 3, and common changes of a model's layers, written by hand."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def call(*names):
 
 
 def network_config(source, rename=lambda name: name, size=96):
-    """A functional model of the network, as far as a reader of its surroundings looks."""
+    """The configuration of a functional model of the network, reduced to the parts that the reader uses."""
     own = {"name": "input_1", "batch_input_shape": [None, size, size, 3]}
     layers = [{"class_name": "InputLayer", "config": own, "inbound_nodes": []}]
     before = "input_1"
@@ -86,7 +86,7 @@ def functional(layers, outputs):
 
 
 def test_a_head_with_a_batch_norm_in_keras_2_files(source, pixels, tmp_path):
-    """Layers have no names but their class and a number, which begins anew in every model."""
+    """Layers are named only by class and a number, which starts at 0 in every model."""
     kernel, bias = kernel_and_bias()
     scale = np.random.RandomState(1).uniform(0.5, 2, (4, 1280)).astype(np.float32)
     inner = network_config(source) | {"inbound_nodes": call("rescaling")}
@@ -146,7 +146,7 @@ def test_layers_with_a_prefix(source, tmp_path):
 
 
 def test_layers_named_by_class_and_number(tmp_path):
-    """As in files that were made without names, where counting begins anywhere: known by their order."""
+    """Layers in files without names, where numbers start anywhere, are recognised by their order."""
     source = untrained(network=of(0.35, 128, 128))
     found, counts = {}, {"conv2d": 35, "depthwise_conv2d": 17, "batch_normalization": 52}
     for kind, name, _, _ in variables(source):
@@ -170,7 +170,7 @@ def test_layers_named_by_class_and_number(tmp_path):
 
 
 def test_teachable_machine(tmp_path):
-    """Sequential models within a Sequential one, a head without bias, and labels.txt beside it."""
+    """Sequential models within a Sequential one, a head without bias, and labels.txt next to the file."""
     source = untrained(network=of(0.35, 224, 224))
     (hidden, bias), (kernel, _) = kernel_and_bias(outputs=100), kernel_and_bias(100, 2)
     body = [network_config(source, size=224), layer("GlobalAveragePooling2D", "global_average_pooling2d_GlobalAverage")]
@@ -201,7 +201,7 @@ def test_teachable_machine(tmp_path):
 
 
 def test_bfloat16_variables(source, tmp_path):
-    """HDF5 has no such type: h5py gives two opaque bytes."""
+    """HDF5 has no bfloat16, so h5py returns two opaque bytes."""
     with h5py.File(tmp_path / "m.h5", "w") as file:
         for kind, name, variable, values in variables(source):
             half = (values.view(np.uint32) >> 16).astype("<u2").view("V2")
@@ -266,7 +266,7 @@ def test_unit_normalization_is_run(source, pixels, tmp_path):
 
 
 def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
-    """Whatever its numbers: what shrinks images is for pixels in [0,255]."""
+    """A layer with a factor below 1 takes pixels in [0,255]."""
     for scale, offset, said in (
         (0.07, 0.0, (0, 17.85)),
         (0.5, -3, (-3, 124.5)),
@@ -283,7 +283,7 @@ def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
 
 
 def test_places_of_layers_without_names():
-    """As Keras' own ``_save_container_state`` numbers them."""
+    """Number layers like Keras' own ``_save_container_state``."""
     layers = [layer("Dense", "a"), layer("Dense", "b"), layer("fastmnv2>MyOwnLayer", "c"), layer("Conv2D", "d")]
     inner = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}
     config = {"class_name": "Functional", "config": {"layers": [layer("Dense", "e"), inner]}}
@@ -295,7 +295,7 @@ def test_places_of_layers_without_names():
 
 
 def test_save_weights_in_tensorflows_format(source, pixels, tmp_path):
-    """Keras 2's: a bundle with an object graph that knows the variables' names."""
+    """Keras 2's ``save_weights`` writes a bundle with an object graph that holds the variables' names."""
     arrays, names = {}, {}
     for number, (kind, layer_name, variable, values) in enumerate(variables(source)):
         plain = f"{'depthwise_' if kind == 'depthwise_conv2d' else ''}{variable}"

@@ -1,4 +1,4 @@
-"""Networks that are nearly this one: another image size is run as it is, another number of colours is refused."""
+"""Networks that are nearly MobileNet V2: other image sizes run, other numbers of colours are refused."""
 
 import warnings
 
@@ -35,7 +35,7 @@ def of_size(network, height, width, channels=3):
 
 @pytest.fixture(scope="module")
 def int8(network):
-    """A file of 8-bit integers, input and output too."""
+    """An 8-bit file, including its input and output."""
     import tensorflow as tf
 
     images = np.random.RandomState(0).rand(4, 1, 96, 96, 3).astype(np.float32)
@@ -82,7 +82,7 @@ def test_another_channel_count_is_refused(network, tmp_path, suffix):
 
 
 def changed(data, find, part, value):
-    """A file whose tensor, found by ``find(graph)``, has another first scale or zero point."""
+    """A copy of a file in which the tensor ``find(graph)`` has another first scale or zero point."""
     data = bytearray(data)
     graph = tflite.Graph(bytes(data), "f")
     numbers = getattr(graph.tensors[find(graph)], part)

@@ -1,4 +1,4 @@
-"""Quantised files keep what their weights say, and are run as what they are."""
+"""Quantised files keep the weights' metadata and run as int8 by default."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory, calibration):
-    """A float network of images in [0,1] with a head, as a native file, and the 8-bit one that is made of it."""
+    """Native files of a float network with a head and input range [0,1], and of the 8-bit network made from it."""
     folder = tmp_path_factory.mktemp("precision")
     found = fold(untrained()).without_logits()
     native.write(folder / "f.safetensors", dataclasses.replace(found, input_range=(0.0, 1.0), head=head()))

@@ -1,4 +1,4 @@
-"""What "imagenet", "untrained" and a TF-Hub URL stand for, and the download, from a server on this machine."""
+"""Resolving "imagenet", "untrained" and TF-Hub URLs, and downloads from a server on this machine."""
 
 import concurrent.futures
 import errno
@@ -158,7 +158,7 @@ def test_a_server_that_drips_is_given_up(server, monkeypatch, native_bytes, part
     with speaking(*parts, every=0.01) as url:
         monkeypatch.setenv("FASTMNV2_URLS", url)
         with pytest.raises(WeightsUnavailable, match=r"expected it within 0 s|timed out"):
-            fastmnv2.load()  # the server would go on for ever
+            fastmnv2.load()  # the server would send for ever
 
 
 def test_a_failing_secure_connection_is_told_as_one(server, monkeypatch, tmp_path):
@@ -266,7 +266,7 @@ def test_the_environment_names_the_weights(monkeypatch, untrained_native, images
 
 
 def test_info_leaves_the_environment_alone(server, native_bytes):
-    """Threads that each set FASTMNV2_OFFLINE for a while left it set for good."""
+    """Threads that temporarily set FASTMNV2_OFFLINE at the same time must not leave it set."""
     server.pages["/weights"] = 200, {}, native_bytes
     before = dict(os.environ)
     changes = []
@@ -327,7 +327,7 @@ def test_a_url_is_found_in_the_hub_cache(monkeypatch, tmp_path, cache):
     monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
     with pytest.raises(WeightsUnavailable):
         resolve(url)
-    # TF-Hub's own naming, as module_spec and the library of TF-Hub compute it.
+    # The folder name that TF-Hub's module_spec and library compute.
     folder = tmp_path / hashlib.sha1(url.encode()).hexdigest()
     make_module(folder, untrained().tensors)
     assert same(resolve(url), resolve(folder))
@@ -345,7 +345,7 @@ def test_names_that_mean_nothing():
 
 
 def test_untrained_is_the_same_everywhere_and_its_activations_are_sensible(images, model):
-    # Of TF-Slim tensors, so of the generator alone. A change of it changes every seeded figure in the tests.
+    # A digest of TF-Slim's tensors, so of the generator alone. A change would change every seeded figure in the tests.
     assert untrained().sha256.startswith("0dbf491ee8965742")
     assert untrained(1).sha256 != untrained().sha256
     for name, values in model.endpoints(images[:8]).items():

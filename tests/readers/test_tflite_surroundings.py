@@ -1,4 +1,4 @@
-"""What stands before the network and behind it in TFLite files: run, or told; and never in the features' way."""
+"""Layers before and after the network in TFLite files run or are reported, and never prevent reading the features."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_labels_of_another_number_are_left_out_with_a_note(folded, tmp_path):
     model = fastmnv2.load(written(tmp_path / "m.tflite", folded, ["cat", "dog"], behind=behind))
     assert model.classes is None
     assert "labels for 2 classes" in " ".join(model.weights["notes"])
-    (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 fox\n")  # beside it, as Teachable Machine does
+    (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 fox\n")  # next to the file, as Teachable Machine does
     assert fastmnv2.load(tmp_path / "m.tflite").classes == ("cat", "dog", "fox")
 
 
@@ -89,7 +89,7 @@ def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):
 
 
 def test_our_own_outputs_side_by_side(folded, pixels, features, tmp_path):
-    """Features and predictions, as our exports have them: one chain that is tapped twice."""
+    """Features and predictions, as in our exports: one chain with two outputs."""
 
     def behind(maker, pooled):
         return [pooled, maker.softmax(maker.dense(pooled, weights(1280, 3), weights(3), "kinds"), 3)]

@@ -1,4 +1,4 @@
-"""Float TFLite files of given weights, with what a test puts before the network and behind it."""
+"""Float TFLite files with given weights, and a test's operators before and after the network."""
 
 import io
 import zipfile
@@ -8,7 +8,7 @@ from int8_files import RELU6, SAME, Maker
 
 
 class FloatMaker(Maker):
-    """Puts the network together from folded weights.
+    """Builds the network from folded weights.
 
     ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
     tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through.
@@ -81,7 +81,7 @@ class FloatMaker(Maker):
         return image, self.behind(self, current) if self.behind else [current]
 
     def data(self, labels=None):
-        """The file's bytes; ``labels`` are packed behind it as metadata writers do."""
+        """The file's bytes, with ``labels`` appended as metadata writers do."""
         import flatbuffers
 
         s = self.schema

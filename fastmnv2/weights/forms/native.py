@@ -1,8 +1,8 @@
-"""The native form: folded weights as ``.safetensors``, float32 or 8-bit integers. What loads fastest.
+"""The native form, which loads fastest: folded weights as ``.safetensors``, float32 or 8-bit integers.
 
 The format (github.com/huggingface/safetensors): eight bytes with the header's length, a JSON header with
-each tensor's dtype, shape and offsets, then the data without holes. Read here with numpy alone, because
-``embed`` needs nothing else at run time.
+each tensor's dtype, shape and offsets, then the data without holes. This module reads it with numpy alone, because
+``embed`` should need nothing else at run time.
 """
 
 import json
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import head
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
@@ -33,8 +34,8 @@ from fastmnv2.weights.int8.quantised import (
 from fastmnv2.weights.tensors import Folded, Source
 
 FORMAT_VERSION = "1"
-_WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse,
-_WITH_NETWORK = "3"  # and of those of another network than 0.75/96, which may have a head, too
+_WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
+_WITH_NETWORK = "3"  # the version of files for another network than 0.75/96, with or without a head
 _HEADER_LIMIT = 1 << 20  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
 _ALIGN = 64
 
@@ -44,10 +45,10 @@ _TYPES = {"F32": "<f4", "I32": "<i4", "I8": "|i1", "U8": "|u1"}
 
 
 def write(path: str | os.PathLike[str], folded: Folded) -> None:
-    """Write ``folded`` to ``path``, whole or not at all.
+    """Write ``folded`` to ``path`` atomically.
 
     Raises:
-        WeightsError: what it says of itself, such as names of classes, is too long for the format.
+        WeightsError: if its metadata, such as class names, are too long for the format.
     """
     text, arrays = _header(folded)
     with writing(Path(path)) as file:
@@ -101,35 +102,35 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
         names = len(json.dumps(folded.head.classes)) if folded.head else 0
         raise WeightsError(
             f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, {names} of them for names of "
-            "classes: shorter names fit"
+            "classes; use shorter names"
         )
     return text, [arrays[name] for name in list(header)[1:]]
 
 
-def precision_of(path: Path) -> str:
-    """What a native file's numbers are for: "int8" of 8-bit ones; "float32" of others, and of files of other forms."""
+def precision_of(path: Path) -> Precision:
+    """The precision that a native file records, "int8" or "float32"; "float32" for files of other forms."""
     try:
         with open_file(path) as file:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             text = file.read(length) if len(start) == 8 and 2 <= length <= _HEADER_LIMIT else b""
         found = json.loads(text).get("__metadata__", {}).get("precision") if text[:1] == b"{" else None
-    except (OSError, ValueError, AttributeError, RecursionError):  # what is wrong, reading it will tell
+    except (OSError, ValueError, AttributeError, RecursionError):  # reading the file reports the error
         return "float32"
     return "int8" if found == "int8" else "float32"
 
 
 def _public(origin: str) -> str:
-    """A URL as it is; of a path only its last part, for the rest is the user's own."""
+    """A URL unchanged, or the last part of a path, because the rest is private."""
     return origin if "://" in origin else os.path.basename(origin.rstrip("/"))
 
 
 def read(path: Path) -> Source:
-    """The tensors as views of the file's bytes: a Quantised for 8-bit ones.
+    """Read the tensors as views of the file's bytes; 8-bit files give a Quantised.
 
-    Raises WeightsError if it is not just what ``write`` makes.
+    Raises WeightsError if the file differs in any way from what ``write`` makes.
     """
-    # Read, not mapped: 2 ms more, but a mapped file that somebody cuts short ends the process (SIGBUS).
+    # Read, not mapped: this costs 2 ms, but truncating a mapped file would kill the process with SIGBUS.
     data = read_file(path, _FILE_LIMIT)
     size = len(data)
     header, start = parsed_header(path, data)
@@ -171,7 +172,7 @@ def read(path: Path) -> Source:
 
 
 def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
-    """A safetensors file's header, and where its data begin. Raises WeightsError."""
+    """A safetensors file's header and the offset of its data. Raises WeightsError."""
     size = len(data)
     if size < 8:
         raise WeightsError(f"{path}: expected a safetensors file, got {size} bytes")
@@ -184,13 +185,13 @@ def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a safetensors file says that this package wrote it, or nothing that can be read."""
+    """Whether a safetensors file was written by this package, according to its header, or has an unreadable header."""
     with open_file(path) as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):  # reading it tells what is wrong
+    except (ValueError, RecursionError):  # reading the file reports the error
         return True
     metadata = found.get("__metadata__") if isinstance(found, dict) else None
     if not isinstance(found, dict) or metadata is None:
@@ -245,7 +246,7 @@ def _metadata(path: Path, found: Any) -> dict[str, str]:
 
 
 def _network(path: Path, metadata: dict[str, str]) -> Network:
-    """The network that the metadata tell of; files without are of the default one."""
+    """The network that the metadata name, or the default one."""
     if metadata["format_version"] != _WITH_NETWORK:
         return DEFAULT
     try:
@@ -269,7 +270,7 @@ def _float_shapes(network: Network) -> _Allowed:
 
 
 def _quantised_shapes(network: Network) -> _Allowed:
-    """Types and shapes of the tensors of an 8-bit network; which go together, Quantised checks."""
+    """Allowed types and shapes of an 8-bit network's tensors. Quantised checks which of them go together."""
     allowed: _Allowed = {}
     for layer in network.layers:
         kernel, bias, scales, zero = weights_names(layer)
@@ -305,7 +306,7 @@ def _entries(
 
 
 def _head_shape(path: Path, name: str, found: Any) -> tuple[int, ...]:
-    """What the file says of a tensor's shape, if that can be; the head's own checks come later."""
+    """The shape of a head's tensor according to the file, if it is plausible; the head checks it later."""
     possible = (
         isinstance(found, list) and len(found) in (1, 2) and all(type(edge) is int and edge > 0 for edge in found)
     )

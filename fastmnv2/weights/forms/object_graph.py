@@ -1,20 +1,20 @@
-"""TensorFlow 2's bundles: tensors have keys by object path, and the object graph knows the variables' names."""
+"""TensorFlow 2's bundles: tensors have object paths as keys, and the object graph holds the variables' names."""
 
 from fastmnv2.weights.forms import bundle, keras_names
 from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source, is_range
 
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-"""Of the object graph in a bundle."""
+"""The object graph's key in a bundle."""
 
 _VARIABLES_LIMIT = 20_000
 
 RANGE_VARIABLE = "fastmnv2/input_range"
-"""Of the SavedModels that this package writes: what black and white become before the network."""
+"""The key of the input range in SavedModels that this package writes: the values of black and white."""
 
 
 def read(opened: bundle.Bundle, form: str, origin: str) -> Source:
-    """A bundle of TensorFlow 2's: a SavedModel's, or what Keras 2 wrote by ``save_weights``."""
+    """Read a TensorFlow 2 bundle: a SavedModel's, or one from Keras 2's ``save_weights``."""
     names = _variable_names(opened.string(KEY))  # key in the bundle: the variable's own name
     names = {key: name for key, name in names.items() if key in opened.entries and "/.OPTIMIZER_SLOT/" not in key}
     slim = {key: plain for key, name in names.items() if (plain := slim_name(name))}

@@ -3,14 +3,14 @@
 from fastmnv2.core.network import DEFAULT, shapes
 
 EMA = "/ExponentialMovingAverage"
-"""What follows the name of a moving average."""
+"""The suffix of a moving average's name."""
 
-# Every variable that a network can use, without any prefix: the names are the same for all of them.
+# Every variable that a network can use, without prefixes. All networks have the same names.
 VARIABLES = frozenset(shapes(DEFAULT.layers, folded=False) | shapes(DEFAULT.layers, folded=True))
 
 
 def slim_name(name: str) -> str | None:
-    """The network's variable that a tensor of the file holds, if any: ``module/MobilenetV2/…`` and the like."""
+    """The network's variable that a file's tensor holds, such as ``module/MobilenetV2/…``; None if it holds none."""
     plain = name.removesuffix(EMA)
     start = plain.find("MobilenetV2/")
     if start > 0 and plain[start - 1] != "/":

@@ -1,6 +1,6 @@
-"""What a native file holds of the network's surroundings: its input range, a head behind it, names of classes.
+"""The input range, the head and the class names in a native file.
 
-In the metadata as JSON, with the head's tensors among the others, as ``head/<step>/<tensor>``.
+They are JSON in the metadata. The head's tensors are among the others, as ``head/<step>/<tensor>``.
 """
 
 import json
@@ -24,7 +24,7 @@ _Labels = tuple[str, ...] | None
 def read(
     path: Path, text: str, tensors: Tensors, features: int
 ) -> tuple[tuple[float, float] | None, head.Head | None, _Labels]:
-    """Input range, head on so many features, names of ImageNet's classes, from the JSON and the tensors named for it.
+    """Input range, head for this many features, and names of ImageNet's classes, from the JSON and the head's tensors.
 
     Raises WeightsError.
     """

@@ -1,7 +1,7 @@
-"""TensorFlow's graphs (``saved_model.pb``, frozen ``.pb``): what is done to images before the network, and constants.
+"""TensorFlow's graphs (``saved_model.pb``, frozen ``.pb``): constants, and the preparation of images.
 
-Read as protocol buffers, never run. Field numbers are those of tensorflow/core/framework/{graph,node_def,function,
-attr_value,tensor}.proto and core/protobuf/{saved_model,meta_graph}.proto.
+Graphs are read as protocol buffers, never run. Field numbers are those of tensorflow/core/framework/{graph,node_def,
+function,attr_value,tensor}.proto and core/protobuf/{saved_model,meta_graph}.proto.
 """
 
 import math
@@ -17,7 +17,7 @@ from fastmnv2.weights.tensors import range_of
 
 SAVED_MODEL_LIMIT = 32 << 20
 _FIELDS_LIMIT = 1_000_000  # a Keras SavedModel has some 200,000
-_DEPTH_LIMIT = 16  # of functions that call functions
+_DEPTH_LIMIT = 16  # functions that call functions
 _STEPS_LIMIT = 10_000
 
 _FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 19: "<f2"}  # types.proto
@@ -35,7 +35,7 @@ _ARITHMETIC = {"Mul": "*", "Add": "+", "AddV2": "+", "BiasAdd": "+", "Sub": "-",
 
 @dataclass
 class _Node:
-    """An operation; its attributes are read when they are asked for."""
+    """An operation; its attributes are parsed on demand."""
 
     name: str
     op: str
@@ -45,7 +45,7 @@ class _Node:
 
 @dataclass
 class _Body:
-    """The nodes of a graph or of a function, by name, and who takes what they give."""
+    """The nodes of a graph or of a function, by name, and the consumers of their outputs."""
 
     nodes: dict[str, _Node] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
@@ -58,12 +58,12 @@ _Affine = tuple[float, float]
 
 
 class Before(NamedTuple):
-    """What a graph does to images before its first convolution.
+    """How a graph prepares images for its first convolution.
 
     Attributes:
-        input_range: what black and white become; None where nothing is done to them.
-        input_error: the operation that can't be followed, "" if there is none.
-        size: height and width that the graph takes, None where it leaves them open.
+        input_range: the values that black and white become; None if the graph does nothing to images.
+        input_error: the operation that can't be followed, or "".
+        size: height and width of the graph's images; None if it leaves them open.
     """
 
     input_range: tuple[float, float] | None = None
@@ -72,7 +72,7 @@ class Before(NamedTuple):
 
 
 class Reader:
-    """Protocol buffers within a limit of fields. Raises ValueError beyond it, or for malformed ones."""
+    """Reads protocol buffers up to a limit of fields. Raises ValueError beyond it, or for malformed data."""
 
     def __init__(self) -> None:
         self._left = _FIELDS_LIMIT
@@ -118,7 +118,7 @@ class Reader:
         return body
 
     def attribute(self, node: _Node, name: str, number: int) -> Any:
-        """One kind of value of a node's attribute, None where there is none."""
+        """One kind of value of a node's attribute; None if there is none."""
         for entry in node.attributes:
             pair = {key: value for key, value in self.fields(entry) if isinstance(value, bytes)}
             if pair.get(1) == name.encode():
@@ -126,7 +126,7 @@ class Reader:
         return None
 
     def shape(self, message: Any) -> list[int]:
-        """A TensorShapeProto's edges, -1 where they are left open."""
+        """A TensorShapeProto's dimensions, with -1 for open ones."""
         edges = []
         for part in self.parts(message, 2) if isinstance(message, bytes) else ():
             size = next((value for key, value in self.fields(part) if key == 1), 0)
@@ -134,7 +134,7 @@ class Reader:
         return edges
 
     def constant(self, node: _Node) -> NDArray[Any] | None:
-        """A Const's values, None if they are not numbers or there are none."""
+        """A Const's values; None if there are none or they are not numbers."""
         tensor = self.attribute(node, "value", 8) if node.op == "Const" else None
         if not isinstance(tensor, bytes):
             return None
@@ -158,7 +158,7 @@ class Reader:
         count = math.prod(shape)
         if content:
             values = np.frombuffer(content, _FLOATS[kind])
-        else:  # the last value stands for all that follow it
+        else:  # the last value repeats up to the end
             if not 0 < len(listed) <= count or count > 1 << 16:
                 return None
             values = np.array(listed + listed[-1:] * (count - len(listed)), np.float64).astype(_FLOATS[kind])
@@ -223,7 +223,7 @@ class Graph:
         return found
 
     def before(self, name: str, shape: list[int] | None = None) -> Before | None:
-        """What happens to images between a placeholder and the first convolution; None if they go nowhere near one."""
+        """How images change between a placeholder and the first convolution; None if they reach no convolution."""
         node = self.body.nodes.get(_plain(name))
         if node is None:
             return None
@@ -237,14 +237,14 @@ class Graph:
                 return None
             says = (
                 f"the operation {blocked[0].name[:200]} ({blocked[0].op[:60]}) stands before the network and can't be "
-                "run; input_range= says what it should get instead"
+                "run; pass input_range= to replace it"
             )
             return Before(None, says, size)
         if found == (1.0, 0.0) and not pixels:
             return Before(None, "", size)
         said = range_of(*found, pixels=pixels or None)
         if said is None:
-            return Before(None, f"images are taken times {found[0]} plus {found[1]}, which keeps no picture", size)
+            return Before(None, f"images times {found[0]} plus {found[1]} leaves no usable picture", size)
         return Before(said, "", size)
 
     def _function(self, name: str) -> _Body | None:
@@ -260,7 +260,7 @@ class Graph:
         return self._bodies.get(name)
 
     def _follow(self, body: _Body, start: str, given: _Affine, blocked: list[_Node], depth: int) -> _Affine | None:
-        """Factor and offset with which what ``start`` gives comes to a convolution, None if it doesn't."""
+        """Factor and offset by which the output of ``start`` changes before a convolution; None if it reaches none."""
         if depth > _DEPTH_LIMIT:
             raise ValueError(f"functions call functions deeper than {_DEPTH_LIMIT}")
         pending, seen = [(start, given)], {start}
@@ -289,7 +289,7 @@ class Graph:
     def _call(
         self, node: _Node, index: int, now: _Affine, blocked: list[_Node], depth: int
     ) -> tuple[bool, _Affine | None]:
-        """Whether what a function takes comes to a convolution in it, and as what; else as what it is returned."""
+        """Whether a function's argument reaches a convolution in it, and its factor and offset there or on return."""
         inner = self._called(node)
         if inner is None or index >= len(inner.arguments):
             return False, None
@@ -299,13 +299,13 @@ class Graph:
         return False, now if argument in inner.returned else self._returned(inner, argument, now)
 
     def _through(self, body: _Body, node: _Node, index: int, now: _Affine) -> _Affine | None:
-        """What an operation makes of images; None if it can't be followed."""
+        """The factor and offset after an operation; None if it can't be followed."""
         if node.op in _ARITHMETIC:
             return self._arithmetic(body, node, index, now)
         return now if (node.op in _IDLE or node.op in _RESIZING) and index == 0 else None
 
     def _returned(self, body: _Body, argument: str, now: _Affine) -> _Affine | None:
-        """What a function without a convolution makes of its argument, such as a layer's own function."""
+        """The factor and offset after a function without a convolution, such as a layer's own function."""
         at, value = argument, now
         for _ in range(100):
             if at in body.returned:
@@ -360,7 +360,7 @@ class Graph:
 
 
 def saved_model(data: bytes) -> Before:
-    """What a SavedModel's graphs do to images before the network. Raises ValueError if it is malformed."""
+    """How a SavedModel's graphs prepare images for the network. Raises ValueError if the file is malformed."""
     reader = Reader()
     best = Before()
     for meta in reader.parts(data, 2):

@@ -1,7 +1,7 @@
 """TFLite files: float32, float16, and 8-bit quantised ones, dequantised exactly.
 
-Tensor names say nothing reliable, so the operators are followed in order and held against the network:
-kinds, shapes, strides, padding, activations and residuals must be its own.
+Tensor names are unreliable, so this module follows the operators in order and compares them with the network:
+kinds, shapes, strides, padding, activations and residuals must match.
 """
 
 import math
@@ -34,7 +34,7 @@ _ACTIVATIONS = ("<f4", "<f2", "u1", "i1")
 
 @dataclass(frozen=True)
 class Value:
-    """What an activation is: the output of ``layer`` (-1: the input image) and what happened to it since."""
+    """An activation: the output of ``layer`` (-1: the input image), and the operations on it since."""
 
     layer: int
     relu6: bool = False
@@ -43,11 +43,11 @@ class Value:
     pooled: bool = False
     scaled: float = 1.0
     shifted: float = 0.0
-    pixels: bool | None = None  # whether the image is in [0,255], None where it isn't said
+    pixels: bool | None = None  # whether the image is in [0,255]; None if unknown
 
 
 def read(path: Path) -> Source:
-    """A ``.tflite`` file. Raises WeightsError naming the operator that is not the network's."""
+    """Read a ``.tflite`` file. Raises WeightsError that names the operator that is not the network's."""
     graph = Graph(read_file(path, FILE_LIMIT), str(path))
     walk = Walk(graph)
     for number, operator in enumerate(graph.operators):
@@ -56,7 +56,7 @@ def read(path: Path) -> Source:
 
 
 def stored_shape(layer: Layer) -> tuple[int, ...]:
-    """TFLite's [out, kh, kw, in], for depthwise [1, kh, kw, C], of what the network has as ``weights_shape``."""
+    """A layer's ``weights_shape`` in TFLite's layout: [out, kh, kw, in], or [1, kh, kw, C] for depthwise kernels."""
     height, width, inputs, outputs = layer.weights_shape
     return outputs, height, width, inputs
 
@@ -79,9 +79,9 @@ class Walk:
         self.network = self._network()
 
     def _image(self, index: int) -> Value:
-        """What the graph is given, as far as its metadata tell."""
+        """The graph's input image, with the normalisation that the metadata define."""
         if TYPES.get(self.graph.tensors[index].type, "") not in ("<f4", "<f2"):
-            return Value(-1)  # integers say themselves what they stand for
+            return Value(-1)  # scale and zero point define what the integers stand for
         try:
             told = tflite_metadata.normalization(self.graph)
         except ValueError as error:
@@ -90,7 +90,7 @@ class Walk:
         return Value(-1, scaled=1 / told.std, shifted=-told.mean / told.std, pixels=True) if told else Value(-1)
 
     def _network(self) -> Network:
-        """What the graph is held against: by its kernels' shapes, and for images of its size, if it says one."""
+        """The network to compare the graph with, from the shapes of its kernels and its image size, if known."""
         constants = {o.outputs[0]: o.inputs[0] for o in self.graph.operators if o.name == "DEQUANTIZE" and o.inputs}
         outputs: list[int | None] = []
         for operator in self.graph.operators:
@@ -118,14 +118,14 @@ class Walk:
         return None if -1 in signature[1:] else (height, width)
 
     def _check_range(self, index: int) -> None:
-        """Integers that the first convolution takes say what numbers they stand for: usually [-1,1]."""
+        """Check the range of the quantised input that the first convolution takes, usually [-1,1]."""
         tensor = self.graph.tensors[index]
         kind = TYPES.get(tensor.type, "")
         if kind not in ("u1", "i1") or tensor.scale.size != 1 or tensor.zero_point.size != 1:
             return
         lowest = np.iinfo(kind).min - int(tensor.zero_point[0])
         black, white = lowest * float(tensor.scale[0]), (lowest + 255) * float(tensor.scale[0])
-        # What a converter has seen of images may not have been quite black or white.
+        # The images that a converter calibrated on may not have contained pure black and white.
         if -1.1 <= black <= -0.75 and 0.75 <= white <= 1.1:
             return
         for usual in (1.0, 255.0):
@@ -134,11 +134,11 @@ class Walk:
                 return
         self.input_error = (
             f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1], [0, 1] or [0, 255]; "
-            "input_range= says what black and white become before it"
+            "input_range= sets what black and white become before it"
         )
 
     def step(self, number: int, operator: Operator) -> bool:
-        """Take the next operator; whether it is one of the network's own, with its input."""
+        """Take the next operator. Return whether it, and its input, belong to the network."""
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
         if self._is_behind(operator, source):
@@ -150,7 +150,7 @@ class Walk:
             result = self._convolution(operator, source)
         elif operator.name in ("ADD", "MUL", "SUB"):
             result = self._arithmetic(operator)
-        elif source is None or operator.name == "SHAPE":  # sizes, which converters compute on the way
+        elif source is None or operator.name == "SHAPE":  # sizes, which converters compute within the graph
             return False
         else:
             result = self._kept(operator, source)
@@ -162,7 +162,7 @@ class Walk:
         return True
 
     def _kept(self, operator: Operator, source: Value) -> Value:
-        """What an operator without weights makes of its input."""
+        """The output of an operator without weights."""
         if operator.name == "RELU6":
             return replace(source, relu6=True)
         if operator.name == "PAD":
@@ -183,7 +183,7 @@ class Walk:
             )
 
     def _is_behind(self, operator: Operator, source: Value | None) -> bool:
-        """Whether an operator stands behind the network, in which case it is taken or refused as part of a head."""
+        """Whether an operator comes after the network; if so, it is taken or refused as part of a head."""
         if source is not None and source.layer == len(self.network.layers) - 1:  # ImageNet's classes
             if operator.name not in (*_KEEPING, "SOFTMAX", "SHAPE"):
                 self._behind.refuse(self._where, "stands behind the ImageNet classes", operator.outputs)
@@ -203,7 +203,7 @@ class Walk:
         return True
 
     def _is_average(self, operator: Operator) -> bool:
-        """Whether nothing but a channel each is left of the last map."""
+        """Whether an operator reduces the last map to one number per channel."""
         left = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
         return len(left) in (2, 4) and left[1:] in ((self.network.features,), (1, 1, self.network.features))
 
@@ -215,13 +215,13 @@ class Walk:
         return self._next == len(self.network.layers) - 1 and self._shape(operator.inputs[1]) in (stored, stored[::3])
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-        """The layers' tensors and notes, when there are no more operators."""
+        """The layers' tensors and notes, after the last operator."""
         if self._next < len(self.network.layers) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {self.network.layers[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
 
     def source(self, path: Path, kind: "type[_Kind]") -> "_Kind":
-        """All that the file tells, as a Source or a Quantised."""
+        """Everything from the file, as a Source or a Quantised."""
         tensors, notes = self.finish()
         names = tflite_metadata.labels(self.graph)
         imagenet = names is not None and len(names) == DEFAULT.classes and self._next == len(self.network.layers)
@@ -248,7 +248,7 @@ class Walk:
         return self.graph.tensors[self._dequantised.get(index, index)].shape
 
     def _weights(self, index: int) -> NDArray[np.float32]:
-        """A constant as float32. Callers have looked at its shape: that is what keeps it small."""
+        """A constant as float32. Callers have checked its shape, which bounds its size."""
         found = self.graph.dequantised(self._dequantised.get(index, index))
         if found is None:
             raise self._error(f"tensor {self.graph.tensors[index].name} is not constant")
@@ -325,7 +325,7 @@ class Walk:
         strides = (number(options, 1, "Int32"), number(options, 2, "Int32"))
         dilation = 5 if layer.kind == "depthwise" else 4
         dilations = (number(options, dilation, "Int32", 1), number(options, dilation + 1, "Int32", 1))
-        # Padded, then VALID: what SAME means at stride 2.
+        # At stride 2, a PAD followed by VALID is the same as SAME.
         fits = padding == _SAME and not padded
         fits = fits or (padding == _VALID and (layer.kernel == 1 or (padded and layer.stride == 2)))
         if strides != (layer.stride, layer.stride) or dilations != (1, 1) or not fits:

@@ -1,4 +1,4 @@
-"""TFLite's container: the operators, tensors, constants and metadata of a file, whatever network is in it.
+"""TFLite's container: the operators, tensors, constants and metadata of a file with any network.
 
 Field numbers are those of tensorflow/lite/schema/schema.fbs.
 """
@@ -15,9 +15,9 @@ from fastmnv2.core.errors import WeightsError
 if TYPE_CHECKING:
     from flatbuffers.table import Table
 
-# The most that a malformed file may cost: parts of a flatbuffer may overlap, so its size is no limit.
+# Limits for malformed files. Parts of a flatbuffer may overlap, so the file's size does not bound what is read.
 _LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
-_FEW = 16  # inputs and outputs of an operator, dimensions; further ones are not looked at
+_FEW = 16  # inputs and outputs of an operator, dimensions; any beyond these are ignored
 FILE_LIMIT = 64 << 20
 
 # schema.fbs: BuiltinOperator, TensorType
@@ -32,7 +32,7 @@ TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 9: "i1"}
 _TYPE_NAMES = {7: "int16", 10: "float64", 12: "uint64", 15: "uint32", 16: "uint16", 17: "int4", 18: "bfloat16"}
 _ZERO_POINTS = {"<i4": (0, 0), "u1": (0, 255), "i1": (-128, 127)}
 _QUANTISED = tuple(_ZERO_POINTS)
-_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller ones are not of full precision
+_LEAST_SCALE = float(np.finfo(np.float32).tiny)  # smaller scales are denormal and lose precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Tensor:
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     axis: int
-    signature: tuple[int, ...]  # its shape with -1 where it is left open; may be missing
+    signature: tuple[int, ...]  # its shape with -1 for open dimensions; may be missing
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Graph:
         return None
 
     def vector(self, table: "Table", field: int, dtype: str) -> NDArray[Any]:
-        """A vector of numbers, or a string's bytes; empty where there is none."""
+        """A vector of numbers, or a string's bytes; empty if missing."""
         offset = table.Offset(4 + 2 * field)
         if offset == 0:
             return np.zeros(0, dtype)
@@ -110,7 +110,7 @@ class Graph:
         return found
 
     def tables(self, table: "Table", field: int) -> "list[Table]":
-        """A vector of tables; empty where there is none."""
+        """A vector of tables; empty if missing."""
         offset = table.Offset(4 + 2 * field)
         if offset == 0:
             return []
@@ -120,7 +120,7 @@ class Graph:
         return [self._table(table.Bytes, table.Indirect(start + 4 * i)) for i in range(count)]
 
     def sub(self, table: "Table", field: int) -> "Table | None":
-        """A table within a table, or what a union holds; None where there is none."""
+        """A table within a table, or a union's table; None if missing."""
         offset = table.Offset(4 + 2 * field)
         return self._table(table.Bytes, table.Indirect(table.Pos + offset)) if offset else None
 
@@ -149,7 +149,7 @@ class Graph:
         )
 
     def constant(self, index: int) -> NDArray[Any] | None:
-        """A tensor's stored values as they are, None if it has none."""
+        """A tensor's stored values; None if it has none."""
         tensor = self.tensors[index]
         data = self.vector(self._buffers[tensor.buffer], 0, "u1")
         if data.size == 0:

@@ -1,4 +1,4 @@
-"""What stands behind the pooling in a TFLite file: its operators as the steps of a head."""
+"""The operators after the pooling in a TFLite file, as the steps of a head."""
 
 import math
 from collections.abc import Callable
@@ -22,44 +22,44 @@ _HOW = "; expected dense layers, batch norms and activations in one chain, or he
 
 
 class _Place(NamedTuple):
-    """Where in the chain a tensor stands: behind so many steps, as it is or on the way to a vector's length."""
+    """A tensor's place in the chain: the number of steps before it, and its role in dividing a vector by its length."""
 
     steps: int
     what: str = "x"
 
 
 class Behind:
-    """Follows the operators behind the pooling.
+    """Follows the operators after the pooling.
 
     Attributes:
-        error: which one can't be run, "" as long as all can.
+        error: the first operator that can't be run, or "".
     """
 
     def __init__(self, graph: "Graph", weights: Callable[[int], NDArray[np.float32]]) -> None:
         self._graph, self._weights = graph, weights
-        self._places: dict[int, _Place | None] = {}  # None: behind what can't be run
+        self._places: dict[int, _Place | None] = {}  # None: after an operator that can't be run
         self._steps: list[Step] = []
         self._left = LIMIT
         self.error = ""
 
     def starts(self, index: int) -> None:
-        """Take a tensor for the features."""
+        """Mark a tensor as the features."""
         self._places[index] = _Place(0)
 
     def refuse(self, where: str, why: str, outputs: list[int]) -> None:
-        """Leave out an operator, and what follows it."""
+        """Skip an operator and everything that follows it."""
         self.error = self.error or f"{where} {why}{_HOW}"
         self._places |= dict.fromkeys(outputs)
 
     def takes(self, operator: "Operator") -> bool:
-        """Whether one of its inputs stands behind the pooling."""
+        """Whether one of its inputs comes after the pooling."""
         return any(index in self._places for index in operator.inputs)
 
     def step(self, where: str, operator: "Operator") -> None:
-        """Take an operator behind the pooling."""
+        """Take an operator after the pooling."""
         given = [index for index in operator.inputs if index in self._places]
         place = self._places[given[0]]
-        if place is None or operator.name == "SHAPE":  # sizes, or behind what was refused
+        if place is None or operator.name == "SHAPE":  # sizes, or after a refused operator
             self._places |= dict.fromkeys(operator.outputs) if place is None else {}
             return
         try:
@@ -71,7 +71,7 @@ class Behind:
             self._places[index] = found
 
     def head(self, features: int, classes: list[str] | None) -> tuple[Head | None, str, list[str]]:
-        """The head, None if there is none; why it can't be run, else ""; notes."""
+        """The head or None, why it can't be run or "", and notes."""
         if self.error or not self._steps:
             return None, self.error, []
         try:
@@ -91,7 +91,7 @@ class Behind:
         if kind in _UNIT and place.what == _UNIT[kind][0]:
             return _Place(place.steps, _UNIT[kind][1])
         if kind in ("MINIMUM", "MAXIMUM") and place.what in ("sum", "factor") and len(given) == 1:
-            return place  # with the constant that keeps it from dividing by 0
+            return place  # with an epsilon that prevents division by 0
         if kind == "MUL" and len(places) == 2 and {part.what for part in places if part} == {"x", "factor"}:
             return self._add(place, Step("unit", name))
         if place.what != "x" or len(given) != 1:
@@ -109,7 +109,7 @@ class Behind:
         return self._add(place, Step(_OWN[kind], name))
 
     def _name(self, operator: "Operator") -> str:
-        """The last of the layers that an operator came from."""
+        """The name of the last Keras layer that was fused into an operator."""
         told = self._graph.tensors[operator.outputs[0]].name if operator.outputs else ""
         return told.split(";")[-1][-80:] or operator.name.lower()
 

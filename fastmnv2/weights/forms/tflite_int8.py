@@ -1,6 +1,6 @@
-"""8-bit TFLite files as the integers that they are: uint8 with one scale a tensor, int8 with one a channel.
+"""8-bit TFLite files without dequantising: uint8 with one scale for each tensor, int8 with one for each channel.
 
-The operators are followed as ``tflite`` does; what is kept here besides is how every activation is quantised.
+The operators are followed as in ``tflite``. In addition, this module keeps how every activation is quantised.
 """
 
 import math
@@ -17,11 +17,11 @@ from fastmnv2.weights.forms.tflite import RELU6, Value, Walk, stored_shape
 from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, Tensor, type_name
 from fastmnv2.weights.int8.quantised import IMAGE, POOL, SOFTMAX, Quantised, quantity_names, sum_scope, weights_names
 
-_AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # others round otherwise
+_AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # other operators round differently
 
 
 def read(path: Path) -> Quantised:
-    """A ``.tflite`` file with 8-bit activations and weights. Raises WeightsError for any other."""
+    """Read a ``.tflite`` file with 8-bit activations and weights. Raises WeightsError for any other."""
     graph = Graph(read_file(path, FILE_LIMIT), str(path))
     walk = _Int8Walk(graph)
     for number, operator in enumerate(graph.operators):
@@ -32,7 +32,7 @@ def read(path: Path) -> Quantised:
 class _Int8Walk(Walk):
     """Collects each layer's integers and how its output is quantised."""
 
-    _type = ""  # of activations: "u1" or "i1", the first one's
+    _type = ""  # the type of all activations, set by the first: "u1" or "i1"
 
     def step(self, number: int, operator: Operator) -> bool:
         before = self._values.get(operator.inputs[0]) if operator.inputs else None
@@ -59,7 +59,7 @@ class _Int8Walk(Walk):
         return True
 
     def _quantise(self, before: Value, source: Tensor, target: Tensor) -> None:
-        """Of the image: a float one, or bytes that only change their sign's place."""
+        """Handle a QUANTIZE of the image: from float32, or from uint8 to int8 with the same meaning."""
         moved = (TYPES.get(source.type), TYPES.get(target.type)) == ("u1", "i1") and source.scale.size == 1
         if moved:
             moved = source.scale.tolist() == target.scale.tolist()
@@ -73,7 +73,7 @@ class _Int8Walk(Walk):
         return found if found in _AVERAGES else ""
 
     def _keep(self, scope: str, tensor: Tensor, activation: int = 0) -> None:
-        """How an activation is quantised, and the range that a fused activation leaves it."""
+        """Keep how an activation is quantised, and the range that a fused activation allows."""
         found = self._type_of(tensor)
         self._type = self._type or found
         if not found or found != self._type:
@@ -89,7 +89,7 @@ class _Int8Walk(Walk):
         low = int(np.iinfo(found).min)
         high, zero = low + 255, int(tensor.zero_point[0])
         scale = np.float32(tensor.scale[0])
-        if activation == RELU6 and np.isfinite(scale) and scale > 0:  # what else there is, the checks tell
+        if activation == RELU6 and np.isfinite(scale) and scale > 0:  # the checks report other values
             with np.errstate(all="ignore"):
                 six = float(np.float32(6) / scale)
             low, high = max(low, zero), min(high, zero + math.floor(six + 0.5) if six < 1e6 else high)

@@ -1,4 +1,4 @@
-"""What the metadata of a TFLite file tell (metadata_schema.fbs): how images are normalised, names of the classes."""
+"""A TFLite file's metadata (metadata_schema.fbs): the normalisation of images, and the names of the classes."""
 
 import io
 import zipfile
@@ -16,14 +16,14 @@ _DIRECTORY_LIMIT = 64 << 10
 
 
 class Normalization(NamedTuple):
-    """What is done to pixels in [0,255] before they are handed to the graph: ``(x - mean) / std``."""
+    """The normalisation of pixels in [0,255] before the graph: ``(x - mean) / std``."""
 
     mean: float
     std: float
 
 
 def normalization(graph: "Graph") -> Normalization | None:
-    """Of the graph's image; None if nothing is told. Raises ValueError where channels differ."""
+    """The normalisation of the graph's image; None if unknown. Raises ValueError if channels differ."""
     found = None
     for tensor in _tensors(graph, 2):
         for unit in graph.tables(tensor, 4):
@@ -34,7 +34,7 @@ def normalization(graph: "Graph") -> Normalization | None:
             if not mean.size or not std.size or (mean != mean[0]).any() or (std != std[0]).any():
                 raise ValueError(
                     f"the metadata normalise each channel apart (mean {mean[:3].tolist()}, std {std[:3].tolist()}), "
-                    "which can't be run; input_range= says what black and white should become instead"
+                    "which can't be run; pass input_range= to set one range for all"
                 )
             found = Normalization(float(mean[0]), float(std[0]))
             if not np.isfinite(found).all() or found.std == 0:
@@ -43,7 +43,7 @@ def normalization(graph: "Graph") -> Normalization | None:
 
 
 def labels(graph: "Graph") -> list[str] | None:
-    """Names of the classes, from the text that is packed behind the graph; None where there is none."""
+    """Names of the classes, from the text file that is appended to the graph; None if there is none."""
     if b"PK\5\6" not in graph.data[-(1 << 16) - 22 :]:
         return None
     end = graph.data.rfind(b"PK\5\6")
@@ -51,7 +51,7 @@ def labels(graph: "Graph") -> list[str] | None:
         return None
     try:
         archive = zipfile.ZipFile(io.BytesIO(graph.data))
-    except (zipfile.BadZipFile, OSError, ValueError):  # no archive: bytes of weights that look like one's end
+    except (zipfile.BadZipFile, OSError, ValueError):  # not an archive, but weights whose bytes look like its end
         return None
     names = archive.namelist()
     told = [

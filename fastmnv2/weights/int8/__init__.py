@@ -1,1 +1,1 @@
-"""8-bit weights: as they are held and checked, and how they are made from float ones."""
+"""8-bit weights: their representation, their checks, and how they are made from float weights."""

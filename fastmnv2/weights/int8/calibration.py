@@ -1,7 +1,7 @@
 """Post-training quantisation: float weights to an int8 network, calibrated on pictures.
 
-Weights get one scale a channel, activations the range that they have on the pictures. What rounding does to the mean
-of each channel is then taken back from the biases, layer by layer.
+Weights get one scale for each channel. Activations get the range that they have on the pictures. Rounding shifts the
+mean of each channel; this shift is then subtracted from the biases, layer by layer.
 """
 
 import os
@@ -27,22 +27,22 @@ from fastmnv2.weights.int8.quantised import (
 )
 from fastmnv2.weights.tensors import Folded
 
-HELD_OUT = 5  # every fifth picture is not calibrated on, but tells how good it became
+HELD_OUT = 5  # every fifth picture is held out to measure the result
 _FEWEST = 5
-_PART = 8  # images whose maps are held at a time
+_PART = 8  # images whose maps are in memory at the same time
 
 _Maps = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Report:
-    """How near an int8 network is to the float one, on pictures it was not calibrated on."""
+    """How close an int8 network is to the float one, on held-out pictures."""
 
     calibrated: int  # pictures
     held_out: int
-    errors: dict[str, float]  # by endpoint: relative L2 error against float32
-    cosines: NDArray[np.float64]  # of each held-out picture's features to their float32 ones
-    top1: float | None  # share of held-out pictures of the same first class; None without logits
+    errors: dict[str, float]  # relative L2 error against float32, by endpoint
+    cosines: NDArray[np.float64]  # cosine between each held-out picture's int8 and float32 features
+    top1: float | None  # share of held-out pictures with the same first class; None without logits
 
     def lines(self) -> list[str]:
         """The report as text."""
@@ -85,8 +85,8 @@ def quantize(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """See ``fastmnv2.quantize``; ``folded`` are its weights."""
-    image_quantity(*folded.range)  # before the work of minutes
+    """See ``fastmnv2.quantize``; ``folded`` are the float weights."""
+    image_quantity(*folded.range)  # check this before work that takes minutes
     array, _ = arguments.as_images(images, folded.network)
     if len(array) < _FEWEST:
         raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
@@ -105,7 +105,7 @@ def _parts(images: NDArray[Any]) -> Iterable[NDArray[Any]]:
 
 
 def _float_maps(model: Model, images: NDArray[Any]) -> _Maps:
-    """Every endpoint, and the projections before residuals are added."""
+    """The maps of every endpoint, and the projections before residuals are added."""
     network, maps = model.network, model.endpoints(images)
     block_input = maps[network.endpoints[0].name]
     for block, projection in enumerate(network.projections):
@@ -118,7 +118,7 @@ def _float_maps(model: Model, images: NDArray[Any]) -> _Maps:
 
 
 def _scopes(network: Network) -> dict[str, str]:
-    """Where each map's Quantity is kept, by the map's name, in the order of the network; without the logits."""
+    """The scope that keeps each map's Quantity, by the map's name, in network order; without the logits."""
     found = {}
     for block, projection in enumerate(network.projections):
         expansion, depthwise, output = (network.endpoints[4 * block + part].name for part in range(3))
@@ -130,19 +130,19 @@ def _scopes(network: Network) -> dict[str, str]:
 
 
 def untrained(folded: Folded) -> Quantised:
-    """An int8 network of weights that mean nothing, for timings, by the ranges that they give on noise."""
+    """An int8 network from untrained weights, for timings, with ranges measured on noise."""
     noise = np.random.RandomState(0).randint(0, 256, (8, *folded.network.image_shape)).astype(np.uint8)
     return _Calibration(folded, Model(folded), noise).uncorrected()
 
 
 class _Calibration:
-    """Ranges and means of the float network's maps, and the integers that are made of them."""
+    """Ranges and means of the float network's maps, and the integer weights that follow from them."""
 
     def __init__(self, folded: Folded, model: Model, images: NDArray[Any]) -> None:
         self._folded, self._shape, self._images = folded, folded.network, images
         logits = self._shape.logits.scope
         self._names = _scopes(self._shape) | ({logits: logits} if folded.has_logits else {})
-        self._low = dict.fromkeys(self._names, 0.0)  # a range holds 0
+        self._low = dict.fromkeys(self._names, 0.0)  # every range includes 0
         self._high = dict.fromkeys(self._names, 0.0)
         self._means: dict[str, NDArray[np.float64]] = {name: np.zeros(1) for name in self._names}
         for part in _parts(images):
@@ -154,7 +154,7 @@ class _Calibration:
         self._tensors: dict[str, NDArray[Any]] = {}
 
     def uncorrected(self) -> Quantised:
-        """The integers that rounding gives."""
+        """The network with plain rounded weights."""
         scale, zero = image_quantity(*self._folded.range)
         self._quantity(IMAGE, scale, zero)
         for name, scope in self._names.items():
@@ -166,7 +166,7 @@ class _Calibration:
         return self._network()
 
     def run(self, progress: Callable[[int, int], None]) -> Quantised:
-        """The same with what rounding does to the means taken back."""
+        """The same with biases corrected for the shifts that rounding causes in the means."""
         self.uncorrected()
         network_layers = [name for name in self._names if name not in self._sums()]
         for done, name in enumerate(network_layers):
@@ -196,7 +196,7 @@ class _Calibration:
         self._quantity(scope, scale, int(np.clip(np.rint(-128 - low / float(scale)), -128, 127)))
 
     def _weights(self, layer: Layer, source: np.float32) -> None:
-        """Symmetric, a scale a channel; one at least that keeps the bias within 2^24 steps."""
+        """Quantise symmetrically with one scale for each channel, large enough to keep the bias within 2^24 steps."""
         kernel, bias = (
             self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
         )
@@ -212,7 +212,7 @@ class _Calibration:
         self._tensors[names[3]] = np.zeros(1, np.int32)
 
     def _correct(self, name: str, scope: str) -> None:
-        """Take the mean error of each channel back from the layer's bias."""
+        """Subtract each channel's mean error from the layer's bias."""
         quantised = self._network()
         model = Model(quantised)
         if name == self._shape.logits.scope:

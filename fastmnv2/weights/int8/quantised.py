@@ -1,6 +1,6 @@
-"""8-bit networks: integer weights with their scales and zero points, checked, and what LiteRT makes of them.
+"""8-bit networks: integer weights with their scales and zero points, checked and prepared for the C core.
 
-The arithmetic is that of LiteRT's default engine on x86-64 (XNNPACK), all in float32 in this order:
+The arithmetic is that of LiteRT's default engine on x86-64 (XNNPACK), all in float32 and in this order:
 ``multiplier = (input_scale * weight_scale) / output_scale``,
 ``q = clamp(rint(float32(sum) * multiplier) + zero_point)``.
 """
@@ -14,17 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.core import _engine
+from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, Layer
 from fastmnv2.weights.tensors import INPUT_RANGE, Folded
 
-_MOST_MULTIPLIER = 256.0  # of a convolution or average; XNNPACK refuses larger ones too
-_SUM_RATIOS = (2.0**-10, 2.0**8)  # of a residual addition's scales, likewise
+_MOST_MULTIPLIER = 256.0  # for a convolution or average; XNNPACK refuses larger ones too
+_SUM_RATIOS = (2.0**-10, 2.0**8)  # the limits, also XNNPACK's, for the ratio of a residual addition's scales
 _INT32 = 2**31 - 1
 
 
 class Quantity(NamedTuple):
-    """How a tensor's integers stand for numbers: ``(q - zero_point) * scale``, clamped to ``[low, high]``."""
+    """A tensor's quantisation: integers in ``[low, high]`` stand for ``(q - zero_point) * scale``."""
 
     scale: np.float32
     zero_point: int
@@ -38,7 +39,7 @@ def quantity_names(scope: str) -> tuple[str, str]:
 
 
 def sum_scope(block: int) -> str:
-    """Where a block's residual addition keeps its Quantity."""
+    """The scope of the Quantity of a block's residual addition."""
     return f"{DEFAULT.layers[3 * block + 2].scope.rpartition('/')[0]}/sum"
 
 
@@ -56,7 +57,7 @@ def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
     """Scale and zero point of an int8 image whose pixels stand for numbers from ``black`` to ``white``.
 
     Raises:
-        ValueError: 0, which convolutions pad with, is none of them.
+        ValueError: if the range does not include 0, which convolutions pad with.
     """
     if not black <= 0 <= white:
         raise ValueError(
@@ -64,39 +65,40 @@ def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
             f"got {black:g} to {white:g}"
         )
     scale = np.float32((white - black) / 255)
-    # Half a step of 255 has no integer: (-1, 1) has its zero point at -1, as converters do.
+    # The exact zero point of (-1, 1) is between two integers; like converters, this uses -1.
     return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
 
 
 @dataclass(frozen=True)
 class Quantised(Folded):
-    """The network in 8-bit integers, as its file has them.
+    """The network in 8-bit integers, as stored in its file.
 
-    ``tensors`` has, in TF-Slim's shapes, kernels as uint8 or int8, int32 biases, and what ``weights_names`` and
-    ``quantity_names`` name, for the layers, the residual additions, the image, the average and any softmax.
+    ``tensors`` has, in TF-Slim's shapes, uint8 or int8 kernels and int32 biases. It also has the tensors of
+    ``weights_names`` for the layers, and those of ``quantity_names`` for the outputs of the layers, the residual
+    additions, the image, the average and any softmax.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tensors:  # a pickle of a file's weights comes without
+        if self.tensors:  # the pickle of a native file's weights has none
             _Check(self).all()
             object.__setattr__(self, "input_range", self._images_range())
 
     def _images_range(self) -> tuple[float, float] | None:
-        """What black and white become, as it is said, or as the image's integers have it: None for the usual."""
+        """The input range that is set, or the one that the image's quantisation defines; None for the usual one."""
         near = [edges for edges in (self.range, *_USUAL_RANGES) if self.fits(edges)]
         return None if not near or near[0] == INPUT_RANGE else near[0]
 
     def fits(self, edges: tuple[float, float]) -> bool:
-        """Whether the image's integers are those of pixels over this range: within a step, and half a percent."""
+        """Whether the image's quantisation fits pixels over this range, within one step and half a percent."""
         image = self.quantity(IMAGE)
         steps = (edges[1] - edges[0]) / float(image.scale)
         zero = -edges[0] / float(image.scale) + self.lowest
         return abs(steps / 255 - 1) <= 0.005 and abs(zero - image.zero_point) <= 1.2
 
     @property
-    def precision(self) -> str:
-        """What a model of it computes in."""
+    def precision(self) -> Precision:
+        """The precision that a model of these weights computes in."""
         return "int8"
 
     @property
@@ -145,7 +147,7 @@ class Quantised(Folded):
         return {}
 
     def has(self, scope: str) -> bool:
-        """Whether there is such an output."""
+        """Whether the network has an output with this scope."""
         return quantity_names(scope)[0] in self.tensors
 
     def input_of(self, index: int) -> Quantity:
@@ -162,7 +164,7 @@ class Quantised(Folded):
         return self.input_of(max(3 * block, 1))
 
     def multipliers(self, index: int) -> NDArray[np.float32]:
-        """What the sums of layer ``index`` are multiplied by, float32 [out]."""
+        """The multipliers for the sums of layer ``index``, float32 [out]."""
         layer = self.network.layers[index]
         scales = self.tensors[weights_names(layer)[2]].astype(np.float32)
         with np.errstate(all="ignore"):
@@ -170,11 +172,11 @@ class Quantised(Folded):
         return np.ascontiguousarray(np.broadcast_to(found.astype(np.float32), (layer.out_channels,)))
 
     def integers(self, unsigned: NDArray[np.uint8]) -> NDArray[Any]:
-        """The file's own integers from bytes as the core has them."""
+        """Convert the core's bytes to the file's own integers."""
         return unsigned if self.lowest == 0 else (unsigned ^ np.uint8(128)).view(np.int8)
 
     def numbers(self, unsigned: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
-        """What a named output's bytes, as the core has them, stand for."""
+        """Convert the core's bytes of a named output to the numbers they stand for."""
         return self._table(self.endpoint(name))[unsigned]
 
     def endpoint(self, name: str) -> Quantity:
@@ -201,12 +203,12 @@ class Quantised(Folded):
         return _engine.Int8Engine(isa, network.handle, layers, sums, self.averages(), feature, logit)
 
     def _table(self, quantity: Quantity) -> NDArray[np.float32]:
-        """What each byte stands for, as the core has them: float32 [256]."""
+        """The number that each of the core's bytes stands for: float32 [256]."""
         integers = np.arange(256) + self.lowest
         return ((integers - quantity.zero_point).astype(np.float32) * quantity.scale).astype(np.float32)
 
     def _unsigned(self, array: NDArray[Any]) -> NDArray[np.uint8]:
-        """Bytes as the core computes with them: int8 moved by 128."""
+        """Convert to the core's bytes: int8 is shifted by 128."""
         found = np.ascontiguousarray(array).view(np.uint8)
         return found if self.lowest == 0 else found ^ np.uint8(128)
 
@@ -228,7 +230,7 @@ class Quantised(Folded):
         )
 
     def _sum(self, block: int) -> tuple[int, ...]:
-        """Both multipliers of the addition, of 20 bits and more, and how far their sum is shifted."""
+        """Both multipliers of the addition, with at least 20 bits, and the right shift of their sum."""
         a, b = self.quantity(self.network.layers[3 * block + 2].scope), self.block_input(block)
         output, moved = self.quantity(sum_scope(block)), -self.lowest
         ratios = (np.float32(a.scale / output.scale), np.float32(b.scale / output.scale))
@@ -238,7 +240,7 @@ class Quantised(Folded):
         return (*multipliers, shift, *zeros, output.low + moved, output.high + moved)
 
     def averages(self) -> NDArray[np.uint8]:
-        """The average by the sum of a channel's bytes over the last map, as the core has them."""
+        """A lookup table: the average for each possible sum of a channel's bytes over the last map."""
         head = self.network.head
         pixels, before, after = head.out_height * head.out_width, self.quantity(head.scope), self.quantity(POOL)
         sums = np.arange(255 * pixels + 1)
@@ -263,7 +265,7 @@ class Quantised(Folded):
         steps = np.rint((logits.max(axis=-1, keepdims=True) - logits) / scale).astype(np.int64)
         table = np.exp((-(scale * np.arange(256, dtype=np.float32))).astype(np.float64)).astype(np.float32)
         powers = table[steps.clip(0, 255)]
-        totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # one after the other
+        totals = np.cumsum(powers, axis=-1, dtype=np.float32)[..., -1:]  # cumsum adds in order
         shares = powers * (np.float32(1) / (totals * np.float32(1 / 256)))
         found = np.minimum(np.floor(shares.astype(np.float64) + 0.5), 255) / 256
         return np.where(unknown, np.nan, found)
@@ -282,7 +284,7 @@ class Quantised(Folded):
 
 
 class _Check:
-    """Everything that a hostile file could say, as one WeightsError."""
+    """Checks of everything that a hostile file could contain; each failure is a WeightsError."""
 
     def __init__(self, weights: Quantised) -> None:
         self._own, self._network, self._tensors = weights, weights.network, weights.tensors
@@ -361,7 +363,7 @@ class _Check:
         kernel, bias, _, zero = (self._tensors[name] for name in weights_names(layer))
         inputs = kernel[..., 0].size if layer.kind != "depthwise" else layer.kernel**2
         size = np.abs(bias.astype(np.int64))
-        suspects = np.flatnonzero(size + inputs * 255 * 255 > _INT32)  # hardly ever any
+        suspects = np.flatnonzero(size + inputs * 255 * 255 > _INT32)  # usually empty
         if suspects.size == 0:
             return
         columns = kernel.reshape(-1, layer.out_channels)[:, suspects].astype(np.int64) - int(zero[0])
