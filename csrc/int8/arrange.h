@@ -20,8 +20,7 @@ void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, con
                      const fm_layer *project, const fm_int8_layer *project_weights, fm_int8_couple *couples,
                      int16_t *order);
 
-/* The same weights with columns, or rows, in another order. They are in `room`: rows * columns bytes, plus 8 a column.
- */
+/* The same weights with columns, or rows, in another order. They are in `room`: rows * columns bytes and 8 a column. */
 fm_int8_layer fm_int8_arranged_columns(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
                                        char *room);
 fm_int8_layer fm_int8_arranged_rows(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,

@@ -39,7 +39,7 @@ def find_compiler(*names):
         pytest.skip("the C test programs use Linux' mmap flags")
     found = next(filter(None, map(shutil.which, names)), None)
     if not found or not (ROOT / "csrc").is_dir():
-        pytest.skip(f"no {' or '.join(names)}, or no sources beside the tests")
+        pytest.skip(f"no {' or '.join(names)}, or no sources next to the tests")
     return found
 
 

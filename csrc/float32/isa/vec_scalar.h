@@ -17,8 +17,8 @@ FM_INLINE vec vec_fma(vec a, vec b, vec c) { return fmaf(a, b, c); }
 #else
 /* a * b + c, rounded once. fmaf is not used: mingw-w64's rounds twice, and glibc's changes the rounding mode and is
  * slow. The product of two floats is exact in double. The sum is rounded to odd: if it is inexact (Knuth's TwoSum
- * tells) and its last bit is 0, it moves by one bit towards the exact sum. Rounding the result to float then gives the
- * same as rounding the exact sum (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
+ * reports) and its last bit is 0, it moves by one bit towards the exact sum. Rounding the result to float then gives
+ * the same as rounding the exact sum (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008). */
 FM_INLINE vec vec_fma(vec a, vec b, vec c) {
     const double product = (double)a * (double)b, addend = (double)c;
     double sum = product + addend;
