@@ -121,13 +121,20 @@ def test_zero_points_out_of_range_are_refused(int8, tmp_path, number, zero):
         fold(read(tmp_path / "q.tflite"))
 
 
-@pytest.mark.parametrize(
-    ("scale", "zero"), [(1 / 255, -128), (1, -128), (1 / 127.5, -128), (1 / 255, 0), (-1 / 127.5, 0), (0, 0)]
-)
+@pytest.mark.parametrize(("scale", "zero", "input_range"), [(1 / 255, -128, (0, 1)), (1, -128, (0, 255))])
+def test_the_range_of_the_input_is_read(int8, tmp_path, scale, zero, input_range):
+    data = changed(changed(int8, image_of, "scale", scale), image_of, "zero_point", zero)
+    (tmp_path / "q.tflite").write_bytes(data)
+    assert fastmnv2.load(tmp_path / "q.tflite").weights["input_range"] == input_range
+
+
+@pytest.mark.parametrize(("scale", "zero"), [(1 / 127.5, -128), (1 / 255, 0), (-1 / 127.5, 0), (0, 0)])
 def test_other_numbers_than_this_networks_are_refused(int8, tmp_path, scale, zero):
     data = changed(changed(int8, image_of, "scale", scale), image_of, "zero_point", zero)
     (tmp_path / "q.tflite").write_bytes(data)
-    with pytest.raises(WeightsError, match=r"takes numbers in .*, expected \[-1, 1\]; input_range="):
+    with pytest.raises(
+        WeightsError, match=r"takes numbers in .*, expected \[-1, 1\], \[0, 1\] or \[0, 255\]; input_range="
+    ):
         fastmnv2.load(tmp_path / "q.tflite")
     assert fastmnv2.load(tmp_path / "q.tflite", input_range=(0, 1)).weights["input_range"] == (0, 1)
     (tmp_path / "q.tflite").write_bytes(int8)
