@@ -76,9 +76,11 @@ def test_hub_module_by_url_in_the_cache(module, folded, tmp_path, monkeypatch):
         model = fastmnv2.load(weights)
         assert model.weights["origin"] == hub.HANDLE
         assert model.has_logits
-    other = "https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector/2"
+    google = "https://tfhub.dev/google/imagenet"
+    with pytest.raises(fastmnv2.WeightsUnavailable, match="mobilenet_v2_100_224 weights are not here"):
+        fastmnv2.load(f"{google}/mobilenet_v2_100_224/feature_vector/2")
     with pytest.raises(fastmnv2.WeightsUnavailable, match="TFHUB_CACHE_DIR"):
-        fastmnv2.load(other)
+        fastmnv2.load(f"{google}/inception_v3/feature_vector/3")
 
 
 def test_checkpoint(variables, folded, tmp_path):
