@@ -74,11 +74,11 @@ def test_module_files_cut_flipped_or_missing(forms, tmp_path, file):
 
 
 def test_folders_and_files_of_no_form(tmp_path):
-    refused(tmp_path, "neither")
+    refused(tmp_path, "expected a folder with saved_model.pb")
     (tmp_path / "text.txt").write_text("hello")
-    refused(tmp_path / "text.txt", "a TF1 hub module")
+    refused(tmp_path / "text.txt", "expected a hub module")
     (tmp_path / "p.pkl").write_bytes(pickle.dumps({"MobilenetV2/Conv/weights": np.zeros(3)}))
-    refused(tmp_path / "p.pkl", "a TF1 hub module")
+    refused(tmp_path / "p.pkl", "expected a hub module")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         fastmnv2.load(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="imagenet"):
@@ -233,19 +233,19 @@ def test_wrong_tensors_are_named(changes, says):
     assert "t.file" in str(caught.value)
 
 
-def test_another_depth_multiplier_is_recognised(tmp_path):
+def test_another_architecture_is_refused_and_another_multiplier_is_run(tmp_path):
     import keras
+    from makers import converted
 
     network = keras.applications.MobileNetV2(alpha=1.0, input_shape=(96, 96, 3), include_top=False, weights=None)
     network.save_weights(tmp_path / "one.weights.h5")
-    refused(tmp_path / "one.weights.h5", "another depth multiplier")
+    refused(tmp_path / "one.weights.h5", "size=")
+    assert fastmnv2.load(tmp_path / "one.weights.h5", size=96).network.name == "mobilenet_v2_100_96"
+    (tmp_path / "one.tflite").write_bytes(converted(network))
+    assert fastmnv2.load(tmp_path / "one.tflite").network.name == "mobilenet_v2_100_96"
     other = keras.applications.MobileNet(input_shape=(96, 96, 3), include_top=False, weights=None)
     other.save_weights(tmp_path / "v1.weights.h5")
     refused(tmp_path / "v1.weights.h5", "missing")
-    from makers import converted
-
-    (tmp_path / "one.tflite").write_bytes(converted(network))
-    refused(tmp_path / "one.tflite", "another depth multiplier")
 
 
 @pytest.mark.parametrize("form", ["module", "checkpoint", *FILES])
