@@ -28,7 +28,12 @@ from fastmnv2.weights.untrained import untrained
 FILES = ["archive", "h5", "weights.h5", "keras", "tflite", "native"]
 
 
-@pytest.mark.parametrize("form", FILES)
+def quick(forms, *first):
+    """The forms, of which only ``first`` are quick tests: each form takes as long as all other tests of a module."""
+    return [form if form in first else pytest.param(form, marks=pytest.mark.slow) for form in forms]
+
+
+@pytest.mark.parametrize("form", quick(FILES, "native", "h5"))
 def test_truncated_at_any_point(forms, form, tmp_path):
     data = forms[form].read_bytes()
     path = tmp_path / forms[form].name
@@ -37,7 +42,7 @@ def test_truncated_at_any_point(forms, form, tmp_path):
         refused(path)
 
 
-@pytest.mark.parametrize("form", FILES)
+@pytest.mark.parametrize("form", quick(FILES, "native", "h5"))
 def test_flipped_bits_are_an_error_or_change_nothing_else(forms, form, tmp_path):
     """Any flipped bit gives either a WeightsError or a complete network of finite numbers."""
     data = bytearray(forms[form].read_bytes())
@@ -248,7 +253,7 @@ def test_another_architecture_is_refused_and_another_multiplier_is_run(tmp_path)
     refused(tmp_path / "v1.weights.h5", "missing")
 
 
-@pytest.mark.parametrize("form", ["module", "checkpoint", *FILES])
+@pytest.mark.parametrize("form", quick(["module", "checkpoint", *FILES], "checkpoint", "native"))
 def test_mutated_files(forms, form):
     """A short run of fuzz_readers.py with a fixed seed."""
     answers = fuzz(form, forms[form], 100, seed=0)
@@ -256,7 +261,7 @@ def test_mutated_files(forms, form):
     assert len(answers) > 1
 
 
-@pytest.mark.parametrize("form", sorted(fuzz_guided.FORMS))
+@pytest.mark.parametrize("form", quick(sorted(fuzz_guided.FORMS), "native", "graph"))
 def test_what_guided_fuzzing_found(monkeypatch, tmp_path, form):
     """Seeds, files that reach deep into a reader, and files that once broke one, with checksums ignored."""
     monkeypatch.setattr("fastmnv2.weights.forms.bundle._unmasked", lambda _: fuzz_guided.Matches())
