@@ -165,7 +165,7 @@ def main() -> None:
         share = network.macs / row["peak"] * 1e3 / row["fastmnv2 float32"]
         times = "  ".join(f"{name} {row[name]:8.3f}" for name in row if name.startswith(("fastmnv2", "LiteRT")))
         print(f"{network.name:<21} {top1}%  {times}  of the limit {share:.0%}", flush=True)
-    about = {"processor": options.processor, "isa": fastmnv2.isa(), "versions": fastmnv2.info("untrained")["version"]}
+    about = {"processor": options.processor, "isa": fastmnv2.isa(), "version": fastmnv2.info("untrained")["version"]}
     if options.json:
         options.json.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     if options.plot:
