@@ -35,7 +35,7 @@ static fm_block_plan plan_block(const fm_block *block, int slice, const fm_tier_
     /* If the expanded map is larger than the weights, splitting by rows moves less data between cores. */
     const int many_weights = weights > expanded;
     const int grouped = many_weights && GROUP * expanded * needs->element <= GROUPED_BYTES;
-    fm_block_plan plan = {.way = many_weights ? FM_BY_CHANNELS : FM_BY_ROWS, .streamed = many_weights, .images = 1};
+    fm_block_plan plan = {.way = many_weights ? FM_BY_CHANNELS : FM_BY_ROWS, .images = 1};
     if (grouped) {
         plan.way = FM_GROUPED;
         plan.images = GROUP;

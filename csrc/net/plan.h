@@ -24,7 +24,6 @@ typedef struct fm_tier_needs {
 
 typedef struct fm_block_plan {
     fm_way way;
-    int streamed;   /* its weights come from L3 or memory, so they are prefetched */
     int images;     /* images that run through the block together */
     int ring_rows;  /* rows of the expanded map kept at a time */
     int chunk_rows; /* output rows that are expanded, convolved and projected together */
