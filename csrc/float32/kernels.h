@@ -96,7 +96,7 @@ typedef struct fm_kernels {
     int lanes; /* floats in a vector: panels and slices start at multiples of it */
     int unit;  /* channels are multiples of it: `lanes`, or half of that if a layer's last vector may be half */
     int panel; /* widest pointwise panel, in vectors */
-    int rows;  /* of the tallest pointwise tile */
+    int rows;  /* of the tallest tile of a whole panel */
 #define KERNEL(name, arguments, result) result (*name)(const arguments *args);
     FM_KERNELS(KERNEL)
 #undef KERNEL
