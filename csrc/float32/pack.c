@@ -25,15 +25,16 @@ fm_conv fm_pack(const fm_layer *layer, const fm_kernels *kernels, const float *k
     conv.panels = 1;
     if (layer->kind == FM_DEPTHWISE) conv.panels = fm_vectors(conv.columns, kernels->lanes);
     if (layer->kind == FM_POINTWISE) conv.panels = fm_panel_count(conv.columns, kernels->lanes, kernels->panel);
+    /* Row by row, so that the kernel is read once from start to end. */
     const int columns = layer->out_channels;
-    for (int p = 0; p < conv.panels; p++) {
-        const fm_panel panel = fm_panel_at(&conv, p);
-        const int real = fm_most(0, fm_least(columns - panel.start, panel.width));
-        for (int i = -1; i < conv.depth; i++) {
-            const float *row = i < 0 ? bias : kernel + (size_t)i * (size_t)columns;
-            memcpy(packed, row + panel.start, sizeof(float) * (size_t)real);
-            memset(packed + real, 0, sizeof(float) * (size_t)(panel.width - real));
-            packed += panel.width;
+    for (int i = -1; i < conv.depth; i++) {
+        const float *row = i < 0 ? bias : kernel + (size_t)i * (size_t)columns;
+        for (int p = 0; p < conv.panels; p++) {
+            const fm_panel panel = fm_panel_at(&conv, p);
+            const int real = fm_most(0, fm_least(columns - panel.start, panel.width));
+            float *to = packed + (size_t)panel.start * ((size_t)conv.depth + 1) + (size_t)((i + 1) * panel.width);
+            memcpy(to, row + panel.start, sizeof(float) * (size_t)real);
+            memset(to + real, 0, sizeof(float) * (size_t)(panel.width - real));
         }
     }
     return conv;

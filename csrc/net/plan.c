@@ -1,12 +1,14 @@
 #include "net/plan.h"
 
 /* The rule: data that a step reads again soon fits in a cache, with room for the data that streams through. The rows of
- * a slice fit in L1 (32 KB). The maps of a group and their weights fit in L2 (at least 512 KB). The numbers depend only
- * on a block's shape, so they hold for every member.
+ * a slice fit in L1 (32 KB). The depthwise outputs of a chunk, and the maps of a group and their weights, fit in L2 (at
+ * least 512 KB). The numbers depend only on a block's shape, so they hold for every member.
  *
- * Measured on Zen 3 (32 KB, 512 KB) with one thread, in both precisions, for 0.35/224, 0.5/160, 0.75/96, 1.0 at 96, 160
- * and 224, and 1.4/224: groups of 1 and 2, rings of 96 and 288 pixels, and float32 chunks of 256 and 384 KB gain no
- * more than 3 %, by which two identical models differ. In batches, an image takes 0 to 3 % longer than alone. */
+ * Measured on Zen 3 (32 KB, 512 KB) with one thread, float32. Chunks of 64 KB instead of whole maps, and rings of
+ * 288 pixels of 24 channels instead of 144, take 4 to 5 % off 1.0/160 and 1.0/224, 3 % off 0.35/224, and 0 to 2 % off
+ * 0.75/96. In 1.0/224, the first depthwise layer takes half its time. Chunks of 32 KB are slower; 128 and 256 KB, and
+ * chunks of blocks with more weights, are 0 to 2 % slower. Groups of 1 and 2 gain no more than 3 %, by which two
+ * identical models differ. */
 enum {
     /* Images in a group. Two or eight are no faster; one at a time is 5 % slower at n = 8 (0.75/96, Zen 5). */
     GROUP = 4,
@@ -14,28 +16,38 @@ enum {
      * 0.75/96, four maps of 3x3 do; four of 6x6 would evict each other. Members with larger maps have no such block in
      * float32, and don't need one: 16 or more pixels of a single image already share each weight. */
     GROUPED_BYTES = 128 << 10,
-    /* Pixels of a slice in the ring: a multiple of the tiles' heights. With 24 to 48 channels they take 13 to 27 KB,
-     * which leaves room in L1. Maps too wide for it keep the kernel's three rows. */
-    RING_PIXELS = 144,
+    /* Rows of a slice in the ring, most of L1. Maps too wide for it keep the kernel's three rows. */
+    RING_BYTES = 27 << 10,
     KERNEL_ROWS = 3,
+    /* A tier that runs no fixed number of rows together runs as many as have depthwise outputs of this size, so that
+     * they are still in L2 when they are projected. Each chunk reads all weights of the block, so they must be few. */
+    CHUNK_BYTES = 64 << 10,
+    CHUNK_WEIGHT_BYTES = 64 << 10,
     SPARE_COLUMNS = 64 /* more than any tier adds to pad a layer's columns */
 };
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
-static fm_block_plan plan_block(const fm_block *block, const fm_tier_needs *needs) {
+/* The plan of a block whose expanded map is computed `slice` channels at a time. */
+static fm_block_plan plan_block(const fm_block *block, int slice, const fm_tier_needs *needs) {
     const size_t expanded = (size_t)fm_in_pixels(block) * (size_t)block->expand;
     const size_t weights = (size_t)block->expand * (size_t)(block->in + block->out);
     /* If the expanded map is larger than the weights, splitting by rows moves less data between cores. */
     const int many_weights = weights > expanded;
     const int grouped = many_weights && GROUP * expanded * needs->element <= GROUPED_BYTES;
-    fm_block_plan plan = {.way = many_weights ? FM_BY_CHANNELS : FM_BY_ROWS, .streamed = many_weights, .images = 1};
+    fm_block_plan plan = {.way = many_weights ? FM_BY_CHANNELS : FM_BY_ROWS, .images = 1};
     if (grouped) {
         plan.way = FM_GROUPED;
         plan.images = GROUP;
     }
-    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, RING_PIXELS / block->width);
+    const size_t ring_row = (size_t)block->width * (size_t)slice * needs->element;
+    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, (int)(RING_BYTES / ring_row));
     plan.chunk_rows = needs->chunk_rows ? needs->chunk_rows : block->out_height;
+    if (!needs->chunk_rows && plan.way == FM_BY_ROWS && weights * needs->element <= CHUNK_WEIGHT_BYTES) {
+        const size_t row = (size_t)block->out_width * (size_t)block->expand * needs->element;
+        const int pairs = fm_most(1, (int)(CHUNK_BYTES / (2 * row))); /* kernels compute two rows at a time */
+        plan.chunk_rows = fm_least(2 * pairs, block->out_height);
+    }
     plan.out_rows = block->out_height;
     return plan;
 }
@@ -48,7 +60,9 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
     for (int b = FM_BLOCKS - 1; b >= 0; b--) {
         const fm_block *block = &network->blocks[b];
         fm_block_plan *own = &plan.blocks[b];
-        *own = plan_block(block, needs);
+        /* The first convolution is never sliced: it reads the image once. */
+        const int slice = needs->slice && b > 0 ? fm_least(needs->slice, block->expand) : block->expand;
+        *own = plan_block(block, slice, needs);
         /* Grouped blocks must be the last ones, without a gap. */
         if (own->way == FM_GROUPED && plan.first_grouped == b + 1) {
             plan.first_grouped = b;
@@ -58,9 +72,8 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
         }
 
         const size_t images = (size_t)own->images, outputs = images * (size_t)fm_out_pixels(block);
-        /* The first convolution is never sliced: it reads the image once. */
-        const int width = needs->slice && b > 0 ? fm_least(needs->slice, block->expand) : block->expand;
-        const size_t row = (size_t)(block->width + 2 * needs->padding) * (size_t)width;
+        const int channels = fm_in_chunks(own) ? block->expand : slice; /* in chunks, each slice has its own rows */
+        const size_t row = (size_t)(block->width + 2 * needs->padding) * (size_t)channels;
         plan.map = larger(plan.map, outputs * (size_t)block->out);
         const int by_rows = own->way == FM_BY_ROWS; /* one chunk of an image at a time */
         const size_t depthwise =

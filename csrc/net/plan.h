@@ -15,7 +15,7 @@ typedef enum fm_way {
 typedef struct fm_tier_needs {
     size_t element; /* bytes of a number in a map */
     int slice;      /* max channels in a slice of the expanded map; 0: one slice has them all */
-    int chunk_rows; /* output rows that are expanded, convolved and projected together; 0: all rows */
+    int chunk_rows; /* output rows that are expanded, convolved and projected together; 0: as many as L2 holds */
     int padding;    /* pixels of padding left and right of each row of an image or of an expanded map */
     int tile_rows;  /* pixels in the tallest pointwise tile */
     int ring_rows;  /* min expanded rows to keep; 0: as many as the kernel has */
@@ -24,11 +24,10 @@ typedef struct fm_tier_needs {
 
 typedef struct fm_block_plan {
     fm_way way;
-    int streamed;  /* its weights come from L3 or memory, so they are prefetched */
-    int images;    /* images that run through the block together */
-    int ring_rows; /* rows of the expanded map kept at a time */
-    int chunk_rows;
-    int out_rows; /* output rows of each image, which may be split among threads */
+    int images;     /* images that run through the block together */
+    int ring_rows;  /* rows of the expanded map kept at a time */
+    int chunk_rows; /* output rows that are expanded, convolved and projected together */
+    int out_rows;   /* output rows of each image, which may be split among threads */
 } fm_block_plan;
 
 typedef struct fm_plan {
@@ -57,6 +56,9 @@ static inline int fm_goes_by_rows(const fm_plan *plan, int block, int team_size)
     const fm_block_plan *own = &plan->blocks[block];
     return own->way == FM_BY_ROWS || (team_size > 1 && own->out_rows >= ROWS_EACH * team_size);
 }
+
+/* Whether a block runs in several chunks. Then each slice has a ring of its own, so that no row is expanded twice. */
+static inline int fm_in_chunks(const fm_block_plan *plan) { return plan->chunk_rows < plan->out_rows; }
 
 /* Image rows kept at a time: the height of the first convolution's kernel. */
 enum { FM_IMAGE_ROWS = 3 };

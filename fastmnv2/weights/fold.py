@@ -1,5 +1,7 @@
 """Batch norms folded into the convolutions before them, after every check that weights must pass."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,6 +86,9 @@ def _check_complete(source: Source) -> None:
 
 
 def _check_finite(origin: str, name: str, array: NDArray[np.floating]) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if math.isfinite(np.add.reduce(array, axis=None)):  # then all are: this is a third of isfinite's time
+            return
     finite = np.isfinite(array)
     if not finite.all():
         bad = np.flatnonzero(~finite)

@@ -226,6 +226,7 @@ CONV = "MobilenetV2/expanded_conv_3/expand"
         ({f"{CONV}/weights": np.zeros((1, 1, 32, 192), "f4")}, r"expected shape \[1, 1, 24, 144\], got \[1, 1, 32"),
         ({f"{CONV}/weights": np.full((1, 1, 24, 144), np.nan, "f4")}, f"{CONV}/weights: 3456 of 3456 .* not finite"),
         ({f"{CONV}/BatchNorm/beta": np.full(144, np.inf, "f4")}, "not finite"),
+        ({f"{CONV}/weights": np.resize(np.float32([np.inf, -np.inf]), (1, 1, 24, 144))}, "3456 of 3456 .* not finite"),
         ({f"{CONV}/BatchNorm/moving_variance": np.full(144, -1, "f4")}, "no negative values"),
         ({f"{CONV}/BatchNorm/gamma": np.full(144, 3e38, "f4")}, "not finite"),
         ({"MobilenetV2/Logits/Conv2d_1c_1x1/biases": np.zeros(5, "f4")}, r"expected shape \[1001\]"),
@@ -236,6 +237,11 @@ def test_wrong_tensors_are_named(changes, says):
     with pytest.raises(WeightsError, match=says) as caught:
         fold(source_with(**changes))
     assert "t.file" in str(caught.value)
+
+
+def test_finite_weights_may_have_an_infinite_sum():
+    huge = np.full((1, 1, 24, 144), 1e37, "f4")
+    assert np.isfinite(fold(source_with(**{f"{CONV}/weights": huge})).tensors[f"{CONV}/weights"]).all()
 
 
 def test_another_architecture_is_refused_and_another_multiplier_is_run(tmp_path):

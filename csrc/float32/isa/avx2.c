@@ -6,10 +6,18 @@
  *
  *   first convolution   40.1   39.3 (78 %)   includes scaling the image's rows
  *   depthwise            113    102 (65 %)
- *   expansion            444    437 (92 %)   a 256-bit store takes a multiply-add's slot: max 94 % with 16 inputs
+ *   expansion            444    437 (92 %)   stores, see below
  *   projection           293    291 (99 %)
  *
+ * Where more than 8 sums are in flight, each 256-bit store delays the multiply-adds by 0.5 to 1 cycle: 12 to 18 cycles
+ * for a tile of 4 x 3, whether its sums are clamped or not, and whatever their order. An expansion of 8 inputs reaches
+ * 71 %, of 16 inputs 86 %, of 32 inputs 93 %. Stores of general registers cost nothing, and neither do those between
+ * multiply-adds that wait for each other, in 8 chains. (Measured with single loops in assembly.)
+ *
  * Tried without gain:
+ *   panels of two vectors for expansions of 8 to 64 inputs: the kernels gain 1 to 7 %, the networks lose 1 to 2 %
+ *   tiles of 6 x 2; a whole expansion of 8 inputs without a loop; the epilogue column by column (gcc 12)
+ *   depthwise: strips of columns that fit in L1; prefetching the next slice's outputs
  *   tiles of 3 x 4, depthwise tiles of 1 x 3 to 1 x 12 and 2 x 4 (in a prototype)
  *   inputs of depthwise tiles kept in registers, to load fewer taps (3x3 maps 10 % faster, most others 2 to 7 % slower)
  *   five rows in the ring of maps 48 wide, for two output rows with stride 2

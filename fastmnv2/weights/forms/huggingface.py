@@ -18,7 +18,7 @@ from fastmnv2.core.errors import WeightsError, WeightsUnavailable, is_this_machi
 from fastmnv2.core.head import LIMIT as HEAD_LIMIT
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.network import BATCH_NORM, DEFAULT
-from fastmnv2.weights.files import file_sha256, read_file
+from fastmnv2.weights.files import file_sha256, read_block, read_file
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.tensors import Source, Tensors, range_of
@@ -236,7 +236,7 @@ def _classifier(
 
 def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
     """The float tensors of a safetensors file. Raises WeightsError, ValueError."""
-    data = read_file(path, _FILE_LIMIT)
+    data = read_block(path, _FILE_LIMIT)
     header, start = native.parsed_header(path, data)
     header.pop("__metadata__", None)
     found: dict[str, NDArray[np.float32]] = {}

@@ -21,7 +21,7 @@ from fastmnv2.core.arguments import Precision
 from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
-from fastmnv2.weights.files import open_file, read_file
+from fastmnv2.weights.files import open_file, read_block
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
     POOL,
@@ -131,7 +131,7 @@ def read(path: Path) -> Source:
     Raises WeightsError if the file differs in any way from what ``write`` makes.
     """
     # Read, not mapped: this costs 2 ms, but truncating a mapped file would kill the process with SIGBUS.
-    data = read_file(path, _FILE_LIMIT)
+    data = read_block(path, _FILE_LIMIT)
     size = len(data)
     header, start = parsed_header(path, data)
     metadata = _metadata(path, header.pop("__metadata__", None))
@@ -171,7 +171,7 @@ def read(path: Path) -> Source:
     )
 
 
-def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
+def parsed_header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
     """A safetensors file's header and the offset of its data. Raises WeightsError."""
     size = len(data)
     if size < 8:
@@ -181,7 +181,7 @@ def parsed_header(path: Path, data: bytes) -> tuple[dict[str, Any], int]:
         raise WeightsError(
             f"{path}: the header claims {length} bytes, expected at most {_HEADER_LIMIT} and no more than the file has"
         )
-    return _parse(path, data[8 : 8 + length]), 8 + length
+    return _parse(path, bytes(data[8 : 8 + length])), 8 + length
 
 
 def is_own(path: Path) -> bool:
