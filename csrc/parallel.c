@@ -8,6 +8,7 @@
 #include "fpenv.h"
 #include "patience.h"
 #include "pool.h"
+#include "ticks.h"
 
 #if defined(FM_X86)
 #include <emmintrin.h>
@@ -77,7 +78,7 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
         barrier_init(&barrier, threads);
 #pragma omp parallel num_threads(threads)
         {
-            const fm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier};
+            const fm_team team = {omp_get_thread_num(), omp_get_num_threads(), &barrier, NULL};
             if (team.rank == 0) fm_pool_begun(size = team.size);
             else fm_pool_joined();
             work_in_mode(team, work, job);
@@ -87,8 +88,58 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
     }
 #endif
     (void)threads;
-    work_in_mode((fm_team){0, 1, NULL}, work, job);
+    work_in_mode((fm_team){0, 1, NULL, NULL}, work, job);
 }
+
+/* ---- shares that follow the threads' speeds ---------------------------------------------------------- */
+
+void fm_follow_speeds(fm_team *team, fm_pace *pace) {
+    if (team->size == 1) return;
+    for (int i = 0; i < team->size; i++) {
+        pace->begins[i] = (double)i / team->size;
+        pace->alone[i] = 0.0;
+    }
+    pace->begins[team->size] = 1.0;
+    pace->own = 0;
+    pace->since = fm_read_ticks();
+    team->pace = pace;
+}
+
+/* Before a wait: tells the others how long the whole step would have taken this thread alone; 0 if it had no share.
+ * Waits of even and odd numbers use different places, because a fast thread may arrive at the next wait before a slow
+ * one has read this one's. */
+static void tell_pace(fm_team team, unsigned met) {
+    fm_pace *pace = team.pace;
+    const double ticks = (double)(fm_read_ticks() - pace->since);
+    const double alone = pace->own > 0 ? ticks * pace->count / pace->own : 0.0;
+    pace->own = 0;
+    atomic_store_explicit(&team.barrier->ranks[team.rank].alone[met % 2], (uint64_t)alone, memory_order_relaxed);
+}
+
+/* After a wait: each thread's share becomes proportional to its speed since the team began. */
+static void adjust_shares(fm_team team, unsigned met) {
+    fm_pace *pace = team.pace;
+    uint64_t alone[FM_MAX_THREADS];
+    double sum = 0.0;
+    int known = 0;
+    pace->since = fm_read_ticks();
+    for (int i = 0; i < team.size; i++) {
+        alone[i] = atomic_load_explicit(&team.barrier->ranks[i].alone[met % 2], memory_order_relaxed);
+        sum += (double)alone[i];
+        known += alone[i] > 0;
+    }
+    if (!known) return;
+    const double average = sum / known;
+    sum = 0.0;
+    for (int i = 0; i < team.size; i++) {
+        pace->alone[i] += alone[i] ? (double)alone[i] : average;
+        pace->begins[i] = sum;
+        sum += 1.0 / pace->alone[i];
+    }
+    for (int i = 1; i < team.size; i++) pace->begins[i] /= sum;
+}
+
+/* ---- waiting ---------------------------------------------------------------------------------------- */
 
 /* Counts this thread's arrival and waits for the others. Returns the number of waits so far, this one included.
  *
@@ -106,6 +157,7 @@ static unsigned meet(fm_team team) {
         fm_idle_time() - barrier->ranks[team.rank].idle_time > FM_PATIENCE) {
         atomic_store(&barrier->ends, met);
     }
+    if (team.pace) tell_pace(team, met);
     atomic_store_explicit(&barrier->ranks[team.rank].arrivals, met, memory_order_release);
     int64_t since = 0;
     for (int i = 0; i < team.size; i++) {
@@ -122,6 +174,7 @@ static unsigned meet(fm_team team) {
             else if (now - since > FM_PATIENCE) atomic_store(&barrier->waited, 1);
         }
     }
+    if (team.pace) adjust_shares(team, met);
     return met;
 }
 
@@ -134,7 +187,7 @@ int fm_wait_or_end(fm_team *team) {
     const unsigned met = meet(*team), ends = atomic_load(&team->barrier->ends);
     if (!ends || met < ends) return 1;
     const int first = team->rank == 0;
-    *team = (fm_team){0, 1, NULL};
+    *team = (fm_team){0, 1, NULL, NULL};
     return first;
 }
 
