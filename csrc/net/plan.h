@@ -53,7 +53,7 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs);
  * two threads and six rows it reaches 68 % of perfect scaling, and splitting by channels 62 % (where a cache line takes
  * 140 ns from core to core). */
 static inline int fm_goes_by_rows(const fm_plan *plan, int block, int team_size) {
-    enum { ROWS_EACH = 3 };
+    enum { ROWS_EACH = 4 };
     const fm_block_plan *own = &plan->blocks[block];
     return own->way == FM_BY_ROWS || (team_size > 1 && own->out_rows >= ROWS_EACH * team_size);
 }
