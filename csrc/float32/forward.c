@@ -28,7 +28,7 @@ static int share_of(const run *r, int layer, fm_team team) {
 /* The team that splits a pointwise layer's channels: a team of one if the block is split by rows. */
 static fm_team sharing(const run *r, int layer) {
     const int alone = layer < FM_HEAD && fm_goes_by_rows(&r->model->plan, layer / 3, r->team.size);
-    return alone ? (fm_team){0, 1, NULL, NULL} : r->team;
+    return alone ? (fm_team){.size = 1} : r->team;
 }
 
 /* The panel that holds a channel. */
@@ -162,7 +162,7 @@ static void pool(const run *r, slice s, const float *map, int image) {
 static fm_status logits(const fm_model *model, const float *features, size_t n, float *out) {
     const fm_network *network = &model->network;
     const fm_request request = {.ticks = NULL};
-    const run r = {.model = model, .request = &request, .team = {0, 1, NULL, NULL}};
+    const run r = {.model = model, .request = &request, .team = {.size = 1}};
     fm_arena *arena = fm_arena_take((fm_model *)model);
     if (!arena) return FM_NO_MEMORY;
     const fm_conv *conv = conv_of(&r, FM_LOGITS);
