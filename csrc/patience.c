@@ -2,7 +2,13 @@
 #include "patience.h"
 
 #include <stdatomic.h>
+
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#else
 #include <time.h>
+#endif
 
 #include "fastmnv2.h"
 #include "parallel.h"
@@ -21,25 +27,29 @@ static struct {
     atomic_ulong late;
 } busy;
 
+#if defined(_WIN32)
+int64_t fm_now(void) {
+    LARGE_INTEGER ticks, per_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&per_second);
+    return (int64_t)((double)ticks.QuadPart * (1e9 / (double)per_second.QuadPart));
+}
+
+int64_t fm_idle_time(void) { return 0; } /* thread times have a resolution of 15 ms */
+#else
+static int64_t nanoseconds(struct timespec time) { return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec; }
+
 int64_t fm_now(void) {
     struct timespec time;
-#if defined(_WIN32)
-    timespec_get(&time, TIME_UTC);
-#else
     clock_gettime(CLOCK_MONOTONIC, &time);
-#endif
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    return nanoseconds(time);
 }
 
 int64_t fm_idle_time(void) {
-#if defined(_WIN32)
-    return 0; /* thread times have a resolution of 15 ms */
-#else
     struct timespec ran;
-    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran)) return 0;
-    return fm_now() - ((int64_t)ran.tv_sec * 1000000000 + ran.tv_nsec);
-#endif
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ran) ? 0 : fm_now() - nanoseconds(ran);
 }
+#endif
 
 static int64_t within(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
 

@@ -27,7 +27,7 @@ def sweeps():
         yield pytest.param(isa, *(FEWER if isa in ("scalar", "sse2") else ALL), marks=pytest.mark.slow, id=f"{isa}-all")
 
 
-@pytest.mark.parametrize(("isa", "sizes", "counts"), sweeps())
+@pytest.mark.parametrize(("isa", "sizes", "counts"), list(sweeps()))
 def test_batch_sizes_positions_and_thread_counts(untrained_native, images, alone, isa, sizes, counts, monkeypatch):
     monkeypatch.setenv("FASTMNV2_ISA", isa)
     model = fastmnv2.load(untrained_native)

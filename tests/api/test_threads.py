@@ -46,7 +46,8 @@ def test_environment_and_affinity_limit_the_default():
 
 def test_no_more_threads_than_processors(real_processors):
     """More threads than CPUs wait for each other: 1024 threads took 200 times as long, and 3.4 s to see Ctrl-C."""
-    assert threads.resolve(1024) == threads.resolve(real_processors) == real_processors
+    most = real_processors if fastmnv2.info()["openmp"] else 1
+    assert threads.resolve(1024) == threads.resolve(real_processors) == most
     assert threads.resolve(1) == 1
 
 

@@ -198,6 +198,11 @@ float __wrap_fmaf(float a, float b, float c) {
 
 static long allowed = -1, asked; /* -1: all succeed */
 
+static void allow(long allocations) {
+    allowed = allocations;
+    asked = 0;
+}
+
 #ifdef CHECK_MEMORY
 void *__real_calloc(size_t count, size_t bytes);
 void *__wrap_calloc(size_t count, size_t bytes);
@@ -220,8 +225,7 @@ static void check_memory(const fm_weights *weights) {
 
     long tried = 0;
     for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
-        allowed = tried;
-        asked = 0;
+        allow(tried);
         status = fm_model_new(isa, &network, weights, &other);
         expect(status == FM_OK || status == FM_NO_MEMORY, "status of fm_model_new");
     }
@@ -231,13 +235,12 @@ static void check_memory(const fm_weights *weights) {
     int outside = 0;
     tried = 0;
     for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
-        allowed = tried;
-        asked = 0;
+        allow(tried);
         memset(got, 0x5a, sizeof got);
         status = fm_forward(other, &request, &outside);
         for (size_t i = 0; status != FM_OK && i < sizeof got; i++) expect(((char *)got)[i] == 0x5a, "nothing written");
     }
-    allowed = -1;
+    allow(-1);
     expect(tried >= 2, "fm_forward's allocations can fail");
     expect(memcmp(want, got, sizeof got) == 0, "the model is still usable");
     fm_model_free(other);
@@ -256,15 +259,12 @@ static void check_dense(void) {
         for (int i = 0, first = 1; i < fm_isa_count(); i++) {
             fm_dense *dense = NULL;
             if (!fm_isa_supported(fm_isa_at(i))) continue;
-            long tried = 0;
-            for (fm_status status = FM_NO_MEMORY; status != FM_OK; tried++) {
-#ifdef CHECK_MEMORY
-                allowed = tried;
-                asked = 0;
-#endif
+            fm_status status = FM_NO_MEMORY;
+            for (long tried = 0; status != FM_OK; tried++) {
+                allow(tried);
                 status = fm_dense_new(fm_isa_at(i), inputs, outputs, kernel, bias, &dense);
             }
-            allowed = -1;
+            allow(-1);
             fm_dense_run(dense, x, ROWS, first ? want : got);
             const size_t bytes = sizeof(float) * (size_t)(ROWS * outputs);
             expect(first || memcmp(want, got, bytes) == 0, "a dense layer on another instruction set");

@@ -13,8 +13,9 @@ HELD_BACK = ["clock_gettime", "fm_spread", "fm_wait", "fm_wait_or_end", "fm_curr
 OPENMP = "-fopenmp"  # the quick programs' one flag, so that they share one core
 
 
-def run_checks(program, *arguments, code=0):
-    done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+def run_checks(program, *arguments, code=0, **environment):
+    command = [str(program), *arguments]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
@@ -110,7 +111,8 @@ def test_failing_allocations_and_many_calls(tmp_path):
     program = build(tmp_path, "check_core.c", OPENMP, *WRAPPED)
     for what in ("memory", "threads", "rested"):
         run_checks(program, what)
-    run_checks(program, "soak", "3000")
+    # Otherwise glibc soon keeps freed models for itself: resident memory then moves by megabytes.
+    run_checks(program, "soak", "3000", MALLOC_MMAP_THRESHOLD_="131072")
 
 
 def test_a_thread_that_is_held_back(tmp_path):
@@ -151,19 +153,18 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["x86_64-macos", "aarch64-macos", "x86_64-linux-musl", "aarch64-linux-musl"])
-def test_clang_for_other_systems(tmp_path, target):
-    """Compiles without warnings and links for every target, and runs if possible. ziglang has all the C libraries."""
+@pytest.mark.parametrize(("target", "family"), [("x86_64-macos", "X86"), ("aarch64-macos", "ARM64")])
+def test_macos(tmp_path, target, family):
+    """Compiles without warnings and links. ziglang has Apple's headers."""
     pytest.importorskip("ziglang")
     compiler = OBJECTS / f"zig-{target}"  # a fixed path, so that its objects are reused
     compiler.parent.mkdir(parents=True, exist_ok=True)
     compiler.write_text(f'#!/bin/sh\nexec {sys.executable} -m ziglang cc -target {target} -fno-sanitize=all "$@"\n')
     compiler.chmod(0o755)
-    x86 = target.startswith("x86_64")
-    program = build(tmp_path, "check_core.c", compiler=str(compiler), isas=isas("X86" if x86 else "ARM64"))
-    if "linux" in target:
-        emulator = [] if x86 else [find_compiler("qemu-aarch64")]
-        assert "0x" in run_checks(*emulator, program, "digest")
+    # zig takes the name of a processor where clang takes an architecture.
+    renamed = {"-march=armv8.2-a+dotprod": "-mcpu=generic+v8_2a+dotprod"}
+    tables = {table: [renamed.get(flag, flag) for flag in flags] for table, flags in isas(family).items()}
+    assert build(tmp_path, "check_core.c", compiler=str(compiler), isas=tables).exists()
 
 
 @pytest.mark.slow
