@@ -50,6 +50,12 @@ static void work_in_mode(fm_team team, void (*work)(fm_team team, void *job), vo
     fm_fpenv_leave(saved);
 }
 
+/* fm_pace.alone at the end of the last team that this thread began. */
+static _Thread_local struct {
+    int size;
+    double alone[FM_MAX_THREADS];
+} last_team;
+
 #ifdef _OPENMP
 static void barrier_init(fm_barrier *barrier, int threads) {
     atomic_int *const flags[] = {&barrier->present, &barrier->start, &barrier->crowded, &barrier->absent,
@@ -59,6 +65,7 @@ static void barrier_init(fm_barrier *barrier, int threads) {
     for (int i = 0; i < threads; i++) {
         atomic_init(&barrier->ranks[i].arrivals, 0);
         atomic_init(&barrier->ranks[i].cpu, -1);
+        barrier->alone[i] = last_team.size == threads ? last_team.alone[i] / 8 : 1.0;
     }
 }
 
@@ -112,7 +119,7 @@ static void set_shares(fm_pace *pace, int size) {
 
 void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     if (team->size == 1) return;
-    for (int i = 0; i < team->size; i++) pace->alone[i] = 1.0; /* far less than a step, so it is soon forgotten */
+    for (int i = 0; i < team->size; i++) pace->alone[i] = team->barrier->alone[i];
     set_shares(pace, team->size);
     pace->own = 0;
     pace->since = fm_read_ticks();
@@ -145,6 +152,10 @@ static void adjust_shares(fm_team team, unsigned met) {
         pace->alone[i] += alone[i] == 0.0 ? fastest : alone[i] < most ? alone[i] : most;
     }
     set_shares(pace, team.size);
+    if (team.rank == 0) {
+        last_team.size = team.size;
+        for (int i = 0; i < team.size; i++) last_team.alone[i] = pace->alone[i];
+    }
 }
 
 /* ---- waiting ---------------------------------------------------------------------------------------- */
