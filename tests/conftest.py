@@ -171,7 +171,7 @@ def cache(tmp_path, monkeypatch):
 def server(monkeypatch, cache):
     """A server, with downloading allowed and its /weights the only mirror."""
     with Server() as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("FASTMNV2_OFFLINE", "0")
         monkeypatch.setenv("FASTMNV2_URLS", server.url("/weights"))

@@ -79,6 +79,9 @@ class Source:
     size: tuple[int, int] | None = None  # height and width of images, if known
     labels: tuple[str, ...] | None = None  # names of ImageNet's 1001 classes, if the file has them
     multiplier: float | None = None  # channel multiplier, if recorded; else derived from the tensors' shapes
+    even_maps: bool = (
+        False  # whether the file pads as only maps of even height and width want it, for images of any size
+    )
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]
@@ -101,11 +104,19 @@ class Source:
                 "as in load(..., size=224)"
             )
         try:
-            return of(multiplier, *size)
+            network = of(multiplier, *size)
         except (ValueError, OverflowError) as error:
             raise WeightsError(
                 f"{self.origin}: there is no network for images of {size[0]} x {size[1]}: {error}"
             ) from None
+        halved = [layer for layer in network.layers if layer.kind == "depthwise" and layer.stride == 2]
+        if self.even_maps and any(layer.in_height % 2 or layer.in_width % 2 for layer in halved):
+            raise WeightsError(
+                f"{self.origin}: this model takes images of any size, but pads maps of odd height or width differently "
+                f"from MobileNet V2; expected a size whose maps are even, such as a multiple of 32, got {size[0]} x "
+                f"{size[1]}"
+            )
+        return network
 
     @property
     def quantised(self) -> Any:

@@ -69,7 +69,19 @@ def test_the_python_api_under_sanitizers(tmp_path, sanitizers):
     environment |= {"ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
     environment |= {"TSAN_OPTIONS": "ignore_noninstrumented_modules=1"}
     tests = [str(ROOT / "tests" / name) for name in ("api/test_embed.py", "api/test_threads.py")]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not tensorflow", *tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not tensorflow",
+        *tests,
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "Sanitizer" not in done.stderr

@@ -113,7 +113,9 @@ def png(width, height):
 
 class TestLongAxes:
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
-    @pytest.mark.parametrize(("dtype", "width"), [(np.uint8, 30_000_000), (np.float32, 200_000)])
+    @pytest.mark.parametrize(
+        ("dtype", "width"), [pytest.param(np.uint8, 30_000_000, marks=pytest.mark.slow), (np.float32, 200_000)]
+    )
     def test_memory_of_arrays(self, method, dtype, width):
         """All weights of the first picture at once would take 240 MB; all columns of the second, 230 MB."""
         wide = np.broadcast_to(dtype(1), (1, width, 3))

@@ -202,6 +202,7 @@ def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
     assert (study_counting(pictures)[0].measures.probabilities == first.measures.probabilities).all()
 
 
+@pytest.mark.slow
 def test_augmented(pictures):
     found, _ = study(pictures, augment=True)
     assert found.augmented

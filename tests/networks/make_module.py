@@ -4,6 +4,8 @@ The graph, its variable names and its signatures are those of Google's module: a
 resource variables, metagraphs {} and {"train"}, batch norm moving averages in UPDATE_OPS, tfhub_module.pb.
 """
 
+import functools
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -76,34 +78,46 @@ def _signature(images, outputs):
     )
 
 
-def _session(variables):
-    """A session with every variable set, in one run: one at a time takes half a minute."""
-    session = tf1.Session()
-    every = tf1.global_variables()
-    feed = {v.initializer.inputs[1]: variables[v.name[:-2]] for v in every}
-    session.run([v.initializer for v in every], feed)
-    return session
+@functools.cache
+def _saved_graphs(logits):
+    """saved_model.pb, which takes seconds to make and is the same for any values."""
+    with tempfile.TemporaryDirectory() as folder:
+        builder = tf1.saved_model.Builder(f"{folder}/module")
+        with tf.Graph().as_default(), tf1.Session() as session:
+            signatures = build(logits=logits)
+            every = tf1.global_variables()
+            # In one run: one at a time takes half a minute.
+            session.run([v.initializer for v in every], {v.initializer.inputs[1]: np.zeros(v.shape) for v in every})
+            builder.add_meta_graph_and_variables(session, [], signature_def_map=signatures)
+        with tf.Graph().as_default():
+            builder.add_meta_graph(["train"], signature_def_map=build(train=True, logits=logits))
+        return Path(builder.save().decode()).read_bytes()
+
+
+def _save(prefix, tensors):
+    """A checkpoint, by the operation that tf.train.Saver runs."""
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(tensors),
+        shape_and_slices=[""] * len(tensors),
+        tensors=[tf.constant(value) for value in tensors.values()],
+    )
 
 
 def make_module(folder, variables):
     """A hub module folder holding ``variables`` (TF-Slim names); with logits if they are there."""
-    logits = f"{LOGITS}/weights" in variables
-    builder = tf1.saved_model.Builder(str(folder))
-    with tf.Graph().as_default():
-        signatures = build(logits=logits)
-        with _session(variables) as session:
-            builder.add_meta_graph_and_variables(session, [], signature_def_map=signatures)
-    with tf.Graph().as_default():
-        builder.add_meta_graph(["train"], signature_def_map=build(train=True, logits=logits))
-    builder.save()
-    Path(folder, "tfhub_module.pb").write_bytes(b"\x08\x03")
-    return Path(folder)
+    folder = Path(folder)
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(_saved_graphs(f"{LOGITS}/weights" in variables))
+    (folder / "tfhub_module.pb").write_bytes(b"\x08\x03")
+    _save(folder / "variables" / "variables", variables)
+    return folder
 
 
 def make_checkpoint(prefix, variables, averages=None):
     """A training checkpoint: variables, moving averages of the trainable ones, optimiser slots, global_step.
 
-    Written by the operation that tf.train.Saver runs, with the names that TF-Slim's training gives.
+    The names are those that TF-Slim's training gives.
     """
     tensors = dict(variables) | {"global_step": np.int64(7)}
     for name in variables:
@@ -111,12 +125,7 @@ def make_checkpoint(prefix, variables, averages=None):
             tensors |= {f"{name}/{slot}": np.ones_like(variables[name]) for slot in ("RMSProp", "RMSProp_1")}
     for name, value in (averages or {}).items():
         tensors[f"{name}/ExponentialMovingAverage"] = value
-    tf.raw_ops.SaveV2(
-        prefix=str(prefix),
-        tensor_names=list(tensors),
-        shape_and_slices=[""] * len(tensors),
-        tensors=[tf.constant(value) for value in tensors.values()],
-    )
+    _save(prefix, tensors)
     tf1.train.update_checkpoint_state(str(Path(prefix).parent), str(prefix))
     return Path(prefix)
 

@@ -1,5 +1,6 @@
 """Good files and folders of every form, made with the libraries that users make them with."""
 
+import functools
 import tarfile
 
 import numpy as np
@@ -70,6 +71,14 @@ def converted(network, **options):
     return converter.convert()
 
 
+@functools.cache
+def untrained_tflite():
+    """The untrained network as a TFLite file."""
+    from keras_model import keras_model
+
+    return converted(keras_model(untrained().tensors))
+
+
 def make_forms(folder):
     """One good file or folder of every form."""
     from keras_model import keras_model
@@ -81,7 +90,7 @@ def make_forms(folder):
     network.save_weights(folder / "k.weights.h5")
     network.save(folder / "k.keras")
     native.write(folder / "n.safetensors", fold(untrained()))
-    (folder / "f.tflite").write_bytes(converted(network))
+    (folder / "f.tflite").write_bytes(untrained_tflite())
     (folder / "ckpt").mkdir()
     return {
         "module": module,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from makers import archive, converted, legacy_h5
+from makers import archive, converted, legacy_h5, untrained_tflite
 
 import fastmnv2
 from fastmnv2.core.network import BATCH_NORM, DEFAULT
@@ -19,7 +19,7 @@ from fastmnv2.weights.untrained import untrained
 
 @pytest.fixture(scope="module")
 def variables():
-    return untrained(seed=11).tensors
+    return untrained().tensors
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +136,15 @@ def test_keras_legacy_h5_in_both_generations(network, folded, tmp_path):
     assert_same(legacy_h5(tmp_path / "whole.h5", network, group="model_weights"), folded, logits=False)
 
 
-def test_keras_own_files(network, folded, tmp_path):
-    network.save_weights(tmp_path / "k.weights.h5")
-    assert_same(tmp_path / "k.weights.h5", folded, logits=False)
-    for name in ("k.keras", "k.h5"):
+@pytest.mark.parametrize("name", ["k.weights.h5", "k.keras", "k.h5", pytest.param("export", marks=pytest.mark.slow)])
+def test_keras_own_files(network, folded, tmp_path, name):
+    if name == "k.weights.h5":
+        network.save_weights(tmp_path / name)
+    elif name == "export":
+        network.export(tmp_path / name, verbose=False)
+    else:
         network.save(tmp_path / name)
-        assert_same(tmp_path / name, folded, logits=False)
-    network.export(tmp_path / "export", verbose=False)
-    assert_same(tmp_path / "export", folded, logits=False)
+    assert_same(tmp_path / name, folded, logits=False)
 
 
 def test_keras_weights_h5_without_layer_names(network, folded, tmp_path):
@@ -158,6 +159,24 @@ def test_keras_weights_h5_without_layer_names(network, folded, tmp_path):
     assert_same(path, folded, logits=False)
 
 
+def assert_same_body(model, path, want):
+    model.save_weights(path) if path.name.endswith("weights.h5") else model.save(path)
+    got = assert_same(path, want, logits=False)
+    if path.name.endswith("weights.h5"):
+        assert any("own_head" in note for note in got.notes)
+    else:
+        assert [step.name for step in got.head.steps] == ["own_head"]
+
+
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "h5"])
+def test_keras_models_with_a_head(network, folded, tmp_path, suffix):
+    import keras
+
+    model = keras.Model(network.input, keras.layers.Dense(5, name="own_head")(network.output))
+    assert_same_body(model, tmp_path / f"m.{suffix}", folded)
+
+
+@pytest.mark.slow
 def test_keras_fine_tuned_models(variables, tmp_path):
     import keras
     from keras_model import keras_model
@@ -166,21 +185,13 @@ def test_keras_fine_tuned_models(variables, tmp_path):
     inputs = keras.Input((96, 96, 3))
     x = keras.layers.Rescaling(1 / 127.5, offset=-1)(inputs)
     x = keras.layers.Dense(7, name="own_head")(keras.layers.Dropout(0.2)(network(x)))
-    nested = keras.Model(inputs, x)
-    nested.compile("adam", "mse")
-    nested.train_on_batch(np.zeros((1, 96, 96, 3)), np.zeros((1, 7)))  # moves the weights, makes optimiser state
-    flat = keras.Model(network.input, keras.layers.Dense(5, name="own_head")(network.output))
+    model = keras.Model(inputs, x)
+    model.compile("adam", "mse")
+    model.train_on_batch(np.zeros((1, 96, 96, 3)), np.zeros((1, 7)))  # moves the weights, makes optimiser state
     network.save_weights(tmp_path / "alone.weights.h5")
     want = fold(read(tmp_path / "alone.weights.h5")).tensors
-    for number, model in enumerate((nested, flat)):
-        for suffix in ("keras", "weights.h5", "h5"):
-            path = tmp_path / f"{number}.{suffix}"
-            model.save_weights(path) if suffix == "weights.h5" else model.save(path)
-            got = assert_same(path, want)
-            if suffix == "weights.h5":
-                assert any("own_head" in note for note in got.notes), path
-            else:
-                assert [step.name for step in got.head.steps] == ["own_head"], path
+    for suffix in ("keras", "weights.h5", "h5"):
+        assert_same_body(model, tmp_path / f"m.{suffix}", want)
 
 
 def test_keras_with_its_classes(variables, tmp_path, images):
@@ -198,9 +209,9 @@ def test_keras_with_its_classes(variables, tmp_path, images):
     np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-7)
 
 
-def test_tflite_float32(network, folded, tmp_path):
+def test_tflite_float32(folded, tmp_path):
     path = tmp_path / "f32.tflite"
-    path.write_bytes(converted(network))
+    path.write_bytes(untrained_tflite())
     got = fold(read(path))
     for layer in DEFAULT.layers[:-1]:
         # The converter folds in float32, with three roundings.
@@ -210,12 +221,13 @@ def test_tflite_float32(network, folded, tmp_path):
         assert np.abs(got.tensors[layer.biases_name] - bias).max() <= 1e-5 * max(1, np.abs(bias).max()), layer.scope
 
 
+@pytest.mark.slow
 def test_tflite_float16(network, tmp_path):
     import tensorflow as tf
 
     default = [tf.lite.Optimize.DEFAULT]
     half = converted(network, optimizations=default, target_spec__supported_types=[tf.float16])
-    (tmp_path / "f32.tflite").write_bytes(converted(network))
+    (tmp_path / "f32.tflite").write_bytes(untrained_tflite())
     (tmp_path / "f16.tflite").write_bytes(half)
     single, got = read(tmp_path / "f32.tflite"), read(tmp_path / "f16.tflite")
     for name, value in single.tensors.items():
@@ -247,7 +259,9 @@ def interpreter_constants(path):
     return found
 
 
-@pytest.mark.parametrize("kind", ["dynamic range", "full int8", "int8 inputs"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("dynamic range", "full int8")), "int8 inputs"]
+)
 def test_tflite_int8(network, images, tmp_path, kind):
     import tensorflow as tf
 

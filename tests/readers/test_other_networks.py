@@ -72,7 +72,24 @@ def test_a_file_is_run_at_its_own_size(network, tmp_path, suffix):
     assert any("160 x 128, is set aside" in note for note in resized.weights["notes"])
 
 
-@pytest.mark.parametrize("suffix", ["keras", "tflite"])
+def test_a_model_for_images_of_any_size(tmp_path):
+    """Keras pads it for even maps whatever the images are, so at odd maps it is not MobileNet V2."""
+    import keras
+
+    path = tmp_path / "any.keras"
+    other = keras.applications.MobileNetV2(
+        alpha=0.35, input_shape=(None, None, 3), include_top=False, pooling="avg", weights=None
+    )
+    other.save(path)
+    images = np.random.RandomState(0).rand(2, 64, 96, 3).astype(np.float32)
+    model = fastmnv2.load(path, size=(64, 96))
+    np.testing.assert_allclose(model.embed(images), other(images * 2 - 1), rtol=1e-3, atol=1e-4)
+    for size in (150, (64, 97)):
+        with pytest.raises(WeightsError, match="expected a size whose maps are even"):
+            fastmnv2.load(path, size=size)
+
+
+@pytest.mark.parametrize("suffix", ["keras", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_another_channel_count_is_refused(network, tmp_path, suffix):
     path = tmp_path / f"grey.{suffix}"
     other = of_size(network, 96, 96, channels=1)

@@ -121,12 +121,14 @@ def _check_directory(file: IO[bytes], path: Path) -> None:
 def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Source:
     """Build a Source from a model's configuration (None if there is none) and its variables."""
     tensors, notes = keras_names.from_variables(content.variables.items(), origin)
-    graph, size, others = None, None, dict(content.others)
+    graph, size, even_maps, others = None, None, False, dict(content.others)
     if DEFAULT.logits.weights_name not in tensors:
         others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
         _check_norms(config, origin)
         size = _image_size(config)
+        # Keras pads odd maps by (1, 1) like TF-Slim, but only if it knows the image size when it builds the model.
+        even_maps = size is None
         graph = keras_graph.around(config, size)
         size = graph.size if graph else size
     if graph is None:
@@ -134,7 +136,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         if layers:
             shown = ", ".join(layers[:5]) + (", …" if len(layers) > 5 else "")
             notes.append(f"{len(layers)} other layers are ignored, because the file has no graph: {shown}")
-        return Source("keras", origin, sha256, tensors, tuple(notes), size=size)
+        return Source("keras", origin, sha256, tensors, tuple(notes), size=size, even_maps=even_maps)
     head: Head | None = None
     head_error = graph.head_error
     if not head_error:
@@ -159,6 +161,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         head=head,
         head_error=head_error,
         size=size,
+        even_maps=even_maps,
     )
 
 
