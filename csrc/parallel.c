@@ -105,8 +105,8 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
  * have fast and slow cores. With equal shares, all threads wait for the slowest one at each barrier. One image on two
  * threads (Zen 3 in a virtual machine, one processor often 10 to 30 % slower than the other for some milliseconds) lost
  * 11 % of its time so in float32 and 5 % in int8. These shares win back about half of it. Between equal threads they
- * cost 0.05 us at each barrier. Starting with the speeds of the last call wins 1 %, because the first step takes a tenth
- * of a call. Without effect: forgetting the older steps of a call, a narrower limit for the slowest thread. */
+ * cost 0.05 us at each barrier. Starting with the speeds of the last call wins 1 %, because the first step takes a
+ * tenth of a call. Without effect: forgetting the older steps of a call, a narrower limit for the slowest thread. */
 
 /* Shares of 1 / alone, since a thread that would take twice as long is half as fast. */
 static void set_shares(fm_pace *pace, int size) {
