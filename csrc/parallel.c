@@ -50,12 +50,6 @@ static void work_in_mode(fm_team team, void (*work)(fm_team team, void *job), vo
     fm_fpenv_leave(saved);
 }
 
-/* fm_pace.alone at the end of the last team that this thread began. */
-static _Thread_local struct {
-    int size;
-    double alone[FM_MAX_THREADS];
-} last_team;
-
 #ifdef _OPENMP
 static void barrier_init(fm_barrier *barrier, int threads) {
     atomic_int *const flags[] = {&barrier->present, &barrier->start, &barrier->crowded, &barrier->absent,
@@ -65,8 +59,6 @@ static void barrier_init(fm_barrier *barrier, int threads) {
     for (int i = 0; i < threads; i++) {
         atomic_init(&barrier->ranks[i].arrivals, 0);
         atomic_init(&barrier->ranks[i].cpu, -1);
-        /* An eighth of the last call counts about as much as the first step. */
-        barrier->alone[i] = last_team.size == threads ? last_team.alone[i] / 8 : 1.0;
     }
 }
 
@@ -105,8 +97,8 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
  * have fast and slow cores. With equal shares, all threads wait for the slowest one at each barrier. One image on two
  * threads (Zen 3 in a virtual machine, one processor often 10 to 30 % slower than the other for some milliseconds) lost
  * 11 % of its time so in float32 and 5 % in int8. These shares win back about half of it. Between equal threads they
- * cost 0.05 us at each barrier. Starting with the speeds of the last call wins 1 %, because the first step takes a
- * tenth of a call. Without effect: forgetting the older steps of a call, a narrower limit for the slowest thread. */
+ * cost 0.05 us at each barrier. Tried: starting with the speeds of the last call (1 % faster back to back, 1 % slower
+ * every 5 ms); forgetting the older steps of a call and a narrower limit for the slowest thread (no effect). */
 
 /* Shares of 1 / alone, since a thread that would take twice as long is half as fast. */
 static void set_shares(fm_pace *pace, int size) {
@@ -121,7 +113,8 @@ static void set_shares(fm_pace *pace, int size) {
 
 void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     if (team->size == 1) return;
-    for (int i = 0; i < team->size; i++) pace->alone[i] = team->barrier->alone[i];
+    for (int i = 0; i < team->size; i++)
+        pace->alone[i] = 1.0; /* equal; far less than a step, so it soon counts little */
     set_shares(pace, team->size);
     pace->own = 0;
     pace->since = fm_read_ticks();
@@ -154,10 +147,6 @@ static void adjust_shares(fm_team team, unsigned met) {
         pace->alone[i] += alone[i] == 0.0 ? fastest : alone[i] < most ? alone[i] : most;
     }
     set_shares(pace, team.size);
-    if (team.rank == 0) {
-        last_team.size = team.size;
-        for (int i = 0; i < team.size; i++) last_team.alone[i] = pace->alone[i];
-    }
 }
 
 /* ---- waiting ---------------------------------------------------------------------------------------- */

@@ -23,7 +23,6 @@ typedef struct fm_barrier {
     atomic_int absent;                /* some threads did not begin in time */
     atomic_int waited;                /* some thread has waited too long */
     atomic_uint ends;                 /* the number of the wait that ends the team; 0: none so far */
-    double alone[FM_MAX_THREADS];     /* fm_pace.alone at the beginning */
 } fm_barrier;
 
 /* How fast the threads of a team are. Each thread has a copy. After each barrier all copies are the same, except for
