@@ -12,7 +12,7 @@ def program(name, *arguments):
     return [sys.executable, str(FOLDER / f"{name}.py"), *map(str, arguments)]
 
 
-def run(name, *arguments, check=True, **options):
+def run_program(name, *arguments, check=True, **options):
     """Run a program to its end; its output is text."""
     command = program(name, *arguments)
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=check, **options)

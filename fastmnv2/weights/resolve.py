@@ -127,7 +127,7 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
         from fastmnv2.weights.untrained import untrained
 
         return untrained()
-    if not isinstance(weights, str) or exists(Path(name)) or _is_prefix(name):
+    if not isinstance(weights, str) or exists(Path(name)) or _has_index(name):
         return read(name)
     if name.startswith("hf://"):
         from fastmnv2.weights.forms import huggingface
@@ -177,7 +177,7 @@ def _is_published(name: str) -> bool:
     return name == IMAGENET or name.startswith("hf://") or names.published(name) is not None
 
 
-def _is_prefix(name: str) -> bool:
+def _has_index(name: str) -> bool:
     return exists(Path(name + ".index"))
 
 

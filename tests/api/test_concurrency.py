@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from processes import run, start
+from processes import run_program, start
 
 import fastmnv2
 
@@ -73,7 +73,7 @@ def test_multiprocessing(model, untrained_native, images, method):
 
 @UNIX
 def test_workers_forked_from_a_threaded_program(untrained_native):
-    done = run("forked_workers", untrained_native)
+    done = run_program("forked_workers", untrained_native)
     assert done.stdout == "[0, 0, 0, 0]\n", done.stderr
 
 
@@ -84,7 +84,7 @@ def test_forked_after_another_library_used_libgomp(untrained_native, fork):
         pytest.skip("no libgomp")
     # numpy's own threads would count too.
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}
-    done = run("forked_after_libgomp", untrained_native, fork, env=environment)
+    done = run_program("forked_after_libgomp", untrained_native, fork, env=environment)
     assert done.stdout == "0 0 0 0\n", done.stderr
 
 
@@ -126,11 +126,11 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
 def test_beside_another_openmp_runtime(untrained_native, library, when):
     if not importlib.util.find_spec(library):
         pytest.skip(f"{library} is not installed")
-    done = run("beside_openmp", untrained_native, library, when)
+    done = run_program("beside_openmp", untrained_native, library, when)
     assert done.stdout == "True\n", done.stderr
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has the interpreter lock")
 def test_free_threaded_python_stays_free_and_right(untrained_native):
-    done = run("without_lock", untrained_native)
+    done = run_program("without_lock", untrained_native)
     assert done.stdout == "{'right'} False\n", done.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from build_c import FLAGS, ROOT, find_compiler
-from processes import program, run, start
+from processes import program, run_program, start
 
 import fastmnv2
 
@@ -70,7 +70,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, untrained_native, name):
 
 
 def run_without_memory(whose, path, **environment):
-    done = run("without_memory", path, whose, env=os.environ | environment, check=False)
+    done = run_program("without_memory", path, whose, env=os.environ | environment, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
@@ -122,7 +122,7 @@ def test_threads_that_can_not_be_started_are_done_without(untrained_native, limi
     with contextlib.ExitStack() as stack:
         if limit == "group":
             limit = f"group {stack.enter_context(group_of_processes(5))}"
-        done = run("limited_threads", untrained_native, limit, env=environment, check=False)
+        done = run_program("limited_threads", untrained_native, limit, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     counts = [int(count) for count in done.stdout.split() if count != "MemoryError"]
     most = {"processes 1": 1, "processes 3": 3, "processes 5": 5, "processes 3 later": 3}.get(limit, 64)

@@ -47,7 +47,7 @@ static void check_digest(const fm_weights *weights) {
         fm_model *model = make_model(isa, weights);
         uint64_t hash = 0xcbf29ce484222325u;
         for (int dtype = FM_FLOAT32; dtype <= FM_UINT8; dtype++) {
-            run(model, (fm_dtype)dtype, 0, IMAGES, 1, features);
+            forward(model, (fm_dtype)dtype, 0, IMAGES, 1, features);
             hash = fnv1a(hash, features, sizeof features);
             if (fm_logits(model, features, 1, logits) != FM_OK) abort();
             hash = fnv1a(hash, logits, sizeof logits);
@@ -85,13 +85,13 @@ static void check_int8_digest(void) {
             hash = fnv1a(hash, endpoints[e], bytes[e]);
             free(endpoints[e]);
         }
-        run(model, FM_FLOAT32, 0, IMAGES, 1, features);
+        forward(model, FM_FLOAT32, 0, IMAGES, 1, features);
         hash = fnv1a(hash, features, IMAGES * features_each * sizeof *features);
         if (fm_logits(model, features, 1, logits) != FM_OK) abort();
         hash = fnv1a(hash, logits, (size_t)network.classes * sizeof *logits);
         for (int threads = 2; threads <= 7; threads++) {
             for (size_t n = 1; n <= IMAGES; n += 2) {
-                run(model, FM_FLOAT32, 0, n, threads, again);
+                forward(model, FM_FLOAT32, 0, n, threads, again);
                 expect(memcmp(again, features, n * features_each * sizeof *again) == 0,
                        "8-bit: many threads in one call");
             }
@@ -113,7 +113,7 @@ static void *work(void *argument) {
     static _Thread_local float features[IMAGES * MOST_FEATURES];
     for (int i = 0; i < 8; i++) {
         const size_t first = (size_t)(mine->seed + i) % IMAGES, n = IMAGES - first;
-        run(mine->model, FM_FLOAT32, first, n, 1, features);
+        forward(mine->model, FM_FLOAT32, first, n, 1, features);
         mine->wrong |= memcmp(features, mine->want + first * features_each, n * features_each * sizeof(float)) != 0;
     }
     return NULL;
@@ -127,11 +127,11 @@ static void check_threads(const fm_weights *weights) {
         fm_model_free(model);
         model = make_model(fm_isa_at(i - 1), weights);
     }
-    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+    forward(model, FM_FLOAT32, 0, IMAGES, 1, want);
     for (int threads = 2; threads <= 9; threads++) {
         for (size_t n = 1; n <= IMAGES; n++) {
             memset(got, 0xff, sizeof got);
-            run(model, FM_FLOAT32, 0, n, threads, got);
+            forward(model, FM_FLOAT32, 0, n, threads, got);
             expect(memcmp(got, want, n * features_each * sizeof(float)) == 0, "many threads in one call");
         }
     }
@@ -153,11 +153,11 @@ static void check_threads(const fm_weights *weights) {
 static void check_rested(const fm_weights *weights) {
     static float want[MOST_FEATURES], got[MOST_FEATURES];
     fm_model *model = make_model(fm_isa_at(0), weights);
-    run(model, FM_FLOAT32, 0, 1, 1, want);
+    forward(model, FM_FLOAT32, 0, 1, 1, want);
     const int cpus = fm_affinity_cpus();
     for (int i = 0; i < 8; i++) {
         nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
-        run(model, FM_FLOAT32, 0, 1, 2 + i % 3, got);
+        forward(model, FM_FLOAT32, 0, 1, 2 + i % 3, got);
         expect(memcmp(got, want, sizeof got) == 0, "after a rest");
 #ifdef _OPENMP
 #pragma omp parallel num_threads(4)
@@ -177,11 +177,11 @@ static void check_nested(const fm_weights *weights) {
     enum { CALLERS = 4 };
     static float want[IMAGES * MOST_FEATURES], got[CALLERS][IMAGES * MOST_FEATURES];
     fm_model *model = make_model(fm_isa_at(0), weights);
-    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+    forward(model, FM_FLOAT32, 0, IMAGES, 1, want);
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(CALLERS)
 #endif
-    for (int i = 0; i < CALLERS; i++) run(model, FM_FLOAT32, 0, IMAGES, 1 + i, got[i]);
+    for (int i = 0; i < CALLERS; i++) forward(model, FM_FLOAT32, 0, IMAGES, 1 + i, got[i]);
     for (int i = 0; i < CALLERS; i++) expect(memcmp(got[i], want, sizeof want) == 0, "inside a parallel region");
     fm_model_free(model);
 }
@@ -220,7 +220,7 @@ static void check_memory(const fm_weights *weights) {
     static float want[IMAGES * MOST_FEATURES], got[IMAGES * MOST_FEATURES];
     const fm_isa *isa = fm_isa_at(0);
     fm_model *model = make_model(isa, weights), *other = NULL;
-    run(model, FM_FLOAT32, 0, IMAGES, 1, want);
+    forward(model, FM_FLOAT32, 0, IMAGES, 1, want);
     fm_model_free(model);
 
     long tried = 0;
@@ -301,7 +301,7 @@ static void check_soak(const fm_weights *weights, long calls) {
             fm_model_free(model);
             model = make_model(fm_isa_at(fastest), weights);
         }
-        run(model, FM_FLOAT32, 0, 1, 1 + (int)(i & 1), features);
+        forward(model, FM_FLOAT32, 0, 1, 1 + (int)(i & 1), features);
         const long pages = i % 10 == 9 ? resident_pages() : 0;
         if (pages > peak) peak = pages;
         if (i == calls / 2) first_peak = peak;
@@ -315,7 +315,7 @@ static void check_soak(const fm_weights *weights, long calls) {
 static void check_overrun(const fm_weights *weights) {
     fm_model *model = make_model(fm_isa_at(0), weights);
     float *features = need(malloc((features_each - 1) * sizeof(float)));
-    run(model, FM_FLOAT32, 0, 1, 1, features);
+    forward(model, FM_FLOAT32, 0, 1, 1, features);
     free(features);
     fm_model_free(model);
 }

@@ -51,7 +51,7 @@ static void expect(int good, const char *what) {
 /* The digest of all images' features and one's logits, as computed in one batch on one thread. */
 static uint64_t digest(const fm_model *model, float *features) {
     float logits[1001];
-    run(model, FM_UINT8, 0, IMAGES, 1, features);
+    forward(model, FM_UINT8, 0, IMAGES, 1, features);
     if (network.classes != 1001 || fm_logits(model, features, 1, logits) != FM_OK) abort();
     const uint64_t hash = fnv1a(0xcbf29ce484222325u, features, IMAGES * features_each * sizeof *features);
     return fnv1a(hash, logits, sizeof logits);
@@ -60,12 +60,12 @@ static uint64_t digest(const fm_model *model, float *features) {
 /* Checks `features` in other batches and on more threads. */
 static void check_ways(const fm_model *model, const float *features, float *again) {
     for (size_t i = 0; i < IMAGES; i++) {
-        run(model, FM_UINT8, i, 1, 1, again);
+        forward(model, FM_UINT8, i, 1, 1, again);
         expect(memcmp(again, features + i * features_each, features_each * sizeof *again) == 0, "alone");
     }
     for (int threads = 2; threads <= 5; threads++) {
         const size_t n = threads % 2 ? IMAGES : 1;
-        run(model, FM_UINT8, 0, n, threads, again);
+        forward(model, FM_UINT8, 0, n, threads, again);
         expect(memcmp(again, features, n * features_each * sizeof *again) == 0, "on many threads");
     }
 }

@@ -119,7 +119,7 @@ static uint64_t want; /* the digest of the current model */
 static uint64_t digest_of_one(const fm_model *model, int threads) {
     float features[MOST_FEATURES];
     memset(features, 0xff, sizeof features);
-    run(model, FM_FLOAT32, 0, 1, threads, features);
+    forward(model, FM_FLOAT32, 0, 1, threads, features);
     return fnv1a(0xcbf29ce484222325u, features, features_each * sizeof *features);
 }
 

@@ -155,7 +155,7 @@ static fm_model *make_model(const fm_isa *isa, const fm_weights *weights) {
     return model;
 }
 
-static void run(const fm_model *model, fm_dtype dtype, size_t first, size_t n, int threads, float *features) {
+static void forward(const fm_model *model, fm_dtype dtype, size_t first, size_t n, int threads, float *features) {
     const void *images = dtype == FM_UINT8 ? (const void *)(byte_images + first * pixels)
                                            : (const void *)(float_images + first * pixels);
     const fm_request request = {.images = images, .dtype = dtype, .n = n, .features = features, .threads = threads};

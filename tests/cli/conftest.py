@@ -25,14 +25,15 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def run(untrained_native, monkeypatch):
+def invoke(untrained_native, monkeypatch):
+    """Runs a command in this process, and checks its exit code."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
 
-    def invoke(*arguments, code=0):
+    def one(*arguments, code=0):
         result = CliRunner().invoke(cli.cli, [str(part) for part in arguments])
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert "Traceback" not in result.stderr
         return result
 
-    return invoke
+    return one

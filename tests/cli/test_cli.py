@@ -61,9 +61,9 @@ SUFFIXES = [".npy", ".npz", ".csv", ".parquet"]
 class TestEmbed:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("batch", [1, 3, 32])
-    def test_writes_the_api_s_bits_in_sorted_order(self, run, pictures, expected, tmp_path, suffix, batch):
+    def test_writes_the_api_s_bits_in_sorted_order(self, invoke, pictures, expected, tmp_path, suffix, batch):
         output = tmp_path / f"features{suffix}"
-        result = run("embed", pictures, "-o", output, "--batch-size", batch)
+        result = invoke("embed", pictures, "-o", output, "--batch-size", batch)
         paths, features = read_back(output)
         assert paths == sorted(expected)
         assert features.dtype == np.float32
@@ -72,29 +72,29 @@ class TestEmbed:
         assert result.stdout == ""
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
 
-    def test_files_folders_and_globs_each_file_once(self, run, pictures, expected, tmp_path, monkeypatch):
+    def test_files_folders_and_globs_each_file_once(self, invoke, pictures, expected, tmp_path, monkeypatch):
         monkeypatch.chdir(pictures)
         output = tmp_path / "f.npz"
-        run("embed", "sub", "./a.png", pictures / "a.png", "*.JPG", "**/*.bmp", "sub/deep/", "-o", output)
+        invoke("embed", "sub", "./a.png", pictures / "a.png", "*.JPG", "**/*.bmp", "sub/deep/", "-o", output)
         paths, features = read_back(output)
         assert [os.path.relpath(path) for path in paths] == ["a.png", "b.JPG", "sub/c.bmp", "sub/deep/d.webp"]
         np.testing.assert_array_equal(features, np.stack([expected[path] for path in sorted(expected)]))
 
-    def test_no_recursive(self, run, pictures, tmp_path):
-        run("embed", pictures, "--no-recursive", "-o", tmp_path / "f.npz")
+    def test_no_recursive(self, invoke, pictures, tmp_path):
+        invoke("embed", pictures, "--no-recursive", "-o", tmp_path / "f.npz")
         assert read_back(tmp_path / "f.npz")[0] == [str(pictures / name) for name in ["a.png", "b.JPG"]]
 
-    def test_normalize(self, run, pictures, expected, tmp_path):
-        run("embed", pictures / "a.png", "--normalize", "-o", tmp_path / "f.npy")
+    def test_normalize(self, invoke, pictures, expected, tmp_path):
+        invoke("embed", pictures / "a.png", "--normalize", "-o", tmp_path / "f.npy")
         row = expected[str(pictures / "a.png")].astype(np.float64)
         np.testing.assert_allclose(read_back(tmp_path / "f.npy")[1][0], row / np.linalg.norm(row), rtol=1e-6)
 
-    def test_unreadable_files_are_named_counted_and_left_out(self, run, pictures, expected, tmp_path):
+    def test_unreadable_files_are_named_counted_and_left_out(self, invoke, pictures, expected, tmp_path):
         broken = tmp_path / "in" / "broken.png"
         broken.parent.mkdir()
         broken.write_bytes((pictures / "a.png").read_bytes()[:200])
         good, output = pictures / "a.png", tmp_path / "f.csv"
-        result = run("embed", broken, good, tmp_path / "gone.jpg", tmp_path / "no*.jpg", "-o", output, code=1)
+        result = invoke("embed", broken, good, tmp_path / "gone.jpg", tmp_path / "no*.jpg", "-o", output, code=1)
         assert f"skipped {broken}: a broken or truncated picture" in result.stderr
         assert f"skipped {tmp_path / 'gone.jpg'}: no such file" in result.stderr
         assert f"skipped {tmp_path / 'no*.jpg'}: no such file" in result.stderr
@@ -104,33 +104,33 @@ class TestEmbed:
         np.testing.assert_array_equal(features[0], expected[str(good)])
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_nothing_readable_is_exit_1_and_writes_nothing(self, run, pictures, tmp_path, suffix):
+    def test_nothing_readable_is_exit_1_and_writes_nothing(self, invoke, pictures, tmp_path, suffix):
         output = tmp_path / f"f{suffix}"
         output.write_text("kept")
-        result = run("embed", pictures / "notes.txt", "-o", output, "--force", code=1)
+        result = invoke("embed", pictures / "notes.txt", "-o", output, "--force", code=1)
         assert "none of 1 file could be read" in result.stderr
-        run("embed", tmp_path / "empty*", "-o", output, "--force", code=1)
+        invoke("embed", tmp_path / "empty*", "-o", output, "--force", code=1)
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
         assert output.read_text() == "kept"
 
-    def test_max_pixels_and_exif(self, run, pictures, tmp_path, model):
+    def test_max_pixels_and_exif(self, invoke, pictures, tmp_path, model):
         exif = PIL.Image.Exif()
         exif[0x0112] = 3
         turned = tmp_path / "turned.png"
         PIL.Image.open(pictures / "a.png").save(turned, exif=exif)
-        result = run("embed", turned, "--max-pixels", 5000, "-o", tmp_path / "f.npz", code=1)
+        result = invoke("embed", turned, "--max-pixels", 5000, "-o", tmp_path / "f.npz", code=1)
         assert "at most 5000 pixels, got 120 x 90" in result.stderr
         for option, exif in (("--exif", True), ("--no-exif", False)):
-            run("embed", turned, option, "-o", tmp_path / "f.npz", "--force")
+            invoke("embed", turned, option, "-o", tmp_path / "f.npz", "--force")
             expected = model.embed(image.load_image(turned, exif=exif))
             np.testing.assert_array_equal(read_back(tmp_path / "f.npz")[1][0], expected)
         assert (expected != model.embed(image.load_image(turned))).any()
 
     @pytest.mark.parametrize("name", ["f.txt", "f", "f.npy.gz"])
-    def test_other_suffixes_are_a_usage_error(self, run, pictures, tmp_path, name):
-        assert "expected a name ending in .npy" in run("embed", pictures, "-o", tmp_path / name, code=2).stderr
+    def test_other_suffixes_are_a_usage_error(self, invoke, pictures, tmp_path, name):
+        assert "expected a name ending in .npy" in invoke("embed", pictures, "-o", tmp_path / name, code=2).stderr
 
-    def test_bad_outputs_are_refused_before_the_weights_are_loaded(self, run, pictures, tmp_path, monkeypatch):
+    def test_bad_outputs_are_refused_before_the_weights_are_loaded(self, invoke, pictures, tmp_path, monkeypatch):
         monkeypatch.setattr(fastmnv2, "load", lambda *_, **__: pytest.fail("loaded"))
         (tmp_path / "folder.npy").mkdir()
         for output, said in [
@@ -138,15 +138,15 @@ class TestEmbed:
             (tmp_path / "folder.npy", "got a folder"),
             (tmp_path / f"{'long' * 100}.npz", f"{'long' * 100}.npz: File name too long"),
         ]:
-            assert said in run("embed", pictures, "-o", output, code=1).stderr
+            assert said in invoke("embed", pictures, "-o", output, code=1).stderr
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-        result = run("embed", pictures, "-o", tmp_path / "f.parquet", code=1)
+        result = invoke("embed", pictures, "-o", tmp_path / "f.parquet", code=1)
         assert "pip install 'fastmnv2[parquet]'" in result.stderr
         assert [path.name for path in tmp_path.iterdir()] == ["folder.npy"]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="such names can't be made there")
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_odd_names(self, run, pictures, tmp_path, suffix):
+    def test_odd_names(self, invoke, pictures, tmp_path, suffix):
         folder = tmp_path / "in"
         folder.mkdir()
         names = ['comma, "quote".png', "naïve 猫.png", os.fsdecode(b"latin-\xe9.png")]
@@ -155,7 +155,7 @@ class TestEmbed:
         names += ["two\nlines.png", "\x1b[2Jclear.png"]
         for name in names:
             (folder / name).write_bytes((pictures / "a.png").read_bytes())
-        run("embed", folder, "-o", tmp_path / f"f{suffix}")
+        invoke("embed", folder, "-o", tmp_path / f"f{suffix}")
         if suffix == ".csv":  # the reader above is strict; surrogateescape restores bytes
             text = (tmp_path / "f.csv").read_bytes().decode("utf-8", "surrogateescape")
             found = [row[0] for row in csv.reader(text.splitlines(keepends=True))][1:]
@@ -170,7 +170,7 @@ class TestEmbed:
 
     @pytest.mark.filterwarnings("error")  # pytest reports exceptions in destructors as warnings
     @pytest.mark.parametrize("suffix", SUFFIXES)
-    def test_interrupted_is_130_and_leaves_nothing(self, run, pictures, tmp_path, monkeypatch, suffix):
+    def test_interrupted_is_130_and_leaves_nothing(self, invoke, pictures, tmp_path, monkeypatch, suffix):
         embed, calls = fastmnv2.Model.embed, []
 
         def second_fails(self, images, **options):
@@ -182,7 +182,7 @@ class TestEmbed:
         monkeypatch.setattr(fastmnv2.Model, "embed", second_fails)
         output = tmp_path / f"f{suffix}"
         output.write_text("kept")
-        result = run("embed", pictures, "--batch-size", 1, "-o", output, "--force", code=130)
+        result = invoke("embed", pictures, "--batch-size", 1, "-o", output, "--force", code=130)
         assert result.stderr == f"interrupted; {output} was not written\n"
         gc.collect()
         assert [path.name for path in tmp_path.iterdir()] == [output.name]
@@ -216,8 +216,8 @@ class TestEmbed:
 
 
 class TestClassify:
-    def test_prints_what_the_api_says(self, run, pictures, model):
-        result = run("classify", pictures, "--top", 2)
+    def test_prints_what_the_api_says(self, invoke, pictures, model):
+        result = invoke("classify", pictures, "--top", 2)
         lines = [line.split("\t") for line in result.stdout.splitlines()]
         wanted = []
         for name in NAMES:
@@ -226,10 +226,10 @@ class TestClassify:
                 wanted.append([str(pictures / name), str(index), f"{value:.4f}"])
         assert lines == wanted
 
-    def test_json_holds_every_bit(self, run, pictures, model, tmp_path):
+    def test_json_holds_every_bit(self, invoke, pictures, model, tmp_path):
         labels = tmp_path / "labels.txt"
         labels.write_text("".join(f"class {i}\n" for i in range(1001)))
-        result = run("classify", pictures / "a.png", "--json", "--labels", labels)
+        result = invoke("classify", pictures / "a.png", "--json", "--labels", labels)
         (entry,) = [json.loads(line) for line in result.stdout.splitlines()]
         indices, values = model.classify(image.load_image(pictures / "a.png"))
         assert entry["path"] == str(pictures / "a.png")
@@ -243,13 +243,13 @@ class TestClassify:
         assert cli.pictures._read_labels(labels, 1001) == ["background", *(f"l{i}" for i in range(1, 1001))]
 
     @pytest.mark.parametrize("data", [b"", b"a\n" * 999, b"a\n" * 1002, b"\xff\n" * 1001, bytes(2 << 20)])
-    def test_other_label_files_are_refused(self, run, pictures, tmp_path, data):
+    def test_other_label_files_are_refused(self, invoke, pictures, tmp_path, data):
         labels = tmp_path / "labels.txt"
         labels.write_bytes(data)
-        result = run("classify", pictures, "--labels", labels, code=1)
+        result = invoke("classify", pictures, "--labels", labels, code=1)
         assert re.fullmatch(rf"Error: {labels}: expected .*\n", result.stderr)
 
-    def test_weights_without_logits(self, run, pictures, tmp_path, untrained_native):
+    def test_weights_without_logits(self, invoke, pictures, tmp_path, untrained_native):
         from dataclasses import replace
 
         from fastmnv2.core.network import DEFAULT
@@ -261,17 +261,17 @@ class TestClassify:
         logits = (DEFAULT.logits.weights_name, DEFAULT.logits.biases_name)
         tensors = {name: value for name, value in folded.tensors.items() if name not in logits}
         native.write(tmp_path / "headless.safetensors", replace(folded, tensors=tensors))
-        result = run("classify", pictures, "--weights", tmp_path / "headless.safetensors", code=1)
+        result = invoke("classify", pictures, "--weights", tmp_path / "headless.safetensors", code=1)
         assert "without the logits layer" in result.stderr
         assert result.stdout == ""
 
     @pytest.mark.parametrize("top", [0, 1002])
-    def test_top_out_of_range(self, run, pictures, top):
-        run("classify", pictures, "--top", top, "--weights", "untrained", code=1 if top else 2)
+    def test_top_out_of_range(self, invoke, pictures, top):
+        invoke("classify", pictures, "--top", top, "--weights", "untrained", code=1 if top else 2)
 
-    def test_real_weights_on_real_photos(self, run, real_tflite, real_labels, photos):
+    def test_real_weights_on_real_photos(self, invoke, real_tflite, real_labels, photos):
         arguments = ("classify", photos, "--labels", real_labels, "--top", 1, "--weights", real_tflite)
-        found = dict(line.split("\t")[:2] for line in run(*arguments).stdout.splitlines())
+        found = dict(line.split("\t")[:2] for line in invoke(*arguments).stdout.splitlines())
         for name, label in {
             "bird.bmp": "chickadee",
             "parrot.jpg": "macaw",
@@ -283,58 +283,58 @@ class TestClassify:
 
 
 class TestConvert:
-    def test_result_embeds_to_the_same_bits(self, run, untrained_native, tmp_path, model, images):
+    def test_result_embeds_to_the_same_bits(self, invoke, untrained_native, tmp_path, model, images):
         target = tmp_path / "again.safetensors"
-        result = run("convert", untrained_native, target)
+        result = invoke("convert", untrained_native, target)
         assert re.search(r"^form +native$", result.stdout, re.M)
         assert re.search(rf"^sha256 +{model.weights['sha256']}$", result.stdout, re.M)
         assert f"{target.stat().st_size:,} bytes" in result.stdout
         np.testing.assert_array_equal(fastmnv2.load(target).embed(images), model.embed(images))
 
-    def test_existing_files_are_kept_without_force(self, run, untrained_native, tmp_path):
+    def test_existing_files_are_kept_without_force(self, invoke, untrained_native, tmp_path):
         target = tmp_path / "w.safetensors"
         target.write_text("kept")
-        assert "--force" in run("convert", untrained_native, target, code=1).stderr
+        assert "--force" in invoke("convert", untrained_native, target, code=1).stderr
         assert target.read_text() == "kept"
-        run("convert", untrained_native, target, "--force")
+        invoke("convert", untrained_native, target, "--force")
         assert target.stat().st_size > 5e6
 
-    def test_bad_targets_and_sources(self, run, untrained_native, pictures, tmp_path):
-        assert "expected a name ending in" in run("convert", untrained_native, tmp_path / "w.txt", code=1).stderr
+    def test_bad_targets_and_sources(self, invoke, untrained_native, pictures, tmp_path):
+        assert "expected a name ending in" in invoke("convert", untrained_native, tmp_path / "w.txt", code=1).stderr
         gone = tmp_path / "none" / "w.safetensors"
-        assert "there is no folder" in run("convert", untrained_native, gone, code=1).stderr
+        assert "there is no folder" in invoke("convert", untrained_native, gone, code=1).stderr
         target = tmp_path / "w.safetensors"
-        assert "a.png: expected" in run("convert", pictures / "a.png", target, code=1).stderr
-        assert "no weights at" in run("convert", tmp_path / "gone.h5", target, code=1).stderr
+        assert "a.png: expected" in invoke("convert", pictures / "a.png", target, code=1).stderr
+        assert "no weights at" in invoke("convert", tmp_path / "gone.h5", target, code=1).stderr
         assert list(tmp_path.iterdir()) == []
 
 
 class TestInfo:
-    def test_text_and_json(self, run, untrained_native):
-        found = json.loads(run("info", "--json").stdout)
+    def test_text_and_json(self, invoke, untrained_native):
+        found = json.loads(invoke("info", "--json").stdout)
         assert found == json.loads(json.dumps(fastmnv2.info()))
-        text = run("info").stdout
+        text = invoke("info").stdout
         assert re.search(rf"^version +{re.escape(fastmnv2.__version__)}$", text, re.M)
         assert re.search(rf"^weights origin +{re.escape(str(untrained_native))}$", text, re.M)
 
-    def test_without_weights_it_still_answers(self, run, monkeypatch):
+    def test_without_weights_it_still_answers(self, invoke, monkeypatch):
         monkeypatch.delenv("FASTMNV2_WEIGHTS")
-        assert "Three ways out" in run("info").stdout
+        assert "Three ways out" in invoke("info").stdout
 
 
 class TestDemo:
-    def test_without_weights_it_says_so_and_runs_untrained(self, run, monkeypatch):
+    def test_without_weights_it_says_so_and_runs_untrained(self, invoke, monkeypatch):
         monkeypatch.delenv("FASTMNV2_WEIGHTS")
         monkeypatch.delenv("FASTMNV2_OFFLINE")  # the demo must not use the network even without this variable
         monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("used the network"))
         monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("used the network"))
-        text = run("demo").stdout
+        text = invoke("demo").stdout
         assert "the features mean nothing" in text
         assert re.search(r"^weights: untrained", text, re.M)
         assert fastmnv2.isa() in text
 
-    def test_near_duplicates_are_most_alike(self, run):
-        text = run("demo", "--threads", 1).stdout
+    def test_near_duplicates_are_most_alike(self, invoke):
+        text = invoke("demo", "--threads", 1).stdout
         rows = re.findall(r"^ +\d (\S+ [ab]) .* (\S+ [ab])$", text, re.M)
         assert len(rows) == 6
         assert all(one != other and one.split()[0] == other.split()[0] for one, other in rows)
@@ -348,18 +348,18 @@ class TestDemo:
         half = 0.5**0.5
         np.testing.assert_allclose(similarities(rows), [[1, half, 0], [half, 1, 0], [0, 0, 0]], atol=1e-12)
 
-    def test_own_pictures(self, run, pictures):
-        text = run("demo", pictures).stdout
+    def test_own_pictures(self, invoke, pictures):
+        text = invoke("demo", pictures).stdout
         assert all(name.rsplit("/", 1)[-1] in text for name in NAMES)
 
-    def test_broken_configured_weights_are_an_error(self, run, pictures, monkeypatch):
+    def test_broken_configured_weights_are_an_error(self, invoke, pictures, monkeypatch):
         monkeypatch.setenv("FASTMNV2_WEIGHTS", str(pictures / "a.png"))
-        assert "a.png: expected" in run("demo", code=1).stderr
+        assert "a.png: expected" in invoke("demo", code=1).stderr
 
 
-def test_unavailable_weights_are_one_line(run, pictures, tmp_path, monkeypatch):
+def test_unavailable_weights_are_one_line(invoke, pictures, tmp_path, monkeypatch):
     monkeypatch.delenv("FASTMNV2_WEIGHTS")
-    result = run("embed", pictures, "-o", tmp_path / "f.npy", code=1)
+    result = invoke("embed", pictures, "-o", tmp_path / "f.npy", code=1)
     assert re.fullmatch(r"Error: .*Three ways out.*\n", result.stderr)
     assert list(tmp_path.iterdir()) == []
 
@@ -406,14 +406,14 @@ def test_signals_leave_nothing_behind(pictures, untrained_native, tmp_path, name
 
 
 @pytest.mark.slow
-def test_bench_times_calls_and_layers(run):
-    lines = run("bench", "-n", 1, "--threads", 1).stdout.splitlines()
+def test_bench_times_calls_and_layers(invoke):
+    lines = invoke("bench", "-n", 1, "--threads", 1).stdout.splitlines()
     assert lines[1].split()[:2] == ["1", "1"]
-    layers = run("bench", "--layers").stdout
+    layers = invoke("bench", "--layers").stdout
     assert "expanded_conv_16/project" in layers
     assert layers.splitlines()[-1].startswith("all layers")
     assert "38.165" in layers.splitlines()[-1]
-    assert "one thread" in run("bench", "--layers", "--threads", 2, code=2).stderr
+    assert "one thread" in invoke("bench", "--layers", "--threads", 2, code=2).stderr
 
 
 def test_the_layer_times_fit_into_the_call(model):

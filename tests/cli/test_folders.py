@@ -10,27 +10,13 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
-from click.testing import CliRunner
-from processes import run as run_program
-from processes import start
+from processes import run_program, start
 
-from fastmnv2 import cli, image
+from fastmnv2 import image
 from fastmnv2.core.atomic import locked
 from fastmnv2.image import parts
 
 pytest.importorskip("pyarrow")
-
-
-@pytest.fixture
-def run(untrained_native, monkeypatch):
-    monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
-
-    def invoke(*arguments, code=0):
-        result = CliRunner().invoke(cli.cli, [str(part) for part in arguments])
-        assert result.exit_code == code, result.output
-        return result
-
-    return invoke
 
 
 def make(folder, count, first=0):
@@ -68,22 +54,22 @@ def check(rows, paths, model):
         np.testing.assert_array_equal(np.float32(row["features"]), model.embed(image.load_image(path)))
 
 
-def test_parts_and_rows(run, tmp_path, model, monkeypatch):
+def test_parts_and_rows(invoke, tmp_path, model, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
     pictures = make(tmp_path / "pictures", 25)
     out = tmp_path / "out"
-    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json").stdout)
+    summary = json.loads(invoke("embed", pictures, "-o", f"{out}/", "--json").stdout)
     assert (summary["pictures"], summary["new"], summary["skipped"]) == (25, 25, 0)
     check(read(out), list(pictures.iterdir()), model)
     assert [part["rows"] for part in json.loads((out / "manifest.json").read_text())["parts"]] == [10, 10, 5]
 
 
-def test_new_changed_and_gone(run, tmp_path, model, monkeypatch):
+def test_new_changed_and_gone(invoke, tmp_path, model, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
     pictures, out = make(tmp_path / "pictures", 25), tmp_path / "out"
-    run("embed", pictures, "-o", f"{out}/")
+    invoke("embed", pictures, "-o", f"{out}/")
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    again = run("embed", pictures, "-o", f"{out}/")
+    again = invoke("embed", pictures, "-o", f"{out}/")
     assert " new" not in again.stderr
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.name != ".lock"} == {
         name: value for name, value in before.items() if name != ".lock"
@@ -92,21 +78,21 @@ def test_new_changed_and_gone(run, tmp_path, model, monkeypatch):
     PIL.Image.new("RGB", (5, 5), "red").save(pictures / "00003.png")  # changed
     (pictures / "00007.png").unlink()
     gone = str(pictures / "00007.png")
-    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json").stdout)
+    summary = json.loads(invoke("embed", pictures, "-o", f"{out}/", "--json").stdout)
     assert (summary["pictures"], summary["new"], summary["changed"]) == (28, 3, 1)
     rows = read(out)
     assert gone in rows
     del rows[gone]
     check(rows, list(pictures.iterdir()), model)
-    summary = json.loads(run("embed", pictures, "-o", f"{out}/", "--json", "--prune").stdout)
+    summary = json.loads(invoke("embed", pictures, "-o", f"{out}/", "--json", "--prune").stdout)
     assert (summary["pictures"], summary["dropped"]) == (27, 1)
     check(read(out), list(pictures.iterdir()), model)
 
 
-def test_bad_files_have_a_row_with_the_error(run, tmp_path):
+def test_bad_files_have_a_row_with_the_error(invoke, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     (pictures / "bad.png").write_bytes(b"nothing")
-    done = run("embed", pictures, tmp_path / "none.png", "-o", f"{out}/", code=1)  # a named one is missing
+    done = invoke("embed", pictures, tmp_path / "none.png", "-o", f"{out}/", code=1)  # a named one is missing
     assert done.stderr.count("skipped") == 3  # two, and the summary
     rows = read(out)
     assert len(rows) == 4
@@ -114,48 +100,48 @@ def test_bad_files_have_a_row_with_the_error(run, tmp_path):
     assert bad["features"] is None
     assert bad["error"].startswith("expected a JPEG")
     PIL.Image.new("RGB", (5, 5)).save(pictures / "bad.png")
-    run("embed", pictures, "-o", f"{out}/")
+    invoke("embed", pictures, "-o", f"{out}/")
     assert read(out)[str(pictures / "bad.png")]["error"] is None
 
 
-def test_float16_and_normalized(run, tmp_path, model):
+def test_float16_and_normalized(invoke, tmp_path, model):
     import pyarrow
 
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
-    run("embed", pictures, "-o", f"{out}/", "--float16", "--normalize")
+    invoke("embed", pictures, "-o", f"{out}/", "--float16", "--normalize")
     table = pyarrow.parquet.read_table(out / "part-000000.parquet")
     assert table.schema.field("features").type == pyarrow.list_(pyarrow.float16(), 1280)
     expected = model.embed(image.load_image(pictures / "00001.png"), normalize=True).astype(np.float16)
     np.testing.assert_array_equal(np.float16(read(out)[str(pictures / "00001.png")]["features"]), expected)
 
 
-def test_another_way_of_making_them_is_refused(run, tmp_path):
+def test_another_way_of_making_them_is_refused(invoke, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
-    run("embed", pictures, "-o", f"{out}/")
+    invoke("embed", pictures, "-o", f"{out}/")
     for options in (["--method", "area"], ["--normalize"], ["--float16"], ["--decode", "scaled"], ["--no-exif"]):
-        assert "were made with" in run("embed", pictures, "-o", f"{out}/", *options, code=1).stderr
+        assert "were made with" in invoke("embed", pictures, "-o", f"{out}/", *options, code=1).stderr
     (out / "part-000007.parquet").write_bytes(b"something else")
-    assert "part-000007.parquet: expected a part" in run("embed", pictures, "-o", f"{out}/", code=1).stderr
+    assert "part-000007.parquet: expected a part" in invoke("embed", pictures, "-o", f"{out}/", code=1).stderr
 
 
-def test_lists_from_pipes_and_files(run, tmp_path, model):
+def test_lists_from_pipes_and_files(invoke, tmp_path, model):
     pictures, out = make(tmp_path / "pictures", 5), tmp_path / "out"
     names = sorted(pictures.iterdir())
     (tmp_path / "list").write_bytes(b"\0".join(os.fsencode(path) for path in [*names, names[0]]))
-    run("embed", "--from", tmp_path / "list", "-0", "-o", f"{out}/")
+    invoke("embed", "--from", tmp_path / "list", "-0", "-o", f"{out}/")
     check(read(out), names, model)
 
 
-def test_two_writers_at_once(run, tmp_path):
+def test_two_writers_at_once(invoke, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     out.mkdir()
     with locked(out):
-        assert "another process is writing" in run("embed", pictures, "-o", f"{out}/", code=1).stderr
-    run("embed", pictures, "-o", f"{out}/")
+        assert "another process is writing" in invoke("embed", pictures, "-o", f"{out}/", code=1).stderr
+    invoke("embed", pictures, "-o", f"{out}/")
 
 
-def test_file_options_are_refused_elsewhere(run, tmp_path):
-    assert "are for -o FOLDER/" in run("embed", tmp_path, "-o", tmp_path / "a.npy", "--prune", code=2).stderr
+def test_file_options_are_refused_elsewhere(invoke, tmp_path):
+    assert "are for -o FOLDER/" in invoke("embed", tmp_path, "-o", tmp_path / "a.npy", "--prune", code=2).stderr
 
 
 def wait_for_a_save(process, out):

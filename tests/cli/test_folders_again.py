@@ -58,44 +58,46 @@ def fails(monkeypatch):
 # ---- added pictures ----
 
 
-def test_other_weights_of_the_same_source_are_refused(run, tmp_path):
+def test_other_weights_of_the_same_source_are_refused(invoke, tmp_path):
     make(tmp_path / "p" / "0.png")
-    run("convert", "untrained", tmp_path / "a.safetensors", "--head")
-    run("convert", "untrained", tmp_path / "b.safetensors", "--input-range", 0, 1)
-    run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "a.safetensors")
+    invoke("convert", "untrained", tmp_path / "a.safetensors", "--head")
+    invoke("convert", "untrained", tmp_path / "b.safetensors", "--input-range", 0, 1)
+    invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "a.safetensors")
     before = rows(tmp_path / "out")
     make(tmp_path / "p" / "1.png")
-    said = run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "b.safetensors", code=1)
+    said = invoke(
+        "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "b.safetensors", code=1
+    )
     assert "its features were made with weights" in said.stderr
     assert rows(tmp_path / "out") == before
-    said = run(
+    said = invoke(
         "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", "untrained", "--precision", "int8", code=1
     )
     assert "precision 'float32', not 'int8'" in said.stderr
 
 
-def test_a_head_makes_no_difference_to_features(run, tmp_path):
+def test_a_head_makes_no_difference_to_features(invoke, tmp_path):
     make(tmp_path / "p" / "0.png")
-    run("convert", "untrained", tmp_path / "a.safetensors")
+    invoke("convert", "untrained", tmp_path / "a.safetensors")
     model = fastmnv2.load(tmp_path / "a.safetensors")
     assert model.features_digest == fastmnv2.load(model.folded.without_logits().file or "untrained").features_digest
 
 
-def test_the_limit_of_pixels_may_change(run, tmp_path):
+def test_the_limit_of_pixels_may_change(invoke, tmp_path):
     make(tmp_path / "p" / "0.png")
-    run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--max-pixels", 5)
+    invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--max-pixels", 5)
     assert list(errors(tmp_path / "out")) == ["0.png"]
-    run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--max-pixels", 500, "--retry-errors")
+    invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--max-pixels", 500, "--retry-errors")
     assert not errors(tmp_path / "out")
 
 
-def test_relative_names_are_those_of_their_own_directory(run, tmp_path, monkeypatch, model):
+def test_relative_names_are_those_of_their_own_directory(invoke, tmp_path, monkeypatch, model):
     for place in ("one", "two"):
         make(tmp_path / place / "p" / "0.png", seed=len(place) + ord(place[0]))
         monkeypatch.chdir(tmp_path / place)
-        run("embed", "p", "-o", "../out/")
+        invoke("embed", "p", "-o", "../out/")
     monkeypatch.chdir(tmp_path / "one" / "p")
-    assert " new" not in run("embed", ".", "./0.png", "-o", f"{tmp_path / 'out'}/").stderr
+    assert " new" not in invoke("embed", ".", "./0.png", "-o", f"{tmp_path / 'out'}/").stderr
     found = rows(tmp_path / "out")
     assert sorted(found) == [str(tmp_path / place / "p" / "0.png") for place in ("one", "two")]
     for path, row in found.items():
@@ -103,15 +105,15 @@ def test_relative_names_are_those_of_their_own_directory(run, tmp_path, monkeypa
 
 
 @POSIX
-def test_a_byte_and_its_escape_are_two_pictures(run, tmp_path):
+def test_a_byte_and_its_escape_are_two_pictures(invoke, tmp_path):
     raw, escaped = tmp_path / os.fsdecode(b"p/\xff.png"), tmp_path / "p" / "\\xff.png"
     make(raw, escaped)
-    run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/")
+    invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/")
     found = rows(tmp_path / "out")
     assert {keys.path_of(key) for key in found} == {str(raw), str(escaped)}
     assert f"file://{tmp_path}/p/%FF.png" in found
     raw.unlink()
-    run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--prune")
+    invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--prune")
     assert list(rows(tmp_path / "out")) == [str(escaped)]
 
 
@@ -125,17 +127,17 @@ def test_keys():
 
 @POSIX
 @pytest.mark.parametrize("name", [b"p/bad\xff", b"p/long" + b"g" * 300, b"p/nul"])
-def test_any_error_can_be_stored(run, tmp_path, name):
+def test_any_error_can_be_stored(invoke, tmp_path, name):
     make(tmp_path / "p" / "0.png")
     if len(name) < 200:
         os.mkdir(tmp_path / os.fsdecode(name))
     (tmp_path / "list").write_bytes(b"\0".join([os.fsencode(tmp_path) + b"/" + name, bytes(tmp_path / "p" / "0.png")]))
     for _ in range(2):
-        run("embed", "--from", tmp_path / "list", "-0", "-o", f"{tmp_path / 'out'}/")
+        invoke("embed", "--from", tmp_path / "list", "-0", "-o", f"{tmp_path / 'out'}/")
     assert sum(row["features"] is not None for row in rows(tmp_path / "out").values()) == 1
 
 
-def test_times_after_2262(run, tmp_path, monkeypatch):
+def test_times_after_2262(invoke, tmp_path, monkeypatch):
     make(tmp_path / "p" / "0.png", tmp_path / "p" / "1.png")
     late = [9_300_000_000 * 10**9, 9_300_000_001 * 10**9]
     assert len({jobs._int64(time) for time in late}) == 2
@@ -149,7 +151,7 @@ def test_times_after_2262(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs.os, "stat", stat)
     for said in ("2 new", "features of 2 pictures, 0 skipped"):
-        assert said in run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/").stderr
+        assert said in invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/").stderr
 
 
 # ---- retries ----
@@ -190,42 +192,42 @@ def test_errors_of_the_machine(error, expected):
     assert type(found)(*found.__reduce__()[1]).transient == expected
 
 
-def test_failures_of_the_machine_are_tried_again(run, tmp_path, fails):
+def test_failures_of_the_machine_are_tried_again(invoke, tmp_path, fails):
     make(tmp_path / "p" / "0.png", tmp_path / "p" / "1.png", tmp_path / "p" / "2.png")
     fails |= {"1.png": PermissionError(13, "Permission denied"), "2.png": ValueError("2.png: broken")}
     command = ("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/")
-    assert "2 with an error" in run(*command).stderr
-    assert json.loads(run(*command, "--json").stdout)["errors"] == 2
+    assert "2 with an error" in invoke(*command).stderr
+    assert json.loads(invoke(*command, "--json").stdout)["errors"] == 2
     fails.clear()
-    summary = json.loads(run(*command, "--json").stdout)
+    summary = json.loads(invoke(*command, "--json").stdout)
     assert (summary["pictures"], summary["retried"], summary["errors"], summary["skipped"]) == (2, 1, 1, 0)
     assert list(errors(tmp_path / "out")) == ["2.png"]
-    summary = json.loads(run(*command, "--json", "--retry-errors").stdout)
+    summary = json.loads(invoke(*command, "--json", "--retry-errors").stdout)
     assert (summary["pictures"], summary["retried"]) == (3, 1)
     assert not errors(tmp_path / "out")
 
 
-def test_a_failure_of_the_machine_replaces_no_vector(run, tmp_path, fails):
+def test_a_failure_of_the_machine_replaces_no_vector(invoke, tmp_path, fails):
     make(tmp_path / "p" / "0.png", tmp_path / "p" / "1.png")
     (tmp_path / "list").write_text(f"{tmp_path / 'p' / '0.png'}\n{tmp_path / 'p' / '1.png'}\n")
     command = ("embed", "--from", tmp_path / "list", "-o", f"{tmp_path / 'out'}/")
-    run(*command)
+    invoke(*command)
     before = rows(tmp_path / "out")
     os.utime(tmp_path / "p" / "0.png", ns=(1, 1))  # changed, and can't be read
     fails["0.png"] = PermissionError(13, "Permission denied")
     (tmp_path / "p" / "1.png").unlink()
-    assert run(*command, code=1).stderr.count("skipped ") == 2
+    assert invoke(*command, code=1).stderr.count("skipped ") == 2
     assert rows(tmp_path / "out") == before
     fails.clear()
-    assert "1 changed" in run(*command, code=1).stderr
+    assert "1 changed" in invoke(*command, code=1).stderr
 
 
-def test_a_missing_reader_is_the_machine_s(run, tmp_path, monkeypatch):
+def test_a_missing_reader_is_the_machine_s(invoke, tmp_path, monkeypatch):
     PIL.Image.init()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(PIL.Image, "OPEN", {name: how for name, how in PIL.Image.OPEN.items() if name != "HEIF"})
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    run("embed", tmp_path / "a.heic", "-o", f"{tmp_path / 'out'}/")
+    invoke("embed", tmp_path / "a.heic", "-o", f"{tmp_path / 'out'}/")
     (row,) = rows(tmp_path / "out").values()
     assert "HEIC needs pillow-heif" in row["error"]
     assert row["transient"]
@@ -235,14 +237,14 @@ def test_a_missing_reader_is_the_machine_s(run, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def three(run, tmp_path, monkeypatch):
+def three(invoke, tmp_path, monkeypatch):
     """Folders p, q and r with two pictures each, embedded."""
     monkeypatch.chdir(tmp_path)
     make(*(tmp_path / name / f"{i}.png" for name in "pqr" for i in range(2)))
-    run("embed", "p", "q", "r", "-o", "out/")
+    invoke("embed", "p", "q", "r", "-o", "out/")
 
     def prune(*sources, code=0):
-        said = run("embed", *sources, "-o", "out/", "--prune", code=code).stderr
+        said = invoke("embed", *sources, "-o", "out/", "--prune", code=code).stderr
         return said, sorted(os.path.relpath(path, tmp_path) for path in rows(tmp_path / "out"))
 
     return prune
@@ -317,7 +319,7 @@ def test_names_behind_an_overlong_one_are_read(three, tmp_path):
 # ---- other programs' files ----
 
 
-def test_interrupted_it_says_what_is_kept(run, tmp_path, monkeypatch):
+def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
     make(*(tmp_path / "p" / f"{i}.png" for i in range(20)))
     taken = []
 
@@ -329,7 +331,7 @@ def test_interrupted_it_says_what_is_kept(run, tmp_path, monkeypatch):
             yield name
 
     monkeypatch.setattr(Pictures, "names", names)
-    said = run(
+    said = invoke(
         "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--batch-size", 1, "--threads", 1, code=130
     ).stderr
     kept = len(rows(tmp_path / "out"))
@@ -340,32 +342,32 @@ def test_interrupted_it_says_what_is_kept(run, tmp_path, monkeypatch):
 
 
 @POSIX
-def test_the_lock_is_no_way_out(run, tmp_path):
+def test_the_lock_is_no_way_out(invoke, tmp_path):
     precious, out = tmp_path / "precious", tmp_path / "out"
     precious.write_text("kept")
     make(tmp_path / "p" / "0.png")
     out.mkdir()
     (out / ".lock").symlink_to(precious)
-    assert "expected a regular file to lock" in run("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "expected a regular file to lock" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
     (out / ".lock").unlink()
     os.mkfifo(out / ".lock")
-    assert "expected a regular file to lock" in run("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "expected a regular file to lock" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
     (out / ".lock").unlink()
     (out / ".lock").write_text("somebody's")
     with locked(out):
         pass
     assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
     os.mkfifo(out / "part-000000.parquet")
-    assert "got no regular file" in run("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
 
 
-def test_another_program_s_manifest_is_kept(run, tmp_path):
+def test_another_program_s_manifest_is_kept(invoke, tmp_path):
     make(tmp_path / "p" / "0.png")
     (tmp_path / "out").mkdir()
     for text in ('{"name": "an app"}', "[1]", "not JSON"):
         (tmp_path / "out" / "manifest.json").write_text(text)
         assert (
             "expected a manifest that fastmnv2 wrote"
-            in run("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", code=1).stderr
+            in invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", code=1).stderr
         )
         assert (tmp_path / "out" / "manifest.json").read_text() == text

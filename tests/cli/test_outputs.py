@@ -46,8 +46,8 @@ def check(target):
 def test_two_writers_at_once_never_mix(tmp_path):
     """Paths in a separate file once ended up with the other writer's rows in 12 of 60 runs."""
     target = tmp_path / "f.npy"
-    for run in range(60):
-        both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (run % 7, 9)]
+    for invoke in range(60):
+        both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (invoke % 7, 9)]
         for one in both:
             one.start()
         for one in both:
@@ -60,10 +60,10 @@ def test_two_writers_at_once_never_mix(tmp_path):
 def test_killed_at_any_moment_paths_are_those_of_the_rows(tmp_path):
     target = tmp_path / "f.npy"
     write(target, 0)
-    for run in range(20):
+    for invoke in range(20):
         with start("endless_writer", target) as child:
             child.stdout.readline()
-            time.sleep(0.003 * run)
+            time.sleep(0.003 * invoke)
             child.kill()
         check(target)
 
@@ -107,21 +107,21 @@ def test_a_million_paths_take_little_memory_each(tmp_path):
     assert read_npy(tmp_path / "f.npy")[1].tolist() == names
 
 
-def test_an_existing_file_is_kept_without_force(run, pictures, tmp_path):
+def test_an_existing_file_is_kept_without_force(invoke, pictures, tmp_path):
     target = tmp_path / "f.npy"
     target.write_text("kept")
-    assert "--force" in run("embed", pictures, "-o", target, code=1).stderr
+    assert "--force" in invoke("embed", pictures, "-o", target, code=1).stderr
     assert target.read_text() == "kept"
-    run("embed", pictures, "-o", target, "--force")
+    invoke("embed", pictures, "-o", target, "--force")
     assert len(read_npy(target)[0]) == 4
 
 
 @pytest.mark.parametrize("command", ["embed", "classify"])
-def test_a_named_file_that_is_missing_is_exit_1_when_the_rest_is_done(run, pictures, tmp_path, command):
+def test_a_named_file_that_is_missing_is_exit_1_when_the_rest_is_done(invoke, pictures, tmp_path, command):
     output = ["-o", tmp_path / "f.npy"] if command == "embed" else []
     (tmp_path / "list").write_text(f"{pictures / 'a.png'}\n{tmp_path / 'gone.jpg'}\n")
     for missing in ([tmp_path / "gone.png"], [tmp_path / "gone*.png"], ["--from", tmp_path / "list"]):
-        result = run(command, pictures, *missing, *output, code=1)
+        result = invoke(command, pictures, *missing, *output, code=1)
         assert re.search(r"^skipped .*gone.*: no such file", result.stderr, re.M | re.I)
         if output:
             assert len(read_npy(output[1])[0]) >= 4
@@ -134,7 +134,7 @@ NAMES = ["two\nlines.png", "\x1b[31mred.png", "back\b.png", "\x9b2J.png", "left\
 
 
 @POSIX
-def test_control_characters_are_escaped_everywhere(run, pictures, tmp_path, monkeypatch):
+def test_control_characters_are_escaped_everywhere(invoke, pictures, tmp_path, monkeypatch):
     folder = tmp_path / "in\x1b[0m"
     folder.mkdir()
     for name in NAMES:
@@ -143,16 +143,16 @@ def test_control_characters_are_escaped_everywhere(run, pictures, tmp_path, monk
     (tmp_path / "labels").write_text("".join(f"label\x1b[1m {i}\x85\n" for i in range(1001)))
     monkeypatch.chdir(folder)
     results = [
-        run("embed", folder, "-o", "f\x1b.csv"),
-        run("classify", folder, "--labels", tmp_path / "labels"),
-        run("classify", folder, "--labels", tmp_path / "labels", "--json"),
-        run("demo", folder),
-        run("embed", "gone\x1b[2J.png", "-o", tmp_path / "f.npy", code=1),
-        run("embed", folder, "-o", "f\x1b.csv", code=1),
-        run("embed", folder, "--\x1b[2J", "-o", tmp_path / "f.npy", code=2),
-        run("convert", "untrained", "w\x1b.safetensors"),
-        run("info", "--weights", "w\x1b.safetensors"),
-        run("info", "--weights", "gone\x1b"),
+        invoke("embed", folder, "-o", "f\x1b.csv"),
+        invoke("classify", folder, "--labels", tmp_path / "labels"),
+        invoke("classify", folder, "--labels", tmp_path / "labels", "--json"),
+        invoke("demo", folder),
+        invoke("embed", "gone\x1b[2J.png", "-o", tmp_path / "f.npy", code=1),
+        invoke("embed", folder, "-o", "f\x1b.csv", code=1),
+        invoke("embed", folder, "--\x1b[2J", "-o", tmp_path / "f.npy", code=2),
+        invoke("convert", "untrained", "w\x1b.safetensors"),
+        invoke("info", "--weights", "w\x1b.safetensors"),
+        invoke("info", "--weights", "gone\x1b"),
     ]
     for result in results:
         for text in (result.stdout, result.stderr):
@@ -169,20 +169,20 @@ def test_control_characters_are_escaped_everywhere(run, pictures, tmp_path, monk
 
 
 @POSIX
-def test_no_cell_of_a_csv_is_a_formula(run, pictures, tmp_path, monkeypatch):
+def test_no_cell_of_a_csv_is_a_formula(invoke, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["=1+1.png", "+1.png", "-1.png", "@x.png"]
     for name in names:
         (tmp_path / name).write_bytes((pictures / "a.png").read_bytes())
-    run("embed", "-o", "f.csv", "--", *names)
+    invoke("embed", "-o", "f.csv", "--", *names)
     with (tmp_path / "f.csv").open(newline="") as file:
         paths = [row[0] for row in csv.reader(file)][1:]
     assert paths == sorted(f"./{name}" for name in names)
     assert all(os.path.exists(path) for path in paths)
 
 
-def test_the_summary_as_json(run, pictures, tmp_path, untrained_native):
-    found = json.loads(run("embed", pictures, "-o", tmp_path / "f.npz", "--json").stdout)
+def test_the_summary_as_json(invoke, pictures, tmp_path, untrained_native):
+    found = json.loads(invoke("embed", pictures, "-o", tmp_path / "f.npz", "--json").stdout)
     assert {name: found[name] for name in ("output", "pictures", "skipped", "other_files")} == {
         "output": str(tmp_path / "f.npz"),
         "pictures": 4,
@@ -192,24 +192,24 @@ def test_the_summary_as_json(run, pictures, tmp_path, untrained_native):
     assert found["weights"]["origin"] == str(untrained_native)
 
 
-def test_a_search_says_what_it_left_out(run, pictures, tmp_path):
+def test_a_search_says_what_it_left_out(invoke, pictures, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.mov", "b.mov", "c", ".hidden"):
         (tmp_path / "in" / name).touch()
-    result = run("embed", pictures, tmp_path / "in", "-o", tmp_path / "f.npy")
+    result = invoke("embed", pictures, tmp_path / "in", "-o", tmp_path / "f.npy")
     assert "; 4 files of other kinds left out (.mov, .txt, no suffix);" in result.stderr
-    assert "4 files of other kinds left out" in run("classify", pictures, tmp_path / "in").stderr
-    assert "3 files of other kinds left out (.mov, no suffix)" in run("classify", tmp_path / "in", code=1).stderr
+    assert "4 files of other kinds left out" in invoke("classify", pictures, tmp_path / "in").stderr
+    assert "3 files of other kinds left out (.mov, no suffix)" in invoke("classify", tmp_path / "in", code=1).stderr
     (tmp_path / "in" / "d.jfif").write_bytes((pictures / "b.JPG").read_bytes())
-    assert "features of 1 picture," in run("embed", tmp_path / "in", "-o", tmp_path / "g.npy").stderr
+    assert "features of 1 picture," in invoke("embed", tmp_path / "in", "-o", tmp_path / "g.npy").stderr
 
 
-def test_the_demos_table_fits_a_terminal(run, pictures, tmp_path):
+def test_the_demos_table_fits_a_terminal(invoke, pictures, tmp_path):
     for number in range(12):
         (tmp_path / f"a long name of a picture {number}.png").write_bytes((pictures / "a.png").read_bytes())
     for paths in ([], [tmp_path]):
-        assert max(map(len, run("demo", *paths).stdout.splitlines())) < 120
-        table = run("demo", *paths).stdout.partition("features:")[2]
+        assert max(map(len, invoke("demo", *paths).stdout.splitlines())) < 120
+        table = invoke("demo", *paths).stdout.partition("features:")[2]
         assert max(map(len, table.splitlines())) <= 80
 
 

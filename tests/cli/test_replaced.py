@@ -30,48 +30,48 @@ def writers(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["photos.onnx", "photos.keras", "photos.safetensors", "photos"])
-def test_a_folder_of_other_files_is_never_replaced(run, tmp_path, writers, name):
+def test_a_folder_of_other_files_is_never_replaced(invoke, tmp_path, writers, name):
     (tmp_path / name / "holiday").mkdir(parents=True)
     (tmp_path / name / "holiday" / "1.png").write_text("kept")
-    said = run("convert", "untrained", tmp_path / name, "--force", code=1).stderr
+    said = invoke("convert", "untrained", tmp_path / name, "--force", code=1).stderr
     assert "got a folder" in said or "other files than fastmnv2 wrote" in said
     assert (tmp_path / name / "holiday" / "1.png").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_saved_model_of_ours_is_replaced(run, tmp_path, writers):
+def test_a_saved_model_of_ours_is_replaced(invoke, tmp_path, writers):
     target = tmp_path / "model"
-    run("convert", "untrained", target)
-    assert "--force" in run("convert", "untrained", target, code=1).stderr
-    run("convert", "untrained", target, "--force")
+    invoke("convert", "untrained", target)
+    assert "--force" in invoke("convert", "untrained", target, code=1).stderr
+    invoke("convert", "untrained", target, "--force")
     assert "fastmnv2" in json.loads((target / MARK).read_text())
     (target / "assets" / "mine.txt").write_text("kept")
-    assert "other files" in run("convert", "untrained", target, "--force", code=1).stderr
+    assert "other files" in invoke("convert", "untrained", target, "--force", code=1).stderr
     (target / "assets" / "mine.txt").unlink()
     (target / MARK).unlink()  # now it looks like a SavedModel from TensorFlow
-    assert "other files" in run("convert", "untrained", target, "--force", code=1).stderr
+    assert "other files" in invoke("convert", "untrained", target, "--force", code=1).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-def test_files_are_replaced(run, tmp_path, writers):
+def test_files_are_replaced(invoke, tmp_path, writers):
     (tmp_path / "m.onnx").write_text("old")
-    run("convert", "untrained", tmp_path / "m.onnx", "--force")
+    invoke("convert", "untrained", tmp_path / "m.onnx", "--force")
     assert (tmp_path / "m.onnx").read_text() == "made"
     (tmp_path / "m").write_text("a file without a suffix")
-    assert "expected a folder" in run("convert", "untrained", tmp_path / "m", "--force", code=1).stderr
+    assert "expected a folder" in invoke("convert", "untrained", tmp_path / "m", "--force", code=1).stderr
     check_replaceable(tmp_path / "nothing")
 
 
 @POSIX
-def test_links_and_pipes(run, tmp_path, writers):
+def test_links_and_pipes(invoke, tmp_path, writers):
     (tmp_path / "there.onnx").write_text("old")
     (tmp_path / "link.onnx").symlink_to(tmp_path / "there.onnx")
-    run("convert", "untrained", tmp_path / "link.onnx", "--force")
+    invoke("convert", "untrained", tmp_path / "link.onnx", "--force")
     assert (tmp_path / "link.onnx").is_symlink()
     assert (tmp_path / "there.onnx").read_text() == "made"
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "mine").write_text("kept")
     (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
-    assert "other files" in run("convert", "untrained", tmp_path / "model", "--force", code=1).stderr
+    assert "other files" in invoke("convert", "untrained", tmp_path / "model", "--force", code=1).stderr
     os.mkfifo(tmp_path / "pipe.onnx")
-    assert "a special file" in run("convert", "untrained", tmp_path / "pipe.onnx", "--force", code=1).stderr
+    assert "a special file" in invoke("convert", "untrained", tmp_path / "pipe.onnx", "--force", code=1).stderr

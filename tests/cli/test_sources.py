@@ -59,7 +59,7 @@ def test_bytes_that_are_no_utf8_stay_as_they_are():
 
 @POSIX
 @pytest.mark.parametrize("command", ["embed", "classify"])
-def test_linked_folders(run, pictures, tmp_path, command):
+def test_linked_folders(invoke, pictures, tmp_path, command):
     (tmp_path / "in" / "deep").mkdir(parents=True)
     os.symlink(pictures / "sub", tmp_path / "in" / "link")
     os.symlink(tmp_path / "in", tmp_path / "in" / "deep" / "circle")
@@ -67,7 +67,7 @@ def test_linked_folders(run, pictures, tmp_path, command):
 
     def result(*options):
         output = ["-o", tmp_path / "f.npz", "--force"] if command == "embed" else ["--top", 1]
-        return run(command, tmp_path / "in", *options, *output)
+        return invoke(command, tmp_path / "in", *options, *output)
 
     said = result()
     assert "2 linked folders left out (--follow-links searches them)" in said.stderr
@@ -95,16 +95,16 @@ def test_output_that_can_t_be_encoded_is_escaped(pictures, tmp_path, encoding):
     assert b"broken\\u732b.png" in done.stderr
 
 
-def test_one_file_for_two_purposes(run, pictures, tmp_path, monkeypatch):
+def test_one_file_for_two_purposes(invoke, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.csv").write_text("a.png\n")
     says = "name the same file"
-    assert says in run("embed", "--from", "x.csv", "-o", "./x.csv", "--force", code=2).stderr
+    assert says in invoke("embed", "--from", "x.csv", "-o", "./x.csv", "--force", code=2).stderr
     for report in ("m.safetensors", "./m.safetensors", tmp_path / "m.safetensors"):
-        assert says in run("train", pictures, "-o", "m.safetensors", "--report", report, code=2).stderr
-    assert says in run("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
+        assert says in invoke("train", pictures, "-o", "m.safetensors", "--report", report, code=2).stderr
+    assert says in invoke("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
     quantize = ("quantize", "untrained", "q.safetensors", "--calibrate", pictures)
-    assert says in run(*quantize, "--plot", "q.safetensors", code=2).stderr
+    assert says in invoke(*quantize, "--plot", "q.safetensors", code=2).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
@@ -131,7 +131,7 @@ def test_every_option_is_explained(command):
                 assert {part for part in words[number + 2 :] if part.startswith("-") and part != "-"} <= known
 
 
-def test_pictures_of_alpha(run, tmp_path):
+def test_pictures_of_alpha(invoke, tmp_path):
     """The command line's decoding options are the library's."""
     from fastmnv2.cli.common import DECODING
     from fastmnv2.image.decode import Options
@@ -140,7 +140,7 @@ def test_pictures_of_alpha(run, tmp_path):
     fields = set(Options.__dataclass_fields__)
     assert names == fields - {"size"}
     PIL.Image.fromarray(np.zeros((9, 9, 4), np.uint8)).save(tmp_path / "a.png")
-    run("embed", tmp_path / "a.png", "-o", tmp_path / "f.npy")
+    invoke("embed", tmp_path / "a.png", "-o", tmp_path / "f.npy")
 
 
 def _params(options):

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageSequence
 import pytest
-from processes import run
+from processes import run_program
 
 import fastmnv2
 from fastmnv2 import image
@@ -240,4 +240,4 @@ def test_an_iterator_that_was_begun_before_a_fork(model, begun):
 
 @pytest.mark.skipif(not importlib.util.find_spec("gevent"), reason="gevent is not installed")
 def test_gevent_patches_what_has_run_before(untrained_native):
-    assert run("patched_by_gevent", untrained_native).stdout == "the same\n"
+    assert run_program("patched_by_gevent", untrained_native).stdout == "the same\n"

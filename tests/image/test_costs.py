@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from processes import run
+from processes import run_program
 
 from fastmnv2 import image
 from fastmnv2.image import jpeg, limits, resizing
@@ -188,7 +188,7 @@ def test_memory_a_picture_is_what_the_docs_say(untrained_native, tmp_path, form,
     path = tmp_path / "picture"
     PIL.Image.effect_noise((300, 200), 60).convert(mode).resize((3000, 2000)).save(path, form, **options)
     for method in ("tf2", "area"):
-        done = run("peak_of_pictures", untrained_native, path, method)
+        done = run_program("peak_of_pictures", untrained_native, path, method)
         assert float(done.stdout) < 1.05 * each * 6e6 + path.stat().st_size + 8e6, method
 
 

@@ -14,7 +14,7 @@ import tracemalloc
 import numpy as np
 import PIL.Image
 import pytest
-from processes import run, start
+from processes import run_program, start
 
 import fastmnv2
 from fastmnv2 import image
@@ -293,6 +293,6 @@ def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path, form, m
     path = tmp_path / f"a.{form}"
     picture = PIL.Image.effect_noise((400, 300), 60).convert("RGB").resize((4000, 3000))
     picture.save(path, **({"quality": 90} if form == "jpg" else {"compress_level": 1}))
-    done = run("peak_of_pictures", untrained_native, path, method)
+    done = run_program("peak_of_pictures", untrained_native, path, method)
     most = 1.3 if form == "jpg" else 1.5  # Pillow's own pictures take 4 bytes per pixel
     assert 0.9 * 36e6 < float(done.stdout) < most * 36e6

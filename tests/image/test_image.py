@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import run
+from processes import run_program
 
 from fastmnv2 import image
 
@@ -314,5 +314,5 @@ class TestLoadImage:
 
 
 def test_resize_needs_numpy_only():
-    done = run("without_pillow", __file__)
+    done = run_program("without_pillow", __file__)
     assert done.stdout.strip() == "reading pictures needs Pillow: pip install 'fastmnv2[images]'"

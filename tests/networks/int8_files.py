@@ -10,6 +10,26 @@ from fastmnv2.core.network import DEFAULT
 SAME, RELU6 = 0, 3
 
 
+def packed(maker, inputs, outputs):
+    """The bytes of a file with a maker's tensors, operators, buffers and operator codes."""
+    import flatbuffers
+
+    s = maker.schema
+    graph = s.SubGraphT()
+    graph.tensors, graph.operators = maker.tensors, maker.operators
+    graph.inputs, graph.outputs, graph.name = inputs, outputs, b"main"
+    model = s.ModelT()
+    model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], maker.buffers, []
+    for code, version in maker.codes:
+        operator_code = s.OperatorCodeT()
+        operator_code.builtinCode, operator_code.deprecatedBuiltinCode = code, min(code, 127)
+        operator_code.version = version
+        model.operatorCodes.append(operator_code)
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
 class Maker:
     """Puts a graph together: tensors, then operators in order."""
 
@@ -173,24 +193,8 @@ class Maker:
 
     def data(self):
         """The file's bytes."""
-        import flatbuffers
-
-        s = self.schema
-        graph = s.SubGraphT()
         image, result = self.graph()
-        graph.tensors, graph.operators = self.tensors, self.operators
-        graph.inputs, graph.outputs, graph.name = [image], [result], b"main"
-        model = s.ModelT()
-        model.version, model.subgraphs, model.buffers = 3, [graph], self.buffers
-        model.operatorCodes = []
-        for code, version in self.codes:
-            operator_code = s.OperatorCodeT()
-            operator_code.builtinCode, operator_code.deprecatedBuiltinCode = code, min(code, 127)
-            operator_code.version = version
-            model.operatorCodes.append(operator_code)
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        return bytes(builder.Output())
+        return packed(self, [image], [result])
 
 
 def write(path, seed, dtype, **options):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from bombs import BOMBS
-from processes import run
+from processes import run_program
 
 SECONDS, MEGABYTES = 5, 200
 
@@ -20,7 +20,7 @@ def test_bombs(tmp_path, bomb):
     path = bomb(tmp_path)
     files = {file.stat().st_ino: file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()}
     assert sum(files.values()) < 20 << 20
-    done = run("load_and_measure", path, check=False)
+    done = run_program("load_and_measure", path, check=False)
     if "needs h5py" in done.stderr:
         pytest.skip("h5py is not installed")
     assert done.returncode == 0, done.stderr[-2000:]

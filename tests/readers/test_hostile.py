@@ -15,7 +15,7 @@ import fuzz_guided
 import numpy as np
 import pytest
 from fuzz_readers import fuzz
-from processes import run, start
+from processes import run_program, start
 from spoilers import entry, member, refused, spoil_header, tar_with
 
 import fastmnv2
@@ -157,7 +157,7 @@ def test_files_that_may_not_be_read(tmp_path):
     for path in (tmp_path / "w.h5", tmp_path / "closed" / "w.h5"):
         for parent in tmp_path.parents[:3]:
             os.chmod(parent, 0o755)
-        done = run("read_as_nobody", path, check=False)
+        done = run_program("read_as_nobody", path, check=False)
         assert "Permission denied" in done.stdout, done.stderr
 
 

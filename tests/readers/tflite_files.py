@@ -4,7 +4,7 @@ import io
 import zipfile
 
 import numpy as np
-from int8_files import RELU6, SAME, Maker
+from int8_files import RELU6, SAME, Maker, packed
 
 
 class FloatMaker(Maker):
@@ -82,23 +82,8 @@ class FloatMaker(Maker):
 
     def data(self, labels=None):
         """The file's bytes, with ``labels`` appended as metadata writers do."""
-        import flatbuffers
-
-        s = self.schema
-        graph = s.SubGraphT()
         image, outputs = self.graph()
-        graph.tensors, graph.operators = self.tensors, self.operators
-        graph.inputs, graph.outputs, graph.name = [image], outputs, b"main"
-        model = s.ModelT()
-        model.version, model.subgraphs, model.buffers, model.operatorCodes = 3, [graph], self.buffers, []
-        for code, version in self.codes:
-            operator_code = s.OperatorCodeT()
-            operator_code.builtinCode, operator_code.deprecatedBuiltinCode = code, min(code, 127)
-            operator_code.version = version
-            model.operatorCodes.append(operator_code)
-        builder = flatbuffers.Builder(1 << 20)
-        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-        made = io.BytesIO(bytes(builder.Output()))
+        made = io.BytesIO(packed(self, [image], outputs))
         if labels is not None:
             with zipfile.ZipFile(made, "a") as archive:
                 archive.writestr("labels.txt", "".join(f"{name}\n" for name in labels))
