@@ -28,6 +28,7 @@ def keras_channels(multiplier):
     return divisible(32 * multiplier), *blocks, divisible(1280 * multiplier) if multiplier > 1 else 1280
 
 
+@pytest.mark.slow
 def test_every_multiplier_follows_the_rule_and_is_found_again():
     for hundredths in range(25, 201):
         network = of(hundredths / 100, 96, 96)

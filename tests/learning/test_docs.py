@@ -1,6 +1,7 @@
 """Runs every line of Python and every fastmnv2 command in README and docs/, and checks every link."""
 
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -28,34 +29,18 @@ def page(name):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with everything that the lines name: a module, pictures, other libraries' files."""
-    import int8_files
-    import keras
-    from keras_model import keras_model
-    from make_module import make_checkpoint, make_module
+def variables():
+    return {name: value for name, value in untrained(seed=6).tensors.items() if "Logits" not in name}
+
+
+@pytest.fixture(scope="module")
+def place(variables, tmp_path_factory):
+    """A folder with a module and pictures."""
+    from make_module import make_module
     from PIL import Image
 
-    from fastmnv2 import export
-    from fastmnv2.weights.resolve import resolve_source
-
     folder = tmp_path_factory.mktemp("docs")
-    variables = {name: value for name, value in untrained(seed=6).tensors.items() if "Logits" not in name}
     make_module(folder / "module", variables)
-    source = resolve_source(folder / "module")
-    for name in ("saved_model", "mobilenet.tflite", "imagenet.safetensors"):
-        export.write(folder / name, source)
-    int8_files.write(folder / "quantised.tflite", 1, np.uint8)
-    make_checkpoint(folder / "mobilenet_v2_0.75_96.ckpt", variables)
-    network = keras_model(variables)
-    network.save_weights(folder / "mobilenet.weights.h5")
-    network.save_weights(folder / "mine.weights.h5")
-    keras.Model(network.input, keras.layers.Dense(3, "softmax")(network.output)).save(folder / "mine.keras")
-    layers = keras.layers
-    network = keras.applications.MobileNetV2((224, 224, 3), alpha=0.35, include_top=False, weights=None)
-    body = keras.Sequential([network, layers.GlobalAveragePooling2D()])
-    head = keras.Sequential([layers.Dense(100, "relu"), layers.Dense(3, "softmax", use_bias=False)])
-    keras.Sequential([keras.Input((224, 224, 3)), body, head]).save(folder / "keras_model.h5")  # Teachable Machine's
     rng = np.random.RandomState(0)
     for number in range(24):
         picture = rng.randint(0, 120, (96, 96, 3)).astype(np.uint8)
@@ -66,17 +51,50 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole_place(place, variables):
+    """The folder with everything else that lines name: other libraries' files."""
+    import int8_files
+    import keras
+    from keras_model import keras_model
+    from make_module import make_checkpoint
+
+    from fastmnv2 import export
+    from fastmnv2.weights.resolve import resolve_source
+
+    source = resolve_source(place / "module")
+    for name in ("saved_model", "mobilenet.tflite", "imagenet.safetensors"):
+        export.write(place / name, source)
+    int8_files.write(place / "quantised.tflite", 1, np.uint8)
+    make_checkpoint(place / "mobilenet_v2_0.75_96.ckpt", variables)
+    network = keras_model(variables)
+    network.save_weights(place / "mobilenet.weights.h5")
+    network.save_weights(place / "mine.weights.h5")
+    keras.Model(network.input, keras.layers.Dense(3, "softmax")(network.output)).save(place / "mine.keras")
+    layers = keras.layers
+    network = keras.applications.MobileNetV2((224, 224, 3), alpha=0.35, include_top=False, weights=None)
+    body = keras.Sequential([network, layers.GlobalAveragePooling2D()])
+    head = keras.Sequential([layers.Dense(100, "relu"), layers.Dense(3, "softmax", use_bias=False)])
+    keras.Sequential([keras.Input((224, 224, 3)), body, head]).save(place / "keras_model.h5")  # Teachable Machine's
+
+
 @pytest.fixture
 def names(place, monkeypatch):
     """The names that the lines may use without defining them."""
-    import keras
-
     monkeypatch.chdir(place)
     paths = sorted(map(str, Path("photos").glob("*.png")))
     images = np.stack([fastmnv2.image.load_image(path) for path in paths])
     pixels = np.round(images * 255).astype(np.uint8)
     labels = np.arange(len(paths)) % 3
-    return {"fastmnv2": fastmnv2, "keras": keras, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
+    return {"fastmnv2": fastmnv2, "images": images, "pixels": pixels, "paths": paths, "labels": labels}
+
+
+@pytest.fixture
+def all_names(whole_place, names):
+    """The same, and Keras, where every file is."""
+    import keras
+
+    return names | {"keras": keras}
 
 
 def run_lines(code, names):
@@ -100,36 +118,36 @@ def command(line):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
-def test_the_lines_of_a_page(name, names, monkeypatch):
+def test_the_lines_of_a_page(name, all_names, monkeypatch):
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "mine.keras" if name == "README.md" else "module")
     blocks = BLOCK.findall(page(name))
     assert len([1 for kind, _, _ in blocks if kind == "python"]) == PAGES[name]
     for kind, _, code in blocks:
         if kind == "python":
-            run_lines(code, names)
+            run_lines(code, all_names)
             continue
         for line in code.splitlines():
             if not line.startswith(ELSEWHERE):
                 command(line)
     if name == "docs/learning.md":
         assert Path("report.html").is_file()
-        assert names["probabilities"].shape == (24, 3)
-        assert names["classifier"].score(names["paths"], names["labels"]) > 0.9
+        assert all_names["probabilities"].shape == (24, 3)
+        assert all_names["classifier"].score(all_names["paths"], all_names["labels"]) > 0.9
     if name == "docs/pictures.md":
-        assert list(names["features"].shape) == [24, 1280]
-        assert [Path(path).name for path in names["paths"]] == [f"{number:02d}.png" for number in range(24)]
+        assert list(all_names["features"].shape) == [24, 1280]
+        assert [Path(path).name for path in all_names["paths"]] == [f"{number:02d}.png" for number in range(24)]
 
 
 @pytest.mark.slow
-def test_every_file_of_the_readmes_table(names, monkeypatch):
+def test_every_file_of_the_readmes_table(all_names, monkeypatch):
     """Each line loads one kind of file and gives a model that takes pictures."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", "module")
     lines = re.findall(r"^\| .* \| `(model = .*)` \|$", page("README.md"), re.MULTILINE)
     assert len(lines) == 11
     for line in lines:
         if NOT_MADE not in line:
-            run_lines(line, names)
-            features = names["model"].embed_images(names["paths"][:2])
+            run_lines(line, all_names)
+            features = all_names["model"].embed_images(all_names["paths"][:2])
             assert np.isfinite(features).all(), line
 
 
@@ -172,10 +190,16 @@ def installed(needs):
         pytest.skip(f"this {name} has no {attribute} any more")
 
 
-@pytest.mark.parametrize("title", sections())
-def test_the_lines_after(title, names):
-    code = BLOCK.findall(sections()[title])[1][2]
-    run_lines(code, names)
+def lines_after(title):
+    return BLOCK.findall(sections()[title])[1][2]
+
+
+def of_the_module(title):
+    return '"module"' in lines_after(title)
+
+
+def check_lines_after(title, names):
+    run_lines(lines_after(title), names)
     if "features" in names:
         want = fastmnv2.embed(names["images"], weights="module")
         assert np.linalg.norm(names["features"] - want) <= 5e-6 * np.linalg.norm(want)
@@ -183,15 +207,26 @@ def test_the_lines_after(title, names):
         assert len(names["vectors"]) == len(names["paths"])
 
 
+@pytest.mark.parametrize("title", list(filter(of_the_module, sections())))
+def test_the_lines_after(title, names):
+    check_lines_after(title, names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", list(itertools.filterfalse(of_the_module, sections())))
+def test_the_lines_after_with_other_files(title, all_names):
+    check_lines_after(title, all_names)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
-def test_the_lines_before_say_the_same(title, names):
+def test_the_lines_before_say_the_same(title, all_names):
     _, info, code = BLOCK.findall(sections()[title])[0]
     installed(re.search(r"needs=(\S+)", info)[1])
-    run_lines(code, names)
-    if "features" in names:
-        want = fastmnv2.embed(names["images"], weights="module")
-        assert np.linalg.norm(np.asarray(names["features"]) - want) <= 1e-5 * np.linalg.norm(want)
+    run_lines(code, all_names)
+    if "features" in all_names:
+        want = fastmnv2.embed(all_names["images"], weights="module")
+        assert np.linalg.norm(np.asarray(all_names["features"]) - want) <= 1e-5 * np.linalg.norm(want)
 
 
 def test_the_modules_calls(place, names):

@@ -206,6 +206,7 @@ def test_whole_or_not_at_all(sources, tmp_path, monkeypatch):
         export.write(tmp_path / "m.txt", sources["folded"])
 
 
+@pytest.mark.slow
 def test_the_command_line_converts(sources, tmp_path):
     from click.testing import CliRunner
 
@@ -242,6 +243,7 @@ def test_eight_bit_weights_stay_native(real_tflite, tmp_path):
     export.write(tmp_path / "m.onnx", adapted(real_tflite))
 
 
+@pytest.mark.slow
 def test_hostile_names_of_classes(sources, tmp_path):
     path = tmp_path / "m.keras"
     export.write(path, sources["head"])

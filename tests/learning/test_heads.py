@@ -370,6 +370,7 @@ def test_layers_before_the_network_are_composed(network, pixels, tmp_path):
     assert ours.weights["input_range"] == (-1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_what_stands_before_the_network_and_cant_be_run(network, pixels, tmp_path):
     from keras import layers
 
@@ -384,6 +385,7 @@ def test_what_stands_before_the_network_and_cant_be_run(network, pixels, tmp_pat
         assert fastmnv2.load(path, input_range=(-1, 1)).embed(pixels).shape == (len(pixels), 1280)
 
 
+@pytest.mark.slow
 def test_input_range_for_files_that_dont_say(network, pixels, tmp_path):
     network.save_weights(tmp_path / "m.weights.h5")
     for low, high in [(0, 1), (-1, 1), (-0.5, 2)]:

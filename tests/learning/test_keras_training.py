@@ -142,6 +142,7 @@ def test_folded_weights_get_norms_that_change_nothing(variables, batch):
     assert relative(np.asarray(model(batch)), truth) <= 1e-5
 
 
+@pytest.mark.slow
 def test_calibrated_norms_keep_what_is_computed(variables, batch):
     """Calibrated folded weights give the same at inference, and nearly the same in training mode."""
     from fastmnv2 import keras
@@ -158,6 +159,7 @@ def test_calibrated_norms_keep_what_is_computed(variables, batch):
     assert jump > 0.1
 
 
+@pytest.mark.slow
 def test_heads_and_what_is_trained(batch):
     import keras as real_keras
 

@@ -106,6 +106,7 @@ def test_clones_and_pickles(task):
     assert (again.transform(paths[:3]) == with_model.transform(paths[:3])).all()
 
 
+@pytest.mark.slow
 def test_in_a_search_with_workers(task):
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV
