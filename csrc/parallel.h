@@ -13,8 +13,9 @@ enum { FM_MAX_THREADS = 64 };
 typedef struct fm_barrier {
     struct {
         _Alignas(128) atomic_uint arrivals;
-        atomic_int cpu;    /* the processor that the thread began on; -1 before */
-        int64_t idle_time; /* the thread's idle time when it began */
+        atomic_int cpu;            /* the processor that the thread began on; -1 before */
+        int64_t idle_time;         /* the thread's idle time when it began */
+        _Atomic uint64_t alone[2]; /* ticks that its last step would have taken it alone (see tell_pace) */
     } ranks[FM_MAX_THREADS];
     _Alignas(128) atomic_int present; /* threads that have begun */
     atomic_int start;                 /* whether the threads work together: UNSETTLED at first */
@@ -24,10 +25,20 @@ typedef struct fm_barrier {
     atomic_uint ends;                 /* the number of the wait that ends the team; 0: none so far */
 } fm_barrier;
 
+/* How fast the threads of a team are. Each thread has a copy. After each barrier all copies are the same, except for
+ * the last three members. */
+typedef struct fm_pace {
+    double begins[FM_MAX_THREADS + 1]; /* where each rank's share begins, from 0 to 1 */
+    double alone[FM_MAX_THREADS];      /* ticks that all steps so far would have taken each thread alone */
+    uint64_t since;                    /* when this thread began its current step */
+    int own, count;                    /* its share of this step; 0 if unknown */
+} fm_pace;
+
 /* The threads that share a job, and this thread's rank among them. */
 typedef struct fm_team {
     int rank, size;
     fm_barrier *barrier; /* may be NULL for a team of one */
+    fm_pace *pace;       /* NULL: shares are equal */
 } fm_team;
 
 /* Calls `work` on up to `threads` threads at the same time (1 <= threads <= FM_MAX_THREADS). Each gets its rank and the
@@ -50,9 +61,23 @@ int fm_team_limit(int threads);
  * first thread is faster alone. */
 int fm_spread(fm_team team);
 
-/* The beginning of a thread's share of `count` items. It ends where the next rank's share begins. */
-static inline int fm_share(fm_team team, int count) { return (int)((long long)count * team.rank / team.size); }
+/* From now on shares are proportional to the threads' speeds, which each barrier measures. Shares change only in
+ * barriers, and are the same in all threads. */
+void fm_follow_speeds(fm_team *team, fm_pace *pace);
 
-static inline fm_team fm_next(fm_team team) { return (fm_team){team.rank + 1, team.size, NULL}; }
+/* The beginning of a thread's share of `count` items. It ends where the next rank's share begins. */
+static inline int fm_share(fm_team team, int count) {
+    if (team.pace) return (int)(team.pace->begins[team.rank] * count + 0.5);
+    return (int)((long long)count * team.rank / team.size);
+}
+
+static inline fm_team fm_next(fm_team team) { return (fm_team){team.rank + 1, team.size, NULL, team.pace}; }
+
+/* Notes how much of a step this thread computes before the next barrier: `own` of `count` equal parts. */
+static inline void fm_note_share(fm_team team, int own, int count) {
+    if (!team.pace) return;
+    team.pace->own = own;
+    team.pace->count = count;
+}
 
 #endif

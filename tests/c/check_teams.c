@@ -1,5 +1,6 @@
-/* Teams with a thread that is held back, on a simulated clock, so that the machine's load does not matter. The linker
- * redirects the core's calls of clock_gettime, fm_spread, fm_wait, fm_wait_or_end and fm_current_cpu here.
+/* Teams with a thread that is held back, on a simulated clock, so that the machine's load does not matter, and teams
+ * with unequal shares. The linker redirects the core's calls of clock_gettime, fm_spread, fm_follow_speeds, fm_wait,
+ * fm_wait_or_end and fm_current_cpu here.
  *
  *   check_teams            everything; "skipped" if no second thread can be started
  *   check_teams ISA        the same on this instruction set */
@@ -73,18 +74,38 @@ int __wrap_fm_spread(fm_team team) {
     return together;
 }
 
+/* ---- unequal shares, which change at every barrier ---- */
+
+enum { SPLITS = 7 };
+static const double splits[SPLITS] = {0.0, 0.37, 1.0, 0.9, 0.04, 0.5, 0.63};
+static int unequal; /* 0: shares follow the speeds; otherwise, which split comes first */
+
+static void divide(fm_team team) {
+    if (unequal && team.size == 2) team.pace->begins[1] = splits[(meetings + unequal) % SPLITS];
+}
+
+void __real_fm_follow_speeds(fm_team *team, fm_pace *pace);
+void __wrap_fm_follow_speeds(fm_team *team, fm_pace *pace);
+void __wrap_fm_follow_speeds(fm_team *team, fm_pace *pace) {
+    __real_fm_follow_speeds(team, pace);
+    divide(*team);
+}
+
 void __real_fm_wait(fm_team team);
 void __wrap_fm_wait(fm_team team);
 void __wrap_fm_wait(fm_team team) {
     if (is_held(team, ++meetings)) hold_back(&team.barrier->waited);
     __real_fm_wait(team);
+    divide(team);
 }
 
 int __real_fm_wait_or_end(fm_team *team);
 int __wrap_fm_wait_or_end(fm_team *team);
 int __wrap_fm_wait_or_end(fm_team *team) {
     if (is_held(*team, ++meetings)) hold_back(&team->barrier->waited);
-    return __real_fm_wait_or_end(team);
+    const int stays = __real_fm_wait_or_end(team);
+    divide(*team);
+    return stays;
 }
 
 /* Every thread gets a processor of its own, whichever it runs on. */
@@ -159,6 +180,44 @@ static void check_unequal(const fm_model *model) {
     expect(fm_team_limit(THREADS) == THREADS, "no pause after it");
 }
 
+/* Shares of any size, none and all included, give the same bits. */
+static void check_unequal_shares(const fm_model *model) {
+    calm_down();
+    for (unequal = 1; unequal <= SPLITS; unequal++) embed_one(model);
+    unequal = 0;
+}
+
+/* Two threads take equally long, but the second one for a much smaller part of the step. */
+typedef struct race {
+    int steps;
+    fm_pace pace[THREADS];
+} race;
+
+static void step(fm_team team, void *job) {
+    race *own = job;
+    fm_pace *pace = &own->pace[team.rank];
+    if (team.size != THREADS || !__real_fm_spread(team)) return;
+    fm_follow_speeds(&team, pace);
+    for (int i = 0; i < own->steps; i++) {
+        fm_note_share(team, 1, team.rank ? 1000000 : 1);
+        for (const uint64_t start = fm_ticks(); fm_ticks() - start < 10000;) {
+        }
+        __real_fm_wait(team);
+    }
+}
+
+/* A slow thread gets a smaller share, but no less than a quarter of the other's. */
+static void check_speeds(void) {
+    race slow = {.steps = 20};
+    calm_down();
+    fm_parallel(THREADS, step, &slow);
+    if (slow.pace[0].alone[0] == 0.0) return; /* no second thread */
+    const double *begins = slow.pace[0].begins;
+    expect(begins[0] == 0.0 && begins[2] == 1.0, "shares are the whole");
+    expect(begins[1] > 0.75 && begins[1] < 0.81, "a slow thread gets a quarter of the other's share");
+    expect(memcmp(begins, slow.pace[1].begins, sizeof *begins * (THREADS + 1)) == 0, "all see the same shares");
+}
+
 /* After a failure, teams are half as large for a pause, which grows with each failure and shrinks with good teams. */
 static void check_pauses(void) {
     calm_down();
@@ -190,11 +249,13 @@ int main(int argc, char **argv) {
     const fm_weights weights = make_weights();
     make_images();
     check_pauses();
+    check_speeds();
     fm_model *models[] = {make_model(isa, &weights), make_int8_model(isa)};
     for (int i = 0; i < 2; i++) {
         want = digest_of_one(models[i], 1);
         check_calls(models[i]);
         check_unequal(models[i]);
+        check_unequal_shares(models[i]);
         fm_model_free(models[i]);
     }
     free_images();

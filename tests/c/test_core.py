@@ -9,7 +9,7 @@ import pytest
 from build_c import FLAGS, ISAS, OBJECTS, ROOT, SANITIZERS, Sanitized, build, core, find_compiler, isas
 
 WRAPPED = ["-DCHECK_MEMORY", "-Wl,--wrap=calloc,--wrap=posix_memalign"]
-HELD_BACK = ["clock_gettime", "fm_spread", "fm_wait", "fm_wait_or_end", "fm_current_cpu"]  # check_teams.c has its own
+HELD_BACK = ["clock_gettime", "fm_spread", "fm_follow_speeds", "fm_wait", "fm_wait_or_end", "fm_current_cpu"]  # check_teams.c has its own
 OPENMP = "-fopenmp"  # the quick programs' one flag, so that they share one core
 
 
