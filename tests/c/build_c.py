@@ -114,36 +114,29 @@ def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=Non
     return binary
 
 
-SANITIZERS = {
-    "address,undefined": ["libasan.so", "libubsan.so", "libstdc++.so.6"],
-    "thread": ["libtsan.so"],
-}
-
-
 class Sanitized:
     """The package and its C core, built once with gcc's sanitizers, for the programs and for the Python tests."""
 
-    def __init__(self, sanitizers):
+    RUNTIMES = ("libasan.so", "libubsan.so", "libstdc++.so.6")
+
+    def __init__(self):
         import pytest
 
         self.compiler = find_compiler("gcc")
         for needed in ("Cython", "setuptools"):
             pytest.importorskip(needed)
-        # Without OpenMP, because gcc's runtime causes false reports. This checks Python threads that share one model.
-        openmp = sanitizers != "thread"
-        self.flags = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", *(["-fopenmp"] if openmp else [])]
-        folder = ROOT / "build" / sanitizers.replace(",", "-")
+        self.flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
+        folder = ROOT / "build" / "sanitized"
         self.package = folder / "package"
         flags = " ".join(self.flags[:2])
         environment = os.environ | {"CC": self.compiler, "CFLAGS": flags, "LDFLAGS": flags}
-        environment |= {"FASTMNV2_OPENMP": str(int(openmp))}
         build = ["build", "--build-lib", self.package, "--build-temp", folder / "objects"]
         command = [sys.executable, "setup.py", "-q", *map(str, build)]
         with locked(ROOT / "build" / "setup.lock"):  # Cython writes next to its sources
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         self.objects = sorted(map(str, (folder / "objects" / "csrc").rglob("*.o")))
-        asked = [[self.compiler, f"-print-file-name={name}"] for name in SANITIZERS[sanitizers]]
+        asked = [[self.compiler, f"-print-file-name={name}"] for name in self.RUNTIMES]
         self.libraries = [subprocess.check_output(command, text=True).strip() for command in asked]
 
     def build(self, folder, program, *extra):
