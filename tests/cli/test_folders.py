@@ -156,7 +156,7 @@ def wait_for_a_save(process, out):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-@pytest.mark.parametrize(("kills", "number"), [(3, 300), pytest.param(40, 2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "number"), [(3, 300), pytest.param(15, 1000, marks=pytest.mark.slow)])
 def test_killed_many_times(untrained_native, tmp_path, model, kills, number):
     """A job that is killed at random times while pictures change loses no row and writes none twice."""
     pictures, out = make(tmp_path / "pictures", number), tmp_path / "out"

@@ -26,6 +26,7 @@ from fastmnv2.weights.tensors import Source
 from fastmnv2.weights.untrained import untrained
 
 FILES = ["archive", "h5", "weights.h5", "keras", "tflite", "native"]
+SLOW_FORMS = ("h5", "weights.h5")  # each file is read in a process of its own
 
 
 def quick(forms, *first):
@@ -51,7 +52,7 @@ def test_flipped_bits_are_an_error_or_change_nothing_else(forms, form, tmp_path)
     # Files have structure at their beginning and end, and numbers in between.
     spots = [*rng.randint(0, min(4000, len(data)), 40), *(len(data) - 1 - rng.randint(0, 4000, 20))]
     spots += list(rng.randint(0, len(data), 10))
-    for spot in spots:
+    for spot in spots[:: 3 if form in SLOW_FORMS else 1]:
         spoiled = data.copy()
         spoiled[spot] ^= 1 << rng.randint(8)
         path.write_bytes(spoiled)
@@ -259,8 +260,9 @@ def test_another_architecture_is_refused_and_another_multiplier_is_run(tmp_path)
 @pytest.mark.parametrize("form", quick(["module", "checkpoint", *FILES], "checkpoint", "native"))
 def test_mutated_files(forms, form):
     """A short run of fuzz_readers.py with a fixed seed."""
-    answers = fuzz(form, forms[form], 100, seed=0)
-    assert answers.total() == 100
+    runs = 30 if form in SLOW_FORMS else 100
+    answers = fuzz(form, forms[form], runs, seed=0)
+    assert answers.total() == runs
     assert len(answers) > 1
 
 
