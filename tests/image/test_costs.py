@@ -145,7 +145,7 @@ class TestLongAxes:
     def test_nothing_large_is_kept(self, model, method):
         tracemalloc.start()
         try:
-            for width in range(1_000_000, 1_000_010):
+            for width in range(1_000_000, 1_000_005):
                 model.embed_images([png(width, 1)], method=method)
             kept, peak = tracemalloc.get_traced_memory()
         finally:

@@ -418,12 +418,10 @@ def test_the_warning_knows_the_range(network, pixels):
         model.embed(images * 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scale", "offset", "said", "given"),
-    [
-        (1 / 100, -1.1, (-1.1, 1.45), None),
-        pytest.param(1 / 255, 0.0, (0, 255), (0, 255), marks=pytest.mark.slow),
-    ],
+    [(1 / 100, -1.1, (-1.1, 1.45), None), (1 / 255, 0.0, (0, 255), (0, 255))],
 )
 def test_tflite_files_say_their_range(network, pixels, tmp_path, scale, offset, said, given):
     """A factor without offset is folded into the first convolution, so the file takes pixels but does not show it."""
@@ -438,6 +436,7 @@ def test_tflite_files_say_their_range(network, pixels, tmp_path, scale, offset, 
     near(ours.embed(pixels), keras_output(model, pixels))
 
 
+@pytest.mark.slow
 def test_hostile_graphs(network, tmp_path):
     """Circles, missing layers and endlessly nested models quickly give an error or no head."""
     from keras import layers

@@ -100,6 +100,7 @@ def test_keras_own_batch_norm_fails_that_bar(module, variables, batch, monkeypat
     assert furthest(norms_of(model), moved, variables, "moving_variance") > 10 * noise
 
 
+@pytest.mark.slow
 def test_inference_is_the_network(module, variables, batch):
     from fastmnv2 import keras
 
@@ -193,7 +194,8 @@ def test_heads_and_what_is_trained(batch):
             keras.build("untrained", **wrong)
 
 
-@pytest.mark.parametrize("suffix", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
 def test_saved_models_are_read_by_keras_and_by_us(module, batch, tmp_path, suffix):
     import keras as real_keras
 

@@ -194,6 +194,7 @@ def test_keras_fine_tuned_models(variables, tmp_path):
         assert_same_body(model, tmp_path / f"m.{suffix}", want)
 
 
+@pytest.mark.slow
 def test_keras_with_its_classes(variables, tmp_path, images):
     """Keras has no background class: its 1000 probabilities are our classes 1 to 1000."""
     from keras_model import keras_model

@@ -50,7 +50,7 @@ def int8(network):
     )
 
 
-@pytest.mark.parametrize("suffix", ["keras", "h5", "tflite"])
+@pytest.mark.parametrize("suffix", ["keras", "h5", pytest.param("tflite", marks=pytest.mark.slow)])
 def test_a_file_is_run_at_its_own_size(network, tmp_path, suffix):
     other = of_size(network, 160, 128)
     path = tmp_path / f"other.{suffix}"
