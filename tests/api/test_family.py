@@ -75,7 +75,7 @@ def test_every_endpoint_is_as_near_to_float64_as_float32_can_be(member, tmp_path
     network, source = member
     native.write(tmp_path / "w.safetensors", fold(source))
     model = fastmnv2.load(tmp_path / "w.safetensors")
-    assert model.network is network
+    assert model.network == network
     images = np.random.RandomState(0).rand(3, *network.image_shape).astype(np.float32)
     truth = forward(source.tensors, images)
     for name, got in model.endpoints(images).items():
@@ -88,7 +88,7 @@ def test_every_endpoint_is_as_near_to_float64_as_float32_can_be(member, tmp_path
 
 def test_the_multiplier_follows_from_the_weights(member):
     network, source = member
-    assert fold(source).network is network
+    assert fold(source).network == network
     if network.multiplier == DEFAULT.multiplier:
         return
     with pytest.raises(WeightsError, match=r"what size of images .* size="):
@@ -107,7 +107,7 @@ def test_int8_of_other_members(member, tmp_path):
     images = np.random.RandomState(0).randint(0, 256, (6, *network.image_shape)).astype(np.uint8)
     report = calibration.quantize(fold(source), tmp_path / "q.safetensors", images)
     model = fastmnv2.load(tmp_path / "q.safetensors", precision="int8")
-    assert model.network is network
+    assert model.network == network
     assert report.cosines.min() > 0.9
     assert np.array_equal(model.embed(images)[4], model.embed(images[4], threads=1))
 
@@ -149,7 +149,7 @@ def test_keras_networks_are_within_the_bar(tmp_path, which):
     images = np.random.RandomState(1).rand(2, *network.image_shape).astype(np.float32)
     truth = forward(source.tensors, images)["default"]
     mine = fastmnv2.load(tmp_path / "m.keras")
-    assert mine.network is network
+    assert mine.network == network
 
     def error(got):
         return np.linalg.norm(got - truth) / np.linalg.norm(truth)

@@ -57,7 +57,7 @@ def test_info_names_the_network(path):
 
 def test_quantize_at_another_size(path, pixels, tmp_path):
     fastmnv2.quantize(path, tmp_path / "q.safetensors", pixels[:, :, :64], size=64)
-    assert fastmnv2.load(tmp_path / "q.safetensors", precision="int8").network is of(0.35, 64, 64)
+    assert fastmnv2.load(tmp_path / "q.safetensors", precision="int8").network == of(0.35, 64, 64)
     with pytest.raises(ValueError, match=r"\[n, 64, 96, 3\].*got shape \[6, 64, 64, 3\]"):
         fastmnv2.quantize(path, tmp_path / "r.safetensors", pixels[:, :, :64])
 
@@ -71,7 +71,7 @@ def test_the_command_line_takes_height_and_width(path, tmp_path):
     for size, network in (("96x64", of(0.35, 96, 64)), ("64", of(0.35, 64, 64))):
         done = CliRunner().invoke(cli, ["convert", str(path), str(target), "--size", size, "--force"])
         assert done.exit_code == 0, done.output
-        assert fastmnv2.load(target).network is network
+        assert fastmnv2.load(target).network == network
     for wrong in ("64x", "1x2x3", "wide"):
         done = CliRunner().invoke(cli, ["convert", str(path), str(target), "--size", wrong, "--force"])
         assert done.exit_code == 2
@@ -108,7 +108,7 @@ def test_training_on_features(path, tmp_path):
         study = fastmnv2.learn.study(tmp_path / "pictures", weights=tmp_path / "w.safetensors", cache=cache)
         study.save(tmp_path / "head.safetensors")
         model = fastmnv2.load(tmp_path / "head.safetensors")
-        assert model.network is of(0.35, *size)
+        assert model.network == of(0.35, *size)
         assert model.classes == ("a", "b")
 
 
@@ -121,7 +121,7 @@ def test_exports_are_read_back(path, pixels, wanted, tmp_path, suffix):
 
     export.write(tmp_path / f"member{suffix}", adapted(path))
     model = fastmnv2.load(tmp_path / f"member{suffix}")
-    assert model.network is NETWORK
+    assert model.network == NETWORK
     assert np.linalg.norm(model.embed(pixels) - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
@@ -138,7 +138,7 @@ def test_fine_tuning(path, pixels, tmp_path):
     model.fit(pixels[:, :, :64], np.arange(6) % 2, verbose=0)
     model.save(tmp_path / "tuned.keras")
     for tuned in (fastmnv2.load(model), fastmnv2.load(tmp_path / "tuned.keras")):
-        assert tuned.network is of(0.35, 64, 64)
+        assert tuned.network == of(0.35, 64, 64)
         assert np.allclose(tuned.predict(pixels[:, :, :64]), model(pixels[:, :, :64]), atol=1e-4)
     with pytest.raises(ValueError, match="no network for images of 16 x 16"):
         keras.build(path, size=16)

@@ -109,7 +109,7 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
     pictures = np.random.default_rng(8).integers(0, 256, (2, *network.image_shape), np.uint8)
     want = litert(path, pictures, network)
     model = fastmnv2.load(path, precision="int8")
-    assert model.network is network
+    assert model.network == network
     got = model.endpoints(pictures, names_of_ops(network), raw=True)
     for name in names_of_ops(network):
         different = np.count_nonzero(got[name].reshape(want[name].shape) != want[name])

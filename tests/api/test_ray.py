@@ -23,9 +23,10 @@ def paths(tmp_path_factory):
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster():
-    """A head node and two workers, each in its own processes."""
+    """A head node and two workers, each in its own processes. They import from this process's working directory too, so
+    it must not be the checkout: the autouse fixtures have left that."""
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20})
@@ -68,17 +69,12 @@ def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, mon
         original(self, row)
 
     monkeypatch.setattr(jobs.Parts, "append", killing)
+    skipped = []
     pictures = Pictures([*paths, str(bad)], lambda *what: skipped.append(what), batch_size=4)
-    for attempt in range(3):
-        skipped = []
-        try:
-            counts = jobs.embed_to_folder(model, pictures, tmp_path / "out", jobs.Settings(engine="ray"))
-            break
-        except ray.data.exceptions.SystemException:  # Ray itself gave up, as it does on busy machines
-            assert attempt < 2
+    counts = jobs.embed_to_folder(model, pictures, tmp_path / "out", jobs.Settings(engine="ray"))
     assert len(cluster.workers) == 1
-    assert (counts["pictures"], counts["errors"]) == (60, 1)
-    assert attempt or (counts["new"] == 61 and [name for name, _ in skipped] == [str(bad)])
+    assert counts == {"pictures": 60, "new": 61, "errors": 1}
+    assert [name for name, _ in skipped] == [str(bad)]
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     rows = pyarrow.parquet.read_table(tmp_path / "out" / manifest["parts"][0]["file"]).to_pylist()
     assert sorted(row["path"] for row in rows) == sorted([*paths, str(bad)])
