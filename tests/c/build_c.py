@@ -125,10 +125,10 @@ class Sanitized:
         self.compiler = find_compiler("gcc")
         for needed in ("Cython", "setuptools"):
             pytest.importorskip(needed)
-        self.flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"]
+        self.flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-fopenmp"]
         folder = ROOT / "build" / "sanitized"
         self.package = folder / "package"
-        flags = " ".join(self.flags[:2])
+        flags = " ".join(self.flags[:3])
         environment = os.environ | {"CC": self.compiler, "CFLAGS": flags, "LDFLAGS": flags}
         build = ["build", "--build-lib", self.package, "--build-temp", folder / "objects"]
         command = [sys.executable, "setup.py", "-q", *map(str, build)]
