@@ -182,4 +182,4 @@ def test_valgrind(tmp_path):
     program = build(tmp_path, "check_core.c")
     # Thread stacks that the C library keeps are "possibly" lost.
     leaks = ["--leak-check=full", "--show-leak-kinds=definite", "--errors-for-leak-kinds=definite"]
-    subprocess.run([valgrind, "--error-exitcode=9", *leaks, "-q", str(program), "threads"], check=True)
+    subprocess.run([valgrind, "--error-exitcode=9", *leaks, "-q", str(program), "soak", "20"], check=True)
