@@ -145,7 +145,7 @@ def module(name: str) -> Extension:
             *([("Py_LIMITED_API", "0x030B0000")] if LIMITED else []),
         ],
         py_limited_api=LIMITED,
-        extra_compile_args=[] if MSVC else [min(LEVEL, "-O2"), *NO_DEBUG],
+        extra_compile_args=[] if MSVC else ["-O1" if LEVEL == "-O1" else "-O2", *NO_DEBUG],
         extra_link_args=[] if MSVC else OPENMP_FLAGS,
         depends=[*HEADERS, *MODULES[name]],
     )

@@ -79,9 +79,7 @@ class Source:
     size: tuple[int, int] | None = None  # height and width of images, if known
     labels: tuple[str, ...] | None = None  # names of ImageNet's 1001 classes, if the file has them
     multiplier: float | None = None  # channel multiplier, if recorded; else derived from the tensors' shapes
-    even_maps: bool = (
-        False  # whether the file pads as only maps of even height and width want it, for images of any size
-    )
+    even_maps: bool = False  # whether it takes images of any size, but pads only even maps as the network does
 
     def __post_init__(self) -> None:
         kept = self.notes[:_NOTES_LIMIT]

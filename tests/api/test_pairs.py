@@ -18,7 +18,7 @@ def vectors():
     return found
 
 
-@pytest.mark.parametrize("block", [7, 64, 1024])
+@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 1024])
 @pytest.mark.parametrize("threshold", [-1, 0.0, 0.8, 0.999])
 def test_as_the_whole_matrix(vectors, monkeypatch, block, threshold):
     monkeypatch.setattr(similar, "_BLOCK", block)

@@ -257,6 +257,16 @@ def test_another_architecture_is_refused_and_another_multiplier_is_run(tmp_path)
     refused(tmp_path / "v1.weights.h5", "missing")
 
 
+@pytest.mark.slow
+def test_another_multiplier_is_run_from_tflite(tmp_path):
+    import keras
+    from makers import converted
+
+    network = keras.applications.MobileNetV2(alpha=1.0, input_shape=(96, 96, 3), include_top=False, weights=None)
+    (tmp_path / "one.tflite").write_bytes(converted(network))
+    assert fastmnv2.load(tmp_path / "one.tflite").network.name == "mobilenet_v2_100_96"
+
+
 @pytest.mark.parametrize("form", quick(["module", "checkpoint", *FILES], "checkpoint", "native"))
 def test_mutated_files(forms, form):
     """A short run of fuzz_readers.py with a fixed seed."""
