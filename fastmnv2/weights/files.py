@@ -30,13 +30,17 @@ def open_file(path: Path) -> BufferedReader:
     return open(path, "rb", opener=without_waiting)
 
 
+def _size(file: BufferedReader, path: Path, limit: int) -> int:
+    size = os.fstat(file.fileno()).st_size  # files in /proc report 0 and may be endless
+    if size > limit:
+        raise ValueError(f"{path.name} has {size} bytes, expected at most {limit}")
+    return size
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """All bytes of a regular file. ValueError if there are more than ``limit``."""
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size  # files in /proc report 0 and may be endless
-        if size > limit:
-            raise ValueError(f"{path.name} has {size} bytes, expected at most {limit}")
-        return file.read(size)
+        return file.read(_size(file, path, limit))
 
 
 def read_block(path: Path, limit: int) -> memoryview:
@@ -45,9 +49,7 @@ def read_block(path: Path, limit: int) -> memoryview:
     numpy asks the system for huge pages for large arrays, which saves a page fault for each 4 KB.
     """
     with open_file(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{path.name} has {size} bytes, expected at most {limit}")
+        size = _size(file, path, limit)
         block, done = np.empty(size, np.uint8).data, 0
         while done < size and (count := file.readinto(block[done:])):  # 0 if the file has been truncated
             done += count
