@@ -51,4 +51,4 @@ def _jpeg(data: bytes) -> bytes:
         if not optional or code in _JPEG_KEPT or data[at + 4 : at + 10] == b"Exif\0\0":
             kept.append(data[at:end])
         at = end
-    return b"".join([*kept, data[start:]])
+    return b"".join([*kept, data[at:]])  # not from start: a segment too short for its own length is kept too

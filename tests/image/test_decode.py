@@ -15,11 +15,10 @@ from fastmnv2 import image
 from fastmnv2.image import decode, jpeg, pillow
 from fastmnv2.image.decode import Options, open_picture
 
-RANDOM = np.random.RandomState(8)
-
 
 def picture(width, height, mode="RGB"):
-    coarse = RANDOM.randint(0, 256, (max(2, height // 5), max(2, width // 5), 3)).astype(np.uint8)
+    random = np.random.RandomState(width + height)
+    coarse = random.randint(0, 256, (max(2, height // 5), max(2, width // 5), 3)).astype(np.uint8)
     return PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC).convert(mode)
 
 
@@ -44,13 +43,17 @@ def jpegs():
 
 def strange_jpegs():
     """JPEGs with many kinds of damage, or with trailing data."""
+    random = np.random.RandomState(8)
     data = encoded(picture(64, 48), "JPEG", quality=80)
     yield data + b"something else"
     yield data.replace(b"\xff\xda", b"\xff\xff\xff\xda", 1)
     for _ in range(300):
         damaged = bytearray(data)
-        damaged[RANDOM.randint(2, len(data))] = RANDOM.randint(256)
+        damaged[random.randint(2, len(data))] = random.randint(256)
         yield bytes(damaged)
+    for at in range(20, data.index(b"\xff\xda")):  # lengths that no segment has
+        if data[at - 2] == 0xFF and data[at - 1] in (0xC0, 0xC4, 0xDB):
+            yield data[:at] + bytes([0, at % 2]) + data[at + 2 :]
     for size in range(2, len(data), 97):
         yield data[:size]
 
