@@ -87,6 +87,13 @@ def test_a_model_for_images_of_any_size(tmp_path):
     for size in (150, (64, 97)):
         with pytest.raises(WeightsError, match="expected a size whose maps are even"):
             fastmnv2.load(path, size=size)
+    for layer in other.layers:  # the same with the padding of odd maps: 97, 49, 25, 13, 7
+        if isinstance(layer, keras.layers.ZeroPadding2D):
+            layer.padding = ((1, 1), (1, 1))
+    other.save(path)
+    images = np.random.RandomState(1).rand(2, 97, 97, 3).astype(np.float32)
+    padded = keras.models.load_model(path)
+    np.testing.assert_allclose(fastmnv2.load(path, size=97).embed(images), padded(images * 2 - 1), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", ["keras", pytest.param("tflite", marks=pytest.mark.slow)])

@@ -6,6 +6,7 @@ layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latt
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
@@ -127,8 +128,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
     if config is not None:
         _check_norms(config, origin)
         size = _image_size(config)
-        # Keras pads odd maps by (1, 1) like TF-Slim, but only if it knows the image size when it builds the model.
-        even_maps = size is None
+        even_maps = size is None and _pads_even_maps(config)
         graph = keras_graph.around(config, size)
         size = graph.size if graph else size
     if graph is None:
@@ -229,9 +229,8 @@ def _image_size(config: Any) -> tuple[int, int] | None:
     return None
 
 
-def _check_norms(config: Any, origin: str) -> None:
-    """Check that the network's batch norms have the epsilon that folding uses."""
-    plain = keras_names.plain_names(_layer_names(config))
+def _layers(config: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """The kind, name and configuration of each layer, at any depth."""
     pending = [config]
     while pending:
         node = pending.pop()
@@ -242,11 +241,26 @@ def _check_norms(config: Any, origin: str) -> None:
         pending += node.values()
         own = node.get("config")
         name = own.get("name") if isinstance(own, dict) else None
-        if not isinstance(own, dict) or not isinstance(name, str) or len(name) > _NAME_LIMIT:
-            continue
+        if isinstance(own, dict) and isinstance(name, str) and len(name) <= _NAME_LIMIT:
+            yield str(node.get("class_name")), name, own
+
+
+def _pads_even_maps(config: Any) -> bool:
+    """Whether its layers pad only even maps as the network does.
+
+    Keras pads odd maps by (1, 1), as the network does, only if it knows their size when it builds the model
+    (``imagenet_utils.correct_pad``).
+    """
+    return any(kind == "ZeroPadding2D" and own.get("padding") == [[0, 1], [0, 1]] for kind, _, own in _layers(config))
+
+
+def _check_norms(config: Any, origin: str) -> None:
+    """Check that the network's batch norms have the epsilon that folding uses."""
+    plain = keras_names.plain_names(_layer_names(config))
+    for kind, name, own in _layers(config):
         epsilon = own.get("epsilon")
         if (
-            node.get("class_name") == "BatchNormalization"
+            kind == "BatchNormalization"
             and name in plain
             and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
         ):
