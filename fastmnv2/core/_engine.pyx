@@ -8,109 +8,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-
-cdef extern from "crc32c.h" nogil:
-    uint32_t fm_crc32c(uint32_t crc, const void *data, size_t size)
-
-
-cdef extern from "cpu.h" nogil:
-    int fm_affinity_cpus()
-
-
-cdef extern from "fastmnv2.h" nogil:
-    ctypedef enum fm_status:
-        FM_OK, FM_NO_MEMORY, FM_NO_LOGITS, FM_NO_NETWORK
-
-    ctypedef enum fm_dtype:
-        FM_FLOAT32, FM_UINT8
-
-    enum:
-        FM_BLOCKS, FM_LAYERS, FM_ENDPOINTS
-
-    ctypedef struct fm_block:
-        int expand, out
-
-    ctypedef struct fm_network:
-        double multiplier
-        int height, width, colours, features, classes
-        fm_block blocks[FM_BLOCKS]
-
-    ctypedef struct fm_layer:
-        char scope[48]
-        int kind, kernel, stride, in_height, in_width, out_height, out_width, pad_top, pad_left
-        int in_channels, out_channels, relu6, residual
-
-    ctypedef struct fm_endpoint:
-        char name[48]
-        int height, width, channels
-
-    ctypedef struct fm_isa:
-        pass
-
-    ctypedef struct fm_model:
-        pass
-
-    ctypedef struct fm_weights:
-        const float **kernels
-        const float **biases
-        float black, white
-
-    ctypedef struct fm_int8_layer:
-        const uint8_t *kernel
-        const int32_t *bias
-        const float *scale
-        int kernel_zero, in_zero, out_zero, low, high
-
-    ctypedef struct fm_int8_sum:
-        int32_t ma, mb
-        int shift, a_zero, b_zero, out_zero, low, high
-
-    ctypedef struct fm_int8_weights:
-        const fm_int8_layer *layers
-        const fm_int8_sum *sums
-        const uint8_t *pool
-        const float *feature
-        const float *logit
-
-    ctypedef struct fm_request:
-        const void *images
-        fm_dtype dtype
-        size_t n
-        float *features
-        void **endpoints
-        int threads
-        uint64_t *ticks
-
-    fm_status fm_network_make(double multiplier, int height, int width, fm_network *network)
-    fm_layer fm_layer_info(const fm_network *network, int index)
-    fm_endpoint fm_endpoint_info(const fm_network *network, int index)
-    int fm_isa_count()
-    const fm_isa *fm_isa_at(int index)
-    const char *fm_isa_name(const fm_isa *isa)
-    int fm_isa_supported(const fm_isa *isa)
-    int fm_isa_images(const fm_isa *isa)
-    const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa)
-    double fm_int8_peak_macs(const fm_isa *isa, double macs)
-    fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
-                                fm_model **model)
-    double fm_peak_macs(const fm_isa *isa, double macs)
-    uint64_t fm_ticks()
-    double fm_ping_ticks()
-    fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **model)
-    void fm_model_free(fm_model *model)
-    size_t fm_model_bytes(const fm_model *model)
-    fm_status fm_forward(const fm_model *model, const fm_request *request, int *out_of_range)
-    fm_status fm_logits(const fm_model *model, const float *features, size_t n, float *logits)
-    ctypedef struct fm_dense:
-        pass
-    fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *kernel, const float *bias,
-                           fm_dense **dense)
-    void fm_dense_free(fm_dense *dense)
-    void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y)
-    int fm_openmp()
-    int fm_max_threads()
-    unsigned long fm_late_teams()
-    void fm_watch_forks()
+from fastmnv2.core._csrc cimport *
 
 
 cdef extern from *:
@@ -284,6 +182,15 @@ cdef class Views:
         check_length(view.len, items, item_bytes)
         return view.buf
 
+    cdef const float *floats(self, array, size_t items) except NULL:
+        return <const float *>self.get(array, items, sizeof(float), False)
+
+    cdef float *writable(self, array, size_t items) except NULL:
+        return <float *>self.get(array, items, sizeof(float), True)
+
+    cdef const uint8_t *bytes_of(self, array, size_t items) except NULL:
+        return <const uint8_t *>self.get(array, items, 1, False)
+
 
 cdef class Blob:
     """Memory, zeroed."""
@@ -355,7 +262,7 @@ cdef class Engine:
         request.threads = threads
         request.n = n
         request.images = views.get(images, n * pixels, 1 if uint8 else sizeof(float), False)
-        request.features = <float *>views.get(features, n * network.features, sizeof(float), True)
+        request.features = views.writable(features, n * network.features)
         if ticks is not None:
             request.ticks = <uint64_t *>views.get(ticks, FM_LAYERS, sizeof(uint64_t), True)
         if records:
@@ -375,8 +282,8 @@ cdef class Engine:
         """features [n,features] -> logits [n,classes], both C-contiguous float32. Raises MemoryError, ValueError."""
         cdef const fm_network *network = &self.network.network
         cdef Views views = Views(2)
-        cdef const float *source = <const float *>views.get(features, n * network.features, sizeof(float), False)
-        cdef float *target = <float *>views.get(logits, n * network.classes, sizeof(float), True)
+        cdef const float *source = views.floats(features, n * network.features)
+        cdef float *target = views.writable(logits, n * network.classes)
         cdef fm_status status
         with nogil:
             status = fm_logits(self.model, source, n, target)
@@ -449,9 +356,9 @@ cdef class Int8Engine(Engine):
             items = layer.kernel * layer.kernel * layer.out_channels
             if layer.kind != 1:  # not depthwise
                 items *= layer.in_channels
-            own[<int>i].kernel = <const uint8_t *>views.get(kernel, items, 1, False)
+            own[<int>i].kernel = views.bytes_of(kernel, items)
             own[<int>i].bias = <const int32_t *>views.get(bias, layer.out_channels, sizeof(int32_t), False)
-            own[<int>i].scale = <const float *>views.get(scale, layer.out_channels, sizeof(float), False)
+            own[<int>i].scale = views.floats(scale, layer.out_channels)
             (own[<int>i].kernel_zero, own[<int>i].in_zero, own[<int>i].out_zero, own[<int>i].low,
              own[<int>i].high) = numbers
         for i, numbers in enumerate(sums):
@@ -460,9 +367,9 @@ cdef class Int8Engine(Engine):
                  added[<int>i].out_zero, added[<int>i].low, added[<int>i].high) = numbers
         weights.layers = own
         weights.sums = added
-        weights.pool = <const uint8_t *>views.get(pool, head.out_height * head.out_width * 255 + 1, 1, False)
-        weights.feature = <const float *>views.get(feature, 256, sizeof(float), False)
-        weights.logit = <const float *>views.get(logit, 256, sizeof(float), False) if logit is not None else NULL
+        weights.pool = views.bytes_of(pool, head.out_height * head.out_width * 255 + 1)
+        weights.feature = views.floats(feature, 256)
+        weights.logit = views.floats(logit, 256) if logit is not None else NULL
         self.item, self.network = 1, network
         with nogil:
             status = fm_int8_model_new(chosen, shape, &weights, &self.model)
@@ -483,12 +390,11 @@ cdef class Dense:
         cdef const float *biases
         cdef fm_status status
         self.inputs, self.outputs = kernel.shape
-        weights = <const float *>views.get(kernel, <size_t>self.inputs * self.outputs, sizeof(float), False)
-        biases = <const float *>views.get(bias, self.outputs, sizeof(float), False)
+        weights = views.floats(kernel, <size_t>self.inputs * self.outputs)
+        biases = views.floats(bias, self.outputs)
         with nogil:
             status = fm_dense_new(chosen, self.inputs, self.outputs, weights, biases, &self.dense)
-        if status == FM_NO_MEMORY:
-            raise MemoryError("not enough memory for the packed weights")
+        check_made(status)
 
     def __dealloc__(self):
         fm_dense_free(self.dense)
@@ -496,7 +402,7 @@ cdef class Dense:
     def run(self, x, Py_ssize_t n, y):
         """x [n,inputs] -> y [n,outputs], both C-contiguous float32."""
         cdef Views views = Views(2)
-        cdef const float *source = <const float *>views.get(x, n * self.inputs, sizeof(float), False)
-        cdef float *target = <float *>views.get(y, n * self.outputs, sizeof(float), True)
+        cdef const float *source = views.floats(x, n * self.inputs)
+        cdef float *target = views.writable(y, n * self.outputs)
         with nogil:
             fm_dense_run(self.dense, source, n, target)
