@@ -1,5 +1,7 @@
 # What stages share; .ci/run reads it before each of them, in the clean copy, with $work, $host and $run set.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TF_CPP_MIN_LOG_LEVEL=3
+export PIP_NO_COMPILE=1 # most of TensorFlow's modules are never imported
+export FASTMNV2_WERROR=1 # everywhere, so that all environments and the C tests share the objects in build/
 unset PYTHONPATH
 missing=$work/missing
 

@@ -1,7 +1,8 @@
 """Compiles the C core with one of the C test programs, each instruction set with its own flags.
 
-python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER. Objects are cached in build/c
-for all programs and later runs, and compiled again if one of their sources has changed.
+python tests/c/build_c.py check_kernels.c FOLDER [FLAG …] puts the program into FOLDER. Objects that setup.py has left
+in build/ are used if they are up to date. Others are cached in build/c for all programs and later runs, and compiled
+again if one of their sources has changed.
 """
 
 import contextlib
@@ -18,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "build" / "c"
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+OPENMP = "-fopenmp"  # the one flag that programs need to share the package's objects
+COMPILERS = ("gcc", "clang", "cc")
 HOST = {"x86_64": "X86", "AMD64": "X86", "aarch64": "ARM64", "arm64": "ARM64"}.get(platform.machine(), "")
 ROW = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+,\s+"(.*)"\)$', re.MULTILINE)
 
@@ -44,10 +47,10 @@ def find_compiler(*names):
 
 
 def core(tier=None):
-    """The sources for every processor; if ``tier`` is given, only those that the tier needs."""
-    if tier:
-        return [ROOT / "csrc" / "cpu.c", ROOT / "csrc" / "dispatch.c", *sorted((ROOT / "csrc" / tier).glob("*.c"))]
-    return sorted([*(ROOT / "csrc").glob("*.c"), *(ROOT / "csrc").glob("*/*.c")])
+    """The sources for every processor, which have no flags; if ``tier`` is given, only those that the tier needs."""
+    folder = ROOT / "csrc"
+    shared = [folder / "cpu.c", folder / "dispatch.c"] if tier else folder.glob("*.c")
+    return [(path, []) for path in sorted([*shared, *folder.glob(f"{tier or '*'}/*.c")])]
 
 
 @contextlib.contextmanager
@@ -61,13 +64,23 @@ def locked(path):
         yield
 
 
-def fresh(target, listed):
+def fresh(target):
     """Whether an object is newer than all the files that the compiler read for it."""
     try:
-        files = listed.read_text().replace("\\\n", " ").partition(": ")[2].split()
-        return max(map(os.path.getmtime, files)) < os.path.getmtime(target)
+        files = target.with_suffix(".d").read_text().replace("\\\n", " ").partition(": ")[2].split()
+        return max((ROOT / file).stat().st_mtime for file in files) < target.stat().st_mtime
     except (OSError, ValueError):
         return False
+
+
+def of_the_package(source, own):
+    """The object that setup.py has compiled from ``source`` with the flags ``own``, if it is up to date."""
+    for target in (ROOT / "build").glob(f"temp.*/{source.relative_to(ROOT).with_suffix('.o')}"):
+        made = target.with_suffix(".made")
+        flags = made.read_text().split() if made.exists() else []
+        if {OPENMP, *own} <= set(flags) and "-O1" not in flags and fresh(target):
+            return str(target)
+    return None
 
 
 def compile_one(command, source):
@@ -75,25 +88,29 @@ def compile_one(command, source):
     compiler = os.path.realpath(command[0])
     key = hashlib.sha256("\0".join([compiler, *command, str(source)]).encode()).hexdigest()[:16]
     target = OBJECTS / f"{source.stem}-{key}.o"
-    listed = target.with_suffix(".d")
     with locked(target.with_suffix(".lock")):
-        if not fresh(target, listed):
-            made = target.with_suffix(".made")
+        if not fresh(target):
+            made, listed = target.with_suffix(".made"), target.with_suffix(".d")
             subprocess.run([*command, "-MMD", "-MF", str(listed), "-c", str(source), "-o", str(made)], check=True)
             made.replace(target)
     return str(target)
 
 
-def compile_core(compiler, *extra, isas=ISAS, tier=None):
-    """Compile every source of the core with its own flags and ``extra``. Returns the objects' paths."""
-    sources = [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
-    sources += [(path, []) for path in core(tier)]
+def kernels(isas=ISAS, tier=None):
+    """The sources of the instruction sets, each with its own flags."""
+    return [(ROOT / "csrc" / f"{name}.c", own) for name, own in isas.items() if name.startswith(tier or "")]
+
+
+def compile_all(compiler, sources, *extra):
+    """Compile sources, each with its own flags and ``extra``. Returns the objects' paths."""
     # Flags for the linker or for the test program don't change the core's objects.
     shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static", "-D"))]
+    installed = shared == [OPENMP] and compiler == find_compiler(*COMPILERS)
 
     def one(source):
         path, own = source
-        return compile_one([compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc")], path)
+        package = of_the_package(path, own) if installed else None
+        return package or compile_one([compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc")], path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, sources))
@@ -105,8 +122,8 @@ def build(folder, program, *extra, compiler=None, isas=ISAS, name=None, tier=Non
     ``isas`` has the instruction-set files and the flags of each, ``extra`` the flags of all files. ``objects`` is a
     core that is already compiled.
     """
-    compiler = compiler or find_compiler("gcc", "clang", "cc")
-    objects = objects or compile_core(compiler, *extra, isas=isas, tier=tier)
+    compiler = compiler or find_compiler(*COMPILERS)
+    objects = objects or compile_all(compiler, [*kernels(isas, tier), *core(tier)], *extra)
     flags = [flag for flag in extra if not flag.startswith(("-Wl,", "-static"))]
     main = compile_one([compiler, *FLAGS, *flags, "-I", str(ROOT / "csrc")], Path(__file__).with_name(program))
     binary = folder / (name or Path(program).stem)

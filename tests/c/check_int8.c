@@ -4,6 +4,7 @@
  * fixed seed.
  *
  *   check_int8                 the instruction sets that this machine can run
+ *   check_int8 NAME            only this one (under emulators, where all of them take minutes)
  *   check_int8 --bench         also prints the min time of each kernel on the network's shapes
  *   check_int8 --mutant NAME   a convolution that rounds half up, rounds twice, or saturates at 16 bits, or weights
  *                              one above the limit for sums of 16 bits ("lax"), which must be caught
@@ -446,6 +447,7 @@ int main(int argc, char **argv) {
     static const char *const mutants[] = {"none", "half-up", "twice", "saturating", "lax"};
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0;
     benching = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    const char *only = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
     if (argc > 2 && strcmp(argv[1], "--mutant") == 0) {
         while (strcmp(mutants[mutant], argv[2]) != 0) mutant++;
         const fm_int8_kernels pairs = pairs_table();
@@ -455,11 +457,11 @@ int main(int argc, char **argv) {
         return failures != 0;
     }
     const fm_int8_kernels pairs = pairs_table();
-    for (int which = PLAIN; !benching && which < NUMBERS; which++) check_conv(&pairs, (numbers)which);
+    for (int which = PLAIN; !benching && !only && which < NUMBERS; which++) check_conv(&pairs, (numbers)which);
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
         const int before = failures;
-        if (fm_isa_for("int8", isa) != isa) continue;
+        if (fm_isa_for("int8", isa) != isa || (only && strcmp(only, fm_isa_name(isa)) != 0)) continue;
         if (!all && !fm_isa_supported(isa)) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;

@@ -4,6 +4,7 @@
  * They cover everything that the contract in kernels.h allows: the whole family of networks and more.
  *
  *   check_kernels          the instruction sets that this machine can run
+ *   check_kernels NAME     only this one (under emulators, where all of them take minutes)
  *   check_kernels --bench  every kernel of every layer: GMAC/s, and the share of the multiply-add peak
  *   check_kernels --all    all that are compiled in (for builds whose vectors are emulated)
  *   check_kernels --mutant NAME      a wrong kernel, which must be caught */
@@ -446,10 +447,11 @@ int main(int argc, char **argv) {
         return failures != 0;
     }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    const char *only = argc > 1 && argv[1][0] != '-' ? argv[1] : NULL;
     check_multiply_add();
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
-        if (fm_isa_for("float32", isa) != isa) continue;
+        if (fm_isa_for("float32", isa) != isa || (only && strcmp(only, fm_isa_name(isa)) != 0)) continue;
         if (!all && !fm_isa_supported(isa)) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;

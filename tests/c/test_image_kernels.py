@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from build_c import HOST, ISAS, build, find_compiler, isas
+from build_c import COMPILERS, HOST, ISAS, OPENMP, build, find_compiler, isas
 
 
 def run_checks(program, *arguments):
@@ -14,8 +14,8 @@ def run_checks(program, *arguments):
 @pytest.mark.parametrize(
     ("names", "flag"),
     [
-        (["gcc", "cc"], "-fopenmp"),
-        pytest.param(["gcc", "cc"], "-O3", marks=pytest.mark.slow),
+        (["gcc", "cc"], OPENMP),
+        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.slow),
         pytest.param(["clang"], "-O2", marks=pytest.mark.slow),
     ],
 )
@@ -41,7 +41,7 @@ def test_avx512_emulated(tmp_path):
     """The AVX-512 files with SIMDe's plain C in place of the instructions, for machines without them."""
     emulated = ["-I", str(Path(__file__).with_name("emulated")), *ISAS["image/isa/avx2"], "-Wno-psabi"]
     probe = subprocess.run(
-        [find_compiler("gcc", "clang", "cc"), "-E", "-x", "c", "-", "-o", "/dev/null"],
+        [find_compiler(*COMPILERS), "-E", "-x", "c", "-", "-o", "/dev/null"],
         input=b"#include <simde/x86/avx512.h>\n",
         check=False,
     )
