@@ -86,6 +86,7 @@ def test_training_mode_is_the_modules_train_graph(module, variables, batch):
         assert (norms[name] == variables[name]).all()
 
 
+@pytest.mark.slow
 def test_keras_own_batch_norm_fails_that_bar(module, variables, batch, monkeypatch):
     import keras as real_keras
 

@@ -88,25 +88,29 @@ def test_the_head_is_the_regression(outcome):
     np.testing.assert_allclose(ours, theirs.predict_proba(features), atol=5e-3)
 
 
-def test_tables_and_pairs(pictures, tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
+@pytest.mark.parametrize(
+    "form", ["csv", "pairs", *(pytest.param(form, marks=pytest.mark.slow) for form in ("tsv", "parquet", "dict"))]
+)
+def test_tables_and_pairs(pictures, form):
     paths = sorted(pictures.glob("*/0*.png"))
     labels = [path.parent.name for path in paths]
     here = [str(path.relative_to(pictures)) for path in paths]
-    (pictures / "t.csv").write_text("path,label\n" + "\n".join(f"{p},{c}" for p, c in zip(here, labels, strict=True)))
-    (pictures / "t.tsv").write_text("x\ty\n" + "\n".join(f"{p}\t{c}" for p, c in zip(here, labels, strict=True)))
-    pyarrow.parquet.write_table(pyarrow.table({"n": [1] * 60, "file": here, "class": labels}), pictures / "t.parquet")
+    pairs, table = list(zip(paths, labels, strict=True)), pictures / f"t.{form}"
+    if form == "csv":
+        table.write_text("path,label\n" + "\n".join(f"{p},{c}" for p, c in zip(here, labels, strict=True)))
+    elif form == "tsv":
+        table.write_text("x\ty\n" + "\n".join(f"{p}\t{c}" for p, c in zip(here, labels, strict=True)))
+    elif form == "parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table({"n": [1] * 60, "file": here, "class": labels}), table)
     try:
-        pairs = list(zip(paths, labels, strict=True))
-        for data in (pictures / "t.csv", pictures / "t.tsv", pictures / "t.parquet", pairs, dict(pairs)):
-            found, _ = study(data)
-            assert found.model.classes == COLOURS
-            assert found.measures.accuracy > 0.8
+        found, _ = study({"pairs": pairs, "dict": dict(pairs)}.get(form, table))
     finally:
-        for name in ("t.csv", "t.tsv", "t.parquet"):
-            (pictures / name).unlink()
+        table.unlink(missing_ok=True)
+    assert found.model.classes == COLOURS
+    assert found.measures.accuracy > 0.8
 
 
 def test_several_labels(pictures):

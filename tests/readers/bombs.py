@@ -252,11 +252,11 @@ def zip_entries_behind_a_long_comment(folder):
 
 
 def weights_in_bzip2(folder):
-    return zip_of(folder, [("config.json", b"{}"), ("model.weights.h5", bytes(1500 << 20))], zipfile.ZIP_BZIP2)
+    return zip_of(folder, [("config.json", b"{}"), ("model.weights.h5", bytes(500 << 20))], zipfile.ZIP_BZIP2)
 
 
 def configuration_in_lzma(folder):
-    return zip_of(folder, [("config.json", bytes(600 << 20)), ("model.weights.h5", b"")], zipfile.ZIP_LZMA)
+    return zip_of(folder, [("config.json", bytes(300 << 20)), ("model.weights.h5", b"")], zipfile.ZIP_LZMA)
 
 
 def names_within_names(folder):

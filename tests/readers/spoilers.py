@@ -34,7 +34,7 @@ def entry(header, number):
 
 
 def tar_with(path, *members):
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
         for info, data in members:
             tar.addfile(info, io.BytesIO(data))
     return path
