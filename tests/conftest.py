@@ -32,6 +32,7 @@ DATA = Path(os.environ.get("FASTMNV2_TEST_DATA", ROOT.parent / "shared")).resolv
 
 # Packages without wheels for some platforms. The test extra includes all of them, so that CI skips no test.
 OPTIONAL = {
+    "ai_edge_litert",
     "tensorflow",
     "keras",
     "ml_dtypes",

@@ -257,10 +257,10 @@ def test_weights_without_a_graph_have_no_head(network, tmp_path):
 def test_classes_are_named(network, pixels, tmp_path):
     from keras import layers
 
-    path = saved(whole(network, [layers.Dense(3, activation="softmax")]), tmp_path / "m.keras")
-    model = fastmnv2.load(path, classes=["cat", "dog", "fox"])
+    source = whole(network, [layers.Dense(3, activation="softmax")])
+    model = fastmnv2.load(saved(source, tmp_path / "m.keras"), classes=["cat", "dog", "fox"])
     assert model.classes == ("cat", "dog", "fox")
-    assert fastmnv2.load(path).classes is None
+    assert fastmnv2.load(source).classes is None
     indices, probabilities = model.classify(pixels)
     assert indices.shape == (len(pixels), 3)
     predicted = model.predict(pixels)
@@ -270,9 +270,9 @@ def test_classes_are_named(network, pixels, tmp_path):
         model.classify(pixels, top=4)
     for wrong in (["cat"], ["a", "b", "c", "d"]):
         with pytest.raises(fastmnv2.WeightsError, match="expected 3 names"):
-            fastmnv2.load(path, classes=wrong)
+            fastmnv2.load(source, classes=wrong)
     with pytest.raises(TypeError, match="classes"):
-        fastmnv2.load(path, classes="cat")
+        fastmnv2.load(source, classes="cat")
     with pytest.raises(fastmnv2.WeightsError, match="without a head"):
         fastmnv2.load("untrained", classes=["cat"])
 
@@ -288,7 +288,7 @@ def test_one_output_tells_two_classes_apart(network, pixels, tmp_path):
     np.testing.assert_allclose(probabilities[:, 0], np.maximum(second, 1 - second), rtol=1e-6)
 
 
-@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("suffix", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
 def test_imagenets_own_classes_stay_logits(pixels, tmp_path, suffix):
     from keras_model import keras_model
 
@@ -331,7 +331,9 @@ def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
 RANGES = [(1 / 127.5, -1.0), (1 / 255, 0.0), (1 / 128, -1.0), (0.01, 0.3), (1 / 64, -2.0), (-1 / 255, 1.0)]
 
 
-@pytest.mark.parametrize(("scale", "offset"), RANGES)
+@pytest.mark.parametrize(
+    ("scale", "offset"), RANGES[:3] + [pytest.param(*range_, marks=pytest.mark.slow) for range_ in RANGES[3:]]
+)
 @pytest.mark.parametrize("suffix", ["keras"])
 def test_a_rescaling_layer_is_honoured(network, pixels, tmp_path, scale, offset, suffix):
     from keras import layers
