@@ -15,7 +15,6 @@ def run_checks(program, *arguments):
     ("names", "flag"),
     [
         (["gcc", "cc"], OPENMP),
-        pytest.param(["gcc", "cc"], "-O2", marks=pytest.mark.slow),
         pytest.param(["clang"], "-O2", marks=pytest.mark.slow),
     ],
 )

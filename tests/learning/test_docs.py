@@ -2,8 +2,10 @@
 
 import importlib
 import itertools
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import types
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build_c import locked
 
 import fastmnv2
 from fastmnv2.weights.untrained import untrained
@@ -51,9 +54,8 @@ def place(variables, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def whole_place(place, variables):
-    """The folder with everything else that lines name: other libraries' files."""
+def make_others(place, module, variables):
+    """Everything else that lines name: other libraries' files."""
     import int8_files
     import keras
     from keras_model import keras_model
@@ -62,7 +64,7 @@ def whole_place(place, variables):
     from fastmnv2 import export
     from fastmnv2.weights.resolve import resolve_source
 
-    source = resolve_source(place / "module")
+    source = resolve_source(module)
     for name in ("saved_model", "mobilenet.tflite", "imagenet.safetensors"):
         export.write(place / name, source)
     int8_files.write(place / "quantised.tflite", 1, np.uint8)
@@ -76,6 +78,19 @@ def whole_place(place, variables):
     body = keras.Sequential([network, layers.GlobalAveragePooling2D()])
     head = keras.Sequential([layers.Dense(100, "relu"), layers.Dense(3, "softmax", use_bias=False)])
     keras.Sequential([keras.Input((224, 224, 3)), body, head]).save(place / "keras_model.h5")  # Teachable Machine's
+
+
+@pytest.fixture(scope="module")
+def whole_place(place, variables, tmp_path_factory):
+    """The folder with other libraries' files, which the first of the test processes makes: it takes half a minute."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    with locked(root / "others.lock"):
+        if not (root / "others").exists():
+            made = tmp_path_factory.mktemp("others")
+            make_others(made, place / "module", variables)
+            made.rename(root / "others")
+    shutil.copytree(root / "others", place, dirs_exist_ok=True)
 
 
 @pytest.fixture
