@@ -13,16 +13,19 @@
 #include "fastmnv2.h"
 #include "parallel.h"
 
-/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, a full team
- * is tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one
- * retry in 400 calls if calls come every 5 ms. On an idle machine, a false alarm costs only the shortest pause. */
+/* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, full teams
+ * are tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one
+ * retry in 400 calls if calls come every 5 ms. They shrink only when no thread was late for as long as the pause was,
+ * because a dozen calls may pass between two time slices of a busy process. (When each good call shortened the pause, a
+ * thread was late 12 times in 12 s instead of 9: Zen 3, one busy process, 2026-11-26.) On an idle machine, a false
+ * alarm costs only the shortest pause. */
 enum { FIRST_PAUSE = 30000000, LONGEST_PAUSE = 2000000000, GROWTH = 4 };
 
 /* Shared by the whole process, because busy neighbours slow every call. It only affects speed: results are the same
  * bits on any number of threads. Simultaneous calls may overwrite each other's updates, which costs one more retry. */
 static struct {
-    _Atomic int64_t until; /* when teams may grow again; 0: they are not small */
-    _Atomic int64_t pause; /* the last pause, reduced by each good team since */
+    _Atomic int64_t until; /* when the last pause ended or will end */
+    _Atomic int64_t pause; /* its length, or less if all teams since were good; 0: none is remembered */
     atomic_int most;       /* threads of a small team */
     atomic_ulong late;
 } busy;
@@ -54,25 +57,23 @@ int64_t fm_idle_time(void) {
 static int64_t within(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
 
 void fm_team_ended(int size, int late) {
-    const int64_t until = atomic_load(&busy.until), pause = atomic_load(&busy.pause);
+    const int64_t pause = atomic_load(&busy.pause), now = late || pause ? fm_now() : 0;
     if (late) {
         const int64_t next = within(GROWTH * pause, FIRST_PAUSE, LONGEST_PAUSE);
         atomic_fetch_add(&busy.late, 1);
         atomic_store(&busy.most, size > 3 ? size / 2 : 1);
+        atomic_store(&busy.until, now + next);
         atomic_store(&busy.pause, next);
-        atomic_store(&busy.until, fm_now() + next);
-    } else if (pause && (!until || fm_now() >= until)) {
-        /* The pause is reset after some 40 good teams if it was the shortest, after 80 if it was the longest. */
-        const int64_t less = pause - pause / 16;
-        atomic_store(&busy.until, 0);
-        atomic_store(&busy.pause, less < FIRST_PAUSE / 8 ? 0 : less);
+    } else if (pause && now >= atomic_load(&busy.until) + pause) {
+        const int64_t less = pause / GROWTH;
+        atomic_store(&busy.until, now);
+        atomic_store(&busy.pause, less < FIRST_PAUSE ? 0 : less);
     }
 }
 
 int fm_team_limit(int threads) {
-    const int64_t until = atomic_load(&busy.until);
     const int most = atomic_load(&busy.most);
-    return until && threads > most && fm_now() < until ? most : threads;
+    return atomic_load(&busy.pause) && threads > most && fm_now() < atomic_load(&busy.until) ? most : threads;
 }
 
 unsigned long fm_late_teams(void) { return atomic_load(&busy.late); }

@@ -127,8 +127,10 @@ static void embed_one(const fm_model *model) { expect(digest_of_one(model, THREA
 
 /* Ends the pause and resets its length. */
 static void calm_down(void) {
-    atomic_fetch_add(&nanoseconds, 10000000000);
-    for (int i = 0; i < 200; i++) fm_team_ended(THREADS, 0);
+    for (int i = 0; i < 10; i++) {
+        atomic_fetch_add(&nanoseconds, 4000000000);
+        fm_team_ended(THREADS, 0);
+    }
 }
 
 /* A call in which this thread is held back here gives the same bits. The next call uses one thread; after the pause,
@@ -218,7 +220,8 @@ static void check_speeds(void) {
     expect(memcmp(begins, slow.pace[1].begins, sizeof *begins * (THREADS + 1)) == 0, "all see the same shares");
 }
 
-/* After a failure, teams are half as large for a pause, which grows with each failure and shrinks with good teams. */
+/* After a failure, teams are half as large for a pause, which grows with each failure. It shrinks after as long a time
+ * of good teams, however many. */
 static void check_pauses(void) {
     calm_down();
     const int64_t pauses[] = {30000000, 120000000, 480000000, 1920000000, 2000000000, 2000000000};
@@ -236,6 +239,19 @@ static void check_pauses(void) {
     expect(fm_team_limit(3) == 1, "one of three");
     atomic_fetch_add(&nanoseconds, pauses[0]);
     expect(fm_team_limit(3) == 3, "the first pause again");
+    fm_team_ended(8, 1);
+    atomic_fetch_add(&nanoseconds, 2 * pauses[1] - 1);
+    for (int i = 0; i < 1000; i++) fm_team_ended(8, 0);
+    fm_team_ended(8, 1);
+    atomic_fetch_add(&nanoseconds, pauses[2] - 1);
+    expect(fm_team_limit(8) == 4, "good teams in a short time don't shrink it");
+    atomic_fetch_add(&nanoseconds, 1 + pauses[2]);
+    fm_team_ended(8, 0);
+    fm_team_ended(8, 1);
+    atomic_fetch_add(&nanoseconds, pauses[2] - 1);
+    expect(fm_team_limit(8) == 4, "as long as before");
+    atomic_fetch_add(&nanoseconds, 1);
+    expect(fm_team_limit(8) == 8, "no longer");
 }
 
 int main(int argc, char **argv) {
