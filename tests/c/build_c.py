@@ -73,12 +73,13 @@ def fresh(target):
         return False
 
 
-def of_the_package(source, own):
-    """The object that setup.py has compiled from ``source`` with the flags ``own``, if it is up to date."""
+def of_the_package(compiler, source, own):
+    """The object that setup.py has compiled from ``source`` with this compiler and the flags ``own``, if up to date."""
     for target in (ROOT / "build").glob(f"temp.*/{source.relative_to(ROOT).with_suffix('.o')}"):
         made = target.with_suffix(".made")
-        flags = made.read_text().split() if made.exists() else []
-        if {OPENMP, *own} <= set(flags) and "-O1" not in flags and fresh(target):
+        used, *flags = made.read_text().split() if made.exists() else [""]
+        same = os.path.realpath(shutil.which(used) or "") == os.path.realpath(compiler)
+        if same and {OPENMP, *own} <= set(flags) and "-O1" not in flags and fresh(target):  # -O1 is for sanitizers
             return str(target)
     return None
 
@@ -109,7 +110,7 @@ def compile_all(compiler, sources, *extra):
 
     def one(source):
         path, own = source
-        package = of_the_package(path, own) if installed else None
+        package = of_the_package(compiler, path, own) if installed else None
         return package or compile_one([compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc")], path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -144,7 +145,7 @@ class Sanitized:
             pytest.importorskip(needed)
         # gcc clears the upper halves of vector registers only with -fexpensive-optimizations, which -O1 lacks.
         flags = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1", "-fexpensive-optimizations"]
-        self.flags = [*flags, "-fopenmp"]
+        self.flags = [*flags, OPENMP]
         folder = ROOT / "build" / "sanitized"
         self.package = folder / "package"
         environment = os.environ | {"CC": self.compiler, "CFLAGS": " ".join(flags), "LDFLAGS": " ".join(flags)}

@@ -95,7 +95,7 @@ static void check_int8_digest(void) {
     }
 }
 
-/* Only one batch on slow instruction sets, because sanitizers make them slower. */
+/* Slow instruction sets only on two threads, because sanitizers make them slower still. */
 static void check_int8_threads(void) {
     static float want[IMAGES * MOST_FEATURES], got[IMAGES * MOST_FEATURES];
     for (int i = 0; i < fm_isa_count(); i++) {

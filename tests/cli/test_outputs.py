@@ -223,19 +223,19 @@ def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
     noise = np.random.RandomState(0).randint(0, 256, (40, 40, 3)).astype(np.uint8)
     large = PIL.Image.fromarray(noise).resize((4000, 4000))
     large.save(tmp_path / "0.png", compress_level=1)
-    for number in range(1, 24):  # many, because the bar is drawn less often on a loaded machine
+    for number in range(1, 48):  # many, because the bar is drawn less often on a loaded machine
         os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
     for number in range(4):
         (tmp_path / f"{number}broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     arguments = [command, tmp_path, "--weights", untrained_native]
     arguments += ["-o", tmp_path / "f.npy"] if command == "embed" else []
     said = on_a_terminal([sys.executable, "-m", "fastmnv2", *map(str, arguments)])
-    counts = [int(count) for _, text in said for count in re.findall(rb"(\d+)/28", text)]
-    assert len(set(counts)) > 4, counts
+    counts = [int(count) for _, text in said for count in re.findall(rb"(\d+)/52", text)]
+    assert len(set(counts)) > 8, counts
     seen = b"".join(text for _, text in said)
     assert seen.count(b"skipped ") == 4
     for line in re.findall(rb"[^\r\n]*skipped [^\r\n]*", seen):
-        assert b"/28" not in re.sub(rb"^.*\x1b\[2K", b"", line), line
+        assert b"/52" not in re.sub(rb"^.*\x1b\[2K", b"", line), line
 
 
 def on_a_terminal(command):
