@@ -97,7 +97,10 @@ def _open_lock(place: Path) -> int:
     if place.is_symlink():
         raise refused
     try:
-        descriptor = os.open(place, flags, 0o666)
+        try:
+            descriptor = os.open(place, flags, 0o666)
+        except PermissionError:  # such as another user's file in a shared folder: locking needs no writing
+            descriptor = os.open(place, flags & ~(os.O_RDWR | os.O_CREAT) | os.O_RDONLY)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise refused from error

@@ -20,6 +20,7 @@ def is_this_machines(error: object) -> TypeGuard[OSError]:
 # Errors of the path itself: a retry on the same machine gives the same error.
 _PATHS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 _NETWORK = frozenset({"aiohttp", "aiobotocore", "asyncio", "botocore", "http", "requests", "urllib3"})
+_GONE = frozenset({404, 410})
 _REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 that a retry may not meet
 
 
@@ -28,23 +29,45 @@ def is_transient(error: BaseException) -> bool:
 
     Examples are missing permissions, packages, memory or file handles, and HTTP 503. The causes of ``error`` count too.
     """
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        if _is_transient(cause):
-            return True
-        seen.add(id(cause))
-        cause = cause.__cause__
-    return False
+    return any(map(_is_transient, _causes(error)))
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error means that a file or URL certainly doesn't exist.
+
+    fsspec raises FileNotFoundError for every failure of HTTP, also if the server is down, and keeps the real error as
+    the cause.
+    """
+    if not isinstance(error, OSError) or is_transient(error):
+        return False
+    statuses = [status for status in map(_status, _causes(error)) if status is not None]
+    missing = isinstance(error, FileNotFoundError) or error.errno == errno.ENOTDIR
+    return missing and all(status in _GONE for status in statuses)
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and the errors that caused it."""
+    found = [error]
+    while (cause := found[-1].__cause__) is not None and cause not in found:
+        found.append(cause)
+    return found
+
+
+def _status(error: BaseException) -> int | None:
+    """An error's HTTP status."""
+    names = ("status", "status_code", "code")
+    status = next((getattr(error, name, None) for name in names if hasattr(error, name)), None)
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):  # botocore's
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
 
 
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, (ImportError, MemoryError, TimeoutError, ConnectionError)):
         return True
-    status = next(
-        (getattr(error, name, None) for name in ("status", "status_code", "code") if hasattr(error, name)), None
-    )
-    if isinstance(status, int):
+    status = _status(error)
+    if status is not None:
         return status >= 500 or status in _REFUSED
     if isinstance(error, OSError) and error.errno is not None:  # Pillow's own OSErrors have no errno
         return error.errno not in _PATHS
@@ -117,7 +140,9 @@ class ImageError(ValueError):
         elif isinstance(error, MemoryError):
             reason = "not enough memory to decode it"
         else:
-            reason = text_of(error).removeprefix(f"{name}: ")
+            # fsspec's errors for URLs are only the URL; the cause says more.
+            said = error.__cause__ if error.__cause__ is not None and text_of(error) == name else error
+            reason = text_of(said).removeprefix(f"{name}: ")
         found = cls(index, name, reason, is_transient(error))
         found.__cause__ = error
         return found

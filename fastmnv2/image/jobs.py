@@ -6,7 +6,6 @@ replaces an existing vector.
 """
 
 import contextlib
-import errno
 import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from fastmnv2.core.atomic import locked
+from fastmnv2.core.errors import is_gone
 from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress
 from fastmnv2.image import keys
@@ -288,12 +288,8 @@ def _is_gone(key: str) -> bool:
 
             system, place = fsspec.core.url_to_fs(key)
             system.info(place)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        return error.errno == errno.ENOTDIR
-    except Exception:
-        return False
+    except Exception as error:
+        return is_gone(error)
     return False
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import fastmnv2
 from fastmnv2.core.atomic import locked
-from fastmnv2.core.errors import ImageError, is_transient
+from fastmnv2.core.errors import ImageError, is_transient, text_of
 from fastmnv2.image import decode, jobs, keys
 from fastmnv2.image.given import Pictures
 
@@ -192,6 +192,40 @@ def test_errors_of_the_machine(error, expected):
     assert type(found)(*found.__reduce__()[1]).transient == expected
 
 
+class OfS3(Exception):
+    def __init__(self, status):
+        self.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(
+    ("cause", "gone"),
+    [
+        (None, True),
+        (Refused(404), True),
+        (Refused(410), True),
+        (OfS3(404), True),
+        (Refused(503), False),
+        (Refused(403), False),
+        (Refused(302), False),  # too many redirections
+        (OfS3(503), False),
+        (ConnectionRefusedError(111, "Connection refused"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_a_url_is_gone_only_if_its_server_says_so(monkeypatch, cause, gone):
+    url = "http://localhost/1.png"
+
+    class System:
+        def info(self, path):
+            raise FileNotFoundError(path) from cause  # as fsspec does, whatever the cause
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda name: (System(), name))
+    assert jobs._is_gone(url) == gone
+    error = FileNotFoundError(url)
+    error.__cause__ = cause
+    assert ImageError.of(error, 0, url).reason == (text_of(cause) if cause else url)
+
+
 def test_failures_of_the_machine_are_tried_again(invoke, tmp_path, fails):
     make(tmp_path / "p" / "0.png", tmp_path / "p" / "1.png", tmp_path / "p" / "2.png")
     fails |= {"1.png": PermissionError(13, "Permission denied"), "2.png": ValueError("2.png: broken")}
@@ -354,8 +388,10 @@ def test_the_lock_is_no_way_out(invoke, tmp_path):
     assert "expected a regular file to lock" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
     (out / ".lock").unlink()
     (out / ".lock").write_text("somebody's")
-    with locked(out):
-        pass
+    for mode in (0o644, 0o444):
+        (out / ".lock").chmod(mode)
+        with locked(out):
+            pass
     assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
     os.mkfifo(out / "part-000000.parquet")
     assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
