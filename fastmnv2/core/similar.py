@@ -29,7 +29,7 @@ def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray
     Returns:
         an array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity``, by descending
         similarity, then by ``i`` and ``j``. Similarities are float64, rounded to 12 decimals, so that equal vectors
-        have 1. A vector of zeros or with a NaN is in no pair, unless the threshold is not positive.
+        have 1. That of a vector of zeros is 0. A vector with a NaN or an infinity is in no pair.
 
     Raises:
         TypeError, ValueError: an argument is not as above.
@@ -39,6 +39,8 @@ def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray
         raise TypeError(f"vectors: expected numbers, got {array.dtype}")
     if array.ndim != 2:
         raise ValueError(f"vectors: expected [n, d], got {list(array.shape)}")
+    if not isinstance(threshold, (int, float, np.integer, np.floating)):
+        raise TypeError(f"threshold: expected a number, got {threshold!r}")
     if not -1 <= threshold <= 1:
         raise ValueError(f"threshold: expected a cosine similarity from -1 to 1, got {threshold!r}")
     if most is not None and (not isinstance(most, (int, np.integer)) or most < 1):
@@ -60,8 +62,11 @@ def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray
 
 def _units(rows: NDArray[Any]) -> NDArray[np.float64]:
     wide = rows.astype(np.float64)
-    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(wide / np.where(lengths == 0, 1, lengths))
+    largest = np.abs(wide).max(axis=1, keepdims=True, initial=0)
+    with np.errstate(invalid="ignore"):
+        wide /= np.where(largest == 0, 1, largest)  # otherwise squares of float64's extremes overflow or vanish
+        lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+        return np.asarray(wide / np.where(lengths == 0, 1, lengths))
 
 
 def _in_block(

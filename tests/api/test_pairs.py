@@ -46,6 +46,13 @@ def test_duplicates_and_dtypes(vectors):
     assert len(fastmnv2.pairs(np.empty((0, 5)), 0.5)) == len(fastmnv2.pairs(np.ones((1, 5)), 0.5)) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_the_ends_of_float64():
+    rows = np.array([[1.0, 2], [2, 1], [2, 4], [np.inf, 1], [np.nan, 1], [0, 0]])
+    for scale in (1e300, 1e-300):
+        assert [(i, j) for i, j, _ in fastmnv2.pairs(rows * scale, 0.9)] == [(0, 2)]
+
+
 def test_memory_is_that_of_blocks():
     many = np.random.RandomState(0).normal(size=(6000, 16)).astype(np.float32)
     tracemalloc.start()
@@ -63,6 +70,7 @@ def test_memory_is_that_of_blocks():
         ((["a"], 0.5), TypeError),
         ((np.ones(3), 0.5), ValueError),
         ((np.ones((3, 3)), 1.5), ValueError),
+        ((np.ones((3, 3)), "0.5"), TypeError),
         ((np.ones((3, 3)), float("nan")), ValueError),
     ],
 )
