@@ -275,9 +275,11 @@ def quantize(
         A ``fastmnv2.weights.int8.calibration.Report``: how close the result is to float32 on the held-out images.
 
     Raises:
-        ValueError, TypeError: ``images`` or ``size`` are not as above.
+        ValueError, TypeError: ``images`` or ``size`` are not as above, or ``target`` is the file of ``weights``.
         Whatever ``load`` raises, and OSError if ``target`` can't be written.
     """
+    if isinstance(weights, (str, os.PathLike)) and os.path.realpath(weights) == os.path.realpath(target):
+        raise ValueError(f"target: expected another file than that of the float weights, got {os.fspath(target)!r}")
     from fastmnv2.weights.int8.calibration import quantize as run
     from fastmnv2.weights.resolve import resolve
 

@@ -140,6 +140,9 @@ def embed(
         outputs.check_target(target)  # before the weights are loaded
         with _nothing_written(target):
             pictures = find_pictures(paths, **find)
+            for path in pictures.found:
+                if path.lower().endswith(_FILES):
+                    distinct(**{"--output": target, "PATH": path})
             model = fastmnv2.load(weights, threads=threads, precision=precision)
             with outputs.open_output(target, model.network.features) as writer:
                 _embed_to_file(model, pictures, writer, normalize)

@@ -93,7 +93,7 @@ def convert(
     ("imagenet", "untrained").
     """  # noqa: D301 -- click's own mark
     check_free(target, force=force)
-    distinct(**{"DST": target, "--classes": classes})
+    distinct(**{"DST": target, "--classes": classes, "SRC": source})
     from fastmnv2 import export
     from fastmnv2.weights.resolve import adapted
 

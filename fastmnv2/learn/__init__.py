@@ -71,6 +71,9 @@ def train(
     Raises:
         ValueError, OSError, ImportError: as ``study``.
     """
+    is_file = isinstance(data, (str, os.PathLike))
+    if report is not None and is_file and os.path.realpath(report) == os.path.realpath(data):
+        raise ValueError(f"report: expected another file than the table of labels, got {os.fspath(report)!r}")
     outcome = study(
         data, weights=weights, precision=precision, augment=augment, class_weight=class_weight, folds=folds,
         method=method, options=options, follow_links=follow_links, seed=seed, threads=threads, cache=cache,

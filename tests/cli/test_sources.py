@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import fastmnv2
 from fastmnv2 import cli
 from fastmnv2.image.find import find
 from fastmnv2.image.given import read_names
@@ -105,6 +106,12 @@ def test_one_file_for_two_purposes(invoke, pictures, tmp_path, monkeypatch):
     assert says in invoke("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
     quantize = ("quantize", "untrained", "q.safetensors", "--calibrate", pictures)
     assert says in invoke(*quantize, "--plot", "q.safetensors", code=2).stderr
+    assert says in invoke("convert", "x.csv", "./x.csv", "--force", code=2).stderr
+    assert says in invoke("embed", pictures, "x.csv", "-o", "./x.csv", "--force", code=2).stderr
+    with pytest.raises(ValueError, match="another file"):
+        fastmnv2.quantize("x.csv", tmp_path / "x.csv", np.zeros((5, 96, 96, 3), np.uint8))
+    with pytest.raises(ValueError, match="another file"):
+        fastmnv2.learn.train("x.csv", report=tmp_path / "x.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
