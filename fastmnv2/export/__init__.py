@@ -22,7 +22,7 @@ SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
 MARK = "fastmnv2.json"
 """A file in the folder of a SavedModel, by which ``write`` knows what it may replace."""
 
-_OURS = frozenset({MARK, "saved_model.pb", "fingerprint.pb"})
+_OURS = frozenset({MARK, "saved_model.pb", "fingerprint.pb", "assets", "variables"})
 _VARIABLES = re.compile(r"variables/variables\.(index|data-\d+-of-\d+)")
 
 
@@ -98,13 +98,22 @@ def check_replaceable(path: Path) -> None:
         return
     if not path.is_dir():
         raise ValueError(f"{path}: expected a folder to write, for a name without a suffix, got a file")
-    found = {entry.relative_to(path).as_posix() for entry in path.rglob("*") if not entry.is_dir()}
-    ours = MARK in found and all(name in _OURS or _VARIABLES.fullmatch(name) for name in found)
-    if not ours and any(path.iterdir()):
+    if any(path.iterdir()) and not _is_ours(path):
         raise ValueError(
             f"{path}: a folder that holds other files than fastmnv2 wrote is not replaced; remove it, or write to "
             "another place"
         )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder holds a SavedModel that ``write`` made, and nothing else."""
+    if not (folder / MARK).is_file():
+        return False
+    places = (folder, folder / "assets", folder / "variables")
+    if any(place.is_symlink() for place in places[1:]):
+        return False
+    names = (entry.relative_to(folder).as_posix() for place in places if place.is_dir() for entry in place.iterdir())
+    return all(name in _OURS or _VARIABLES.fullmatch(name) for name in names)
 
 
 def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:

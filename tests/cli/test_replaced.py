@@ -48,6 +48,9 @@ def test_a_saved_model_of_ours_is_replaced(invoke, tmp_path, writers):
     (target / "assets" / "mine.txt").write_text("kept")
     assert "other files" in invoke("convert", "untrained", target, "--force", code=1).stderr
     (target / "assets" / "mine.txt").unlink()
+    (target / "empty").mkdir()
+    assert "other files" in invoke("convert", "untrained", target, "--force", code=1).stderr
+    (target / "empty").rmdir()
     (target / MARK).unlink()  # now it looks like a SavedModel from TensorFlow
     assert "other files" in invoke("convert", "untrained", target, "--force", code=1).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
