@@ -83,7 +83,10 @@ def text_of(error: BaseException) -> str:
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """``text`` made safe for any terminal and log: control characters and lone surrogates escaped, the middle cut."""
+    """``text`` made safe for any terminal and log: control characters and lone surrogates escaped, the middle cut.
+
+    If ``limit`` is below 100, the end is cut instead.
+    """
     # Text from a file may be anything. Cut first, because there may be megabytes of it.
     escaped = (sign if sign.isprintable() else ascii(sign)[1:-1] for sign in _shortened(text, limit))
     return _shortened("".join(escaped), limit)
@@ -92,6 +95,8 @@ def printable(text: str, limit: int = 1000) -> str:
 def _shortened(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
+    if limit < 100:
+        return text[: limit - 1] + "…"
     half = limit // 2 - 20
     return f"{text[:half]} … {len(text) - 2 * half} characters … {text[-half:]}"
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from processes import start
 
+from fastmnv2.core.errors import printable
 from fastmnv2.image import outputs
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes, links and signals")
@@ -202,6 +203,16 @@ def test_a_search_says_what_it_left_out(invoke, pictures, tmp_path):
     assert "3 files of other kinds left out (.mov, no suffix)" in invoke("classify", tmp_path / "in", code=1).stderr
     (tmp_path / "in" / "d.jfif").write_bytes((pictures / "b.JPG").read_bytes())
     assert "features of 1 picture," in invoke("embed", tmp_path / "in", "-o", tmp_path / "g.npy").stderr
+
+
+@pytest.mark.parametrize("limit", [40, 99, 100, 1000])
+@pytest.mark.parametrize("sign", ["n", "\udcff"])
+def test_long_text_is_cut(limit, sign):
+    for length in (limit, limit + 1, 5000):
+        text = printable("start" + sign * (length - 5), limit)
+        assert text.startswith("start")
+        assert len(text) <= limit
+    assert printable("n" * limit, limit) == "n" * limit
 
 
 def test_the_demos_table_fits_a_terminal(invoke, pictures, tmp_path):
