@@ -210,10 +210,10 @@ class Parts:
         if not path.is_file():  # reading a pipe could block for ever
             raise ValueError(f"{path}: expected a part that fastmnv2 wrote, got no regular file")
         try:
-            file = self._arrow.parquet.ParquetFile(path)
-            described = json.loads((file.schema_arrow.metadata or {})[b"fastmnv2"])
-            self._check_made_with(path, described)
-            table = file.read(columns=["path", "size", "mtime", "etag", "error", "transient"])
+            with self._opened(path) as file:
+                described = json.loads((file.schema_arrow.metadata or {})[b"fastmnv2"])
+                self._check_made_with(path, described)
+                table = file.read(columns=["path", "size", "mtime", "etag", "error", "transient"])
         except (KeyError, TypeError, json.JSONDecodeError, self._arrow.ArrowException) as error:
             raise ValueError(f"{path}: expected a part that fastmnv2 wrote: {error!r}") from error
         return zip(*(column.to_pylist() for column in table.columns), strict=True)
@@ -260,7 +260,13 @@ class Parts:
         return self._arrow.Table.from_arrays(arrays, schema=self._schema)
 
     def _read(self, number: int) -> Any:
-        return self._arrow.parquet.ParquetFile(self._path(number)).read().cast(self._schema)
+        with self._opened(self._path(number)) as file:
+            return file.read().cast(self._schema)
+
+    @contextlib.contextmanager
+    def _opened(self, path: Path) -> Iterator[Any]:
+        with path.open("rb") as file:  # opened here, because pyarrow refuses names that are not UTF-8
+            yield self._arrow.parquet.ParquetFile(file)
 
     def _without(self, table: Any, gone: set[str]) -> Any:
         keep = [key not in gone for key in table.column("path").to_pylist()]

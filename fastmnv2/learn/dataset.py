@@ -210,8 +210,10 @@ def _parquet(path: Path) -> list[tuple[Any, Any]]:
     except ImportError as error:
         raise ImportError("reading .parquet needs pyarrow: pip install 'fastmnv2[parquet]'", name="pyarrow") from error
     try:
-        picture, label = _columns(path, pyarrow.parquet.read_schema(path).names)
-        table = pyarrow.parquet.read_table(path, columns=[picture, label])
+        with path.open("rb") as file:  # opened here, because pyarrow refuses names that are not UTF-8
+            table = pyarrow.parquet.ParquetFile(file)
+            picture, label = _columns(path, table.schema_arrow.names)
+            table = table.read(columns=[picture, label])
     except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: expected a Parquet table: {error}") from error
     return list(zip(table[picture].to_pylist(), table[label].to_pylist(), strict=True))
