@@ -230,24 +230,35 @@ def _from_url(url: str, download: bool) -> Source:
     if found := names.published(url):
         return _published(found, download)
     raise WeightsUnavailable(
-        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only Google's "
-        "MobileNet V2 modules are downloaded; download it yourself and load the folder or archive"
+        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and of URLs only those "
+        "of Google's 22 MobileNet V2 modules (feature_vector and classification) and of Keras' files are downloaded; "
+        "download it yourself and load the folder or archive"
     )
 
 
 def _published(found: "Published", download: bool) -> Source:
-    """Weights of one of the 22 members: from TF-Hub's, Keras' or the user's cache, or else downloaded."""
+    """Weights of one of the 22 members: from Keras', TF-Hub's or the user's cache, or else downloaded."""
+    if path := found.keras_cached():
+        return read(path)
     if found.is_default:
-        return _imagenet(download)
+        return _expecting(found, _imagenet(download))
     from fastmnv2.weights.forms import hub
 
     for handle in found.handles:
         if module := hub.find_cached(handle):
             return _cached_module(module, handle)
-    if path := found.keras_cached():
-        return read(path)
     cached = cache.folder() / f"{found.name}.safetensors"
     return _read_cached(cached) if cached.is_file() else _download(cached, download, found)
+
+
+def _expecting(wanted: "Published", source: Source) -> Source:
+    """``source`` if it is the wanted network. FASTMNV2_WEIGHTS may name another one as "imagenet"."""
+    if source.network != wanted.network:
+        raise WeightsError(
+            f"{source.origin}: expected {wanted.name}, got {source.network.name}, which FASTMNV2_WEIGHTS names; "
+            f"load({IMAGENET!r}) takes any network"
+        )
+    return source
 
 
 def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) -> Source:
