@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastmnv2.core.arguments import PRECISIONS, Precision
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
-from fastmnv2.core.network import checked_size
+from fastmnv2.core.network import DEFAULT, Network, checked_size
 from fastmnv2.weights import Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -248,17 +248,25 @@ def _published(found: "Published", download: bool) -> Source:
         if module := hub.find_cached(handle):
             return _cached_module(module, handle)
     cached = cache.folder() / f"{found.name}.safetensors"
-    return _read_cached(cached) if cached.is_file() else _download(cached, download, found)
+    return _expecting(found, _read_cached(cached)) if cached.is_file() else _download(cached, download, found)
 
 
 def _expecting(wanted: "Published", source: Source) -> Source:
-    """``source`` if it is the wanted network. FASTMNV2_WEIGHTS may name another one as "imagenet"."""
+    """``source`` if it is the wanted network. "imagenet" and files in the cache can be replaced with another one."""
     if source.network != wanted.network:
-        raise WeightsError(
-            f"{source.origin}: expected {wanted.name}, got {source.network.name}, which FASTMNV2_WEIGHTS names; "
-            f"load({IMAGENET!r}) takes any network"
-        )
+        raise WeightsError(f"{source.origin}: expected {wanted.network.name}, got {source.network.name}")
     return source
+
+
+def network_of(name: str | None) -> Network | None:
+    """The network that a name of published weights stands for, None for anything else. Nothing is loaded."""
+    from fastmnv2.weights import names
+
+    if name is None or name == IMAGENET:
+        replaced = os.environ.get("FASTMNV2_WEIGHTS") or cache.embedded() or exists(cache.folder() / cache.FILE)
+        return None if replaced else DEFAULT
+    found = None if exists(Path(name)) else names.published(name)
+    return found.network if found else None
 
 
 def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) -> Source:

@@ -1,6 +1,7 @@
 """Hugging Face's folders, and names of published weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,10 +262,22 @@ def test_a_name_is_not_answered_with_another_network(source, cache, tmp_path, mo
     native.write(tmp_path / "n.safetensors", fold(source))
     monkeypatch.setenv("FASTMNV2_WEIGHTS", str(tmp_path / "n.safetensors"))
     same(resolve("imagenet"), fold(source))
-    with pytest.raises(
-        fastmnv2.WeightsError, match="expected mobilenet_v2_075_96, got mobilenet_v2_035_96, which FAST"
-    ):
+    with pytest.raises(fastmnv2.WeightsError, match="expected mobilenet_v2_075_96, got mobilenet_v2_035_96"):
         resolve("mobilenet_v2_075_96")
+    cache.mkdir(exist_ok=True)
+    (cache / "mobilenet_v2_050_96.safetensors").write_bytes((tmp_path / "n.safetensors").read_bytes())
+    with pytest.raises(fastmnv2.WeightsError, match="expected mobilenet_v2_050_96, got mobilenet_v2_035_96"):
+        resolve("mobilenet_v2_050_96")
+
+
+def test_the_size_of_a_name_needs_no_file(source, cache, monkeypatch):
+    monkeypatch.delenv("FASTMNV2_WEIGHTS", raising=False)
+    for size_of in (fastmnv2.get_expected_image_size, fastmnv2.hub.get_expected_image_size):
+        assert size_of("imagenet") == size_of("mobilenet_v2_075_96") == (96, 96)
+        assert size_of("https://tfhub.dev/google/imagenet/mobilenet_v2_140_224/feature_vector/5") == (224, 224)
+    cache.mkdir(exist_ok=True)
+    native.write(cache / "imagenet.safetensors", fold(replace(source, size=(64, 80))))
+    assert fastmnv2.get_expected_image_size() == fastmnv2.get_expected_image_size("imagenet") == (64, 80)
 
 
 @pytest.mark.parametrize("multiplier", [0.35, 0.75])
