@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import former, kept
+from fastmnv2.core import model_cache, old_imports
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
 from fastmnv2.core.network import DEFAULT
-from fastmnv2.core.similar import pairs
+from fastmnv2.core.similarity import pairs
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
@@ -51,12 +51,12 @@ __all__ = [
     "quantize",
 ]
 
-PARTS = ("hub", "image", "keras", "learn", "sklearn")
+_SUBMODULES = ("hub", "image", "keras", "learn", "sklearn")
 """Modules that are imported when first used: ``fastmnv2.image`` needs no ``import fastmnv2.image``."""
 
 _Weights = str | os.PathLike[str] | None
 
-former.install()
+old_imports.install()
 
 
 def load(
@@ -108,7 +108,7 @@ def load(
         WeightsUnavailable: "imagenet" weights can't be found or downloaded; the message lists what to do.
         OSError: the disk is full, or no more files can be opened.
     """
-    return kept.load(
+    return model_cache.load(
         weights,
         threads=threads,
         download=download,
@@ -225,7 +225,7 @@ def iter_embed_images(
 
 
 def _model(weights: _Weights | Model) -> Model:
-    return weights if isinstance(weights, Model) else kept.model(weights)
+    return weights if isinstance(weights, Model) else model_cache.model(weights)
 
 
 def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
@@ -286,11 +286,11 @@ def quantize(
 
 def __dir__() -> list[str]:
     """The public names only."""
-    return [*__all__, *(part for part in PARTS if part not in __all__)]
+    return [*__all__, *(part for part in _SUBMODULES if part not in __all__)]
 
 
 def __getattr__(name: str) -> Any:
     """Import a part such as ``fastmnv2.image`` when it is first used."""
-    if name in PARTS:
+    if name in _SUBMODULES:
         return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.model import Model
 
 _Outputs = dict[str, NDArray[np.float32]]
@@ -48,7 +48,7 @@ class Module:
                 f"expected a module for inference, got trainable={trainable!r} and tags={tags!r}; "
                 "fastmnv2.keras.build makes a model to train"
             )
-        self.model = spec if isinstance(spec, Model) else kept.model(spec)
+        self.model = spec if isinstance(spec, Model) else model_cache.model(spec)
         self.name = name
 
     def __call__(

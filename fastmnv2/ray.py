@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
@@ -56,7 +56,7 @@ class ImageEmbedder:
         crop: Crop | None = None,
         background: Colour | None = None,
     ) -> None:
-        self._model = weights if isinstance(weights, Model) else kept.model(weights)
+        self._model = weights if isinstance(weights, Model) else model_cache.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
         size = self._model.network.size
         self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Crop, Method
@@ -103,7 +103,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
-        return kept.model(self.weights, precision=self.precision, size=self.size)
+        return model_cache.model(self.weights, precision=self.precision, size=self.size)
 
     def __sklearn_is_fitted__(self) -> bool:
         """True, because there is nothing to fit."""

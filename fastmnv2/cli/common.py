@@ -16,7 +16,7 @@ from fastmnv2.image.resizing import METHODS
 
 if TYPE_CHECKING:
     from fastmnv2.image.find import Found
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
 _KINDS = 4  # kinds of skipped files that a summary names
 
@@ -211,7 +211,7 @@ def find_pictures(
 ) -> "Pictures":
     """The pictures that were named or listed, or are in named folders. ``decoding`` holds the fields of ``Options``."""
     from fastmnv2.image.decode import Options
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
     if not paths and listed is None:
         raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")

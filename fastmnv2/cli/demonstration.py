@@ -17,7 +17,7 @@ from fastmnv2.core import threads
 from fastmnv2.core.errors import CONTROLS
 
 if TYPE_CHECKING:
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
 _BATCH = 32
 

@@ -32,7 +32,7 @@ from fastmnv2.cli.common import (
 if TYPE_CHECKING:
     from fastmnv2.core.model import Model
     from fastmnv2.core.progress import Advance
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
     from fastmnv2.image.outputs import Writer
 
 _ROWS = 64  # rows that a writer gets together

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastmnv2._version import __version__
-from fastmnv2.core import _engine, kept, threads
+from fastmnv2.core import _engine, model_cache, threads
 from fastmnv2.core.model import Model, available_isas, isa
 
 
@@ -39,7 +39,7 @@ def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[st
     if isinstance(weights, Model):
         return weights.weights
     try:
-        return kept.model(weights, download=False).weights
+        return model_cache.model(weights, download=False).weights
     except (ValueError, OSError) as error:
         return {"error": str(error)}
 

@@ -20,7 +20,7 @@ from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress
 from fastmnv2.image import keys
 from fastmnv2.image.decode import Options
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 from fastmnv2.image.parts import Known, Parts, Row, State
 from fastmnv2.image.stream import stream
 

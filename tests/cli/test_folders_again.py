@@ -12,7 +12,7 @@ import fastmnv2
 from fastmnv2.core.atomic import locked
 from fastmnv2.core.errors import ImageError, is_transient
 from fastmnv2.image import decode, jobs, keys
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 
 arrow = pytest.importorskip("pyarrow.parquet")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX names, links and pipes")

@@ -153,9 +153,9 @@ def read(path: Path) -> Source:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
     input_range, found_head, labels = None, None, None
     if "around" in metadata:
-        from fastmnv2.weights.forms import surroundings
+        from fastmnv2.weights.forms import native_metadata
 
-        input_range, found_head, labels = surroundings.read(path, metadata["around"], tensors, network.features)
+        input_range, found_head, labels = native_metadata.read(path, metadata["around"], tensors, network.features)
     return (Quantised if quantised else Source)(
         "native",
         str(path),
