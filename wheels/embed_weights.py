@@ -40,7 +40,7 @@ def main() -> None:
         unknown = [remote.url for remote in remotes if remote.sha256 is None]
         if unknown:
             sys.exit(
-                f"refused: the sha256 of {' and '.join(unknown)} is unknown; fill in REMOTES in "
+                f"refused: the sha256 of {' and '.join(unknown)} is unknown; fill it into REMOTES in "
                 "fastmnv2/weights/download.py, or pass --sha256"
             )
         fetched, failures = download.fetch(remotes)

@@ -60,7 +60,7 @@ def test_weights_whose_hash_is_not_known_are_refused(tmp_path, server, untrained
     server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
     code, says = embed_weights("--target", tmp_path / "imagenet.safetensors")
     assert code == 1
-    assert "no sha256 is known of" in says
+    assert "is unknown" in says
     assert server.asked == []
 
 
