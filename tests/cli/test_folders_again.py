@@ -277,7 +277,7 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
     assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
     assert left == sorted([*EVERY, "p/new.png"])
     said, left = three("p", "r")
-    assert "2 not there, but kept" in said
+    assert "2 not found, but their rows kept" in said
     assert left == sorted([*EVERY, "p/new.png"])
     (tmp_path / "list").write_text("\n".join(EVERY))
     assert three("--from", "list", code=1)[1] == sorted([*EVERY, "p/new.png"])
