@@ -57,7 +57,7 @@ ACTIVATIONS: dict[str, Any] = {
 round once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One step of a head.
 
@@ -76,7 +76,7 @@ class Step:
 TENSORS = {"dense": ("kernel", "bias"), "affine": ("scale", "shift")}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head:
     """Steps from the features ``[n,inputs]`` to ``[n,outputs]``, checked; and names of the classes, if there are any.
 
