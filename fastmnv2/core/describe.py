@@ -1,4 +1,4 @@
-"""``fastmnv2.info()``: everything that a bug report needs, in one dict."""
+"""``fastmnv2.info()``: details for bug reports."""
 
 import os
 import platform
@@ -27,11 +27,11 @@ def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if _matters(name)},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if _is_relevant(name)},
     }
 
 
-def _matters(name: str) -> bool:
+def _is_relevant(name: str) -> bool:
     return name.startswith(("FASTMNV2_", "OMP_", "GOMP_", "KMP_")) or name == "TFHUB_CACHE_DIR"
 
 
