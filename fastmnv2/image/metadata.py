@@ -1,4 +1,4 @@
-"""Strip metadata, which may be damaged or too large for a reader, from files; the pixels don't depend on them."""
+"""Strip metadata from files. It may be damaged or too large for a reader, and the pixels don't depend on it."""
 
 import zlib
 
@@ -10,7 +10,7 @@ _JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's markers, which define the colour
 
 
 def without(data: bytes) -> bytes | None:
-    """A PNG or JPEG reduced to what its pixels need; None for other files, or if there is nothing to strip."""
+    """A PNG or JPEG without the metadata that its pixels don't need; None for other files, or if there is none."""
     if data.startswith(_PNG):
         found = _png(data)
     elif data.startswith(jpeg.START):
@@ -51,4 +51,4 @@ def _jpeg(data: bytes) -> bytes:
         if not optional or code in _JPEG_KEPT or data[at + 4 : at + 10] == b"Exif\0\0":
             kept.append(data[at:end])
         at = end
-    return b"".join([*kept, data[at:]])  # not from start: a segment too short for its own length is kept too
+    return b"".join([*kept, data[at:]])  # from ``at``, not ``start``, to keep a segment that is cut short

@@ -337,7 +337,7 @@ def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
     kept = len(rows(tmp_path / "out"))
     assert kept > 3
     assert said.startswith(
-        f"interrupted; {tmp_path / 'out'} keeps the features of {kept} pictures, and the same command"
+        f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command"
     )
 
 
@@ -358,7 +358,7 @@ def test_the_lock_is_no_way_out(invoke, tmp_path):
         pass
     assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
     os.mkfifo(out / "part-000000.parquet")
-    assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "got a special file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
 
 
 def test_another_program_s_manifest_is_kept(invoke, tmp_path):
