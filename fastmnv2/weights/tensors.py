@@ -106,7 +106,7 @@ class Source:
             )
         try:
             network = of(multiplier, *size)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise WeightsError(
                 f"{self.origin}: there is no network for images of {size[0]} x {size[1]}: {error}"
             ) from None
