@@ -355,8 +355,8 @@ class Model:
 
         Returns:
             ``{name: float32 [n,height,width,channels]}``; ``'default'`` is ``[n,features]``. One image gives arrays
-            without the first axis. These are the very values that ``embed`` computes on the way to the features. An int8
-            model gives NaN for every output of an image that contains a NaN, but no NaN among ``raw`` integers.
+            without the first axis. These are the very values that ``embed`` computes on the way to the features.
+            An int8 model gives NaN for every output of an image that contains a NaN, but ``raw`` integers have no NaN.
 
         Raises:
             ValueError: if a name is unknown, or ``raw`` is set for a float32 model.
