@@ -182,6 +182,13 @@ def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
             i == 2 for i in range(len(images))
         ]
         assert np.isnan(model.embed(images[2], threads=threads)).all()
+    names = ["default", ENDPOINT_NAMES[1], ENDPOINT_NAMES[-1], PROJECTION_NAMES[3]]
+    whole = model.endpoints(pictures[: len(images)], names)
+    for name, values in model.endpoints(images, names).items():
+        assert np.isnan(values[2]).all(), name
+        np.testing.assert_array_equal(np.delete(values, 2, 0), np.delete(whole[name], 2, 0))
+    assert np.isnan(model.endpoints(images[2], names[1])[names[1]]).all()
+    assert model.endpoints(images, names[1], raw=True)[names[1]].dtype == model.folded.dtype
     assert np.isfinite(model.embed(images[3])).all()
 
 
