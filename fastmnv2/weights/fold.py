@@ -1,6 +1,7 @@
 """Batch norms folded into the convolutions before them, after every check that weights must pass."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,12 @@ def fold(source: Source) -> Folded:
         kernel, bias = _fold_layer(source, layer)
         tensors[layer.weights_name] = kernel
         tensors[layer.biases_name] = bias
+    if source.size is None:
+        height, width = source.network.size
+        assumed = (
+            f"nothing records the size of images: {height} x {width} is assumed, as of 'imagenet'; size= sets another"
+        )
+        source = replace(source, notes=(*source.notes, assumed))
     return Folded.of(source, tensors)
 
 
