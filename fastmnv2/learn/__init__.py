@@ -1,4 +1,4 @@
-"""Classifiers for your own pictures: a cross-validated linear head on the features, like TF-Hub's ``retrain.py``.
+"""Train classifiers for your own pictures: a linear head on the features, cross-validated, as in TF-Hub's retrain.py.
 
 >>> model = fastmnv2.learn.train("photos/", report="report.html")  # doctest: +SKIP
 >>> model.classes, model.predict(images)  # doctest: +SKIP
@@ -29,7 +29,8 @@ def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
         trained: what ``study`` or ``train`` returned, or any other model.
 
     Raises:
-        OSError: the file can't be written.
+        OSError: if the file can't be written.
+        WeightsError: if the names of classes are too long for the file.
     """
     from fastmnv2.weights.forms import native
 
@@ -37,7 +38,11 @@ def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
 
 
 def write_report(path: str | os.PathLike[str], outcome: Outcome) -> None:
-    """Write an outcome as one HTML page: no other file, no script, nothing fetched."""
+    """Write a report on an outcome as one HTML page, without scripts and without references to other files.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
     from fastmnv2.learn import report
 
     report.write(Path(path), outcome)
@@ -66,7 +71,7 @@ def train(
     If ``report`` is given, the HTML report is written there. All other arguments are those of ``study``.
 
     Returns:
-        a ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
+        A ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
 
     Raises:
         ValueError, OSError, ImportError: as ``study``.

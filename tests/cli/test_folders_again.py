@@ -336,9 +336,7 @@ def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
     ).stderr
     kept = len(rows(tmp_path / "out"))
     assert kept > 3
-    assert said.startswith(
-        f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command"
-    )
+    assert said.startswith(f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command")
 
 
 @POSIX

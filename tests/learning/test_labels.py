@@ -127,7 +127,9 @@ def model(untrained_native):
 
 
 def compute(model, paths, variants=features.VARIANTS, **how):
-    return features.compute(model, "", [str(path) for path in paths], variants, place=None, skip=pytest.fail, **how)
+    return features.compute(
+        model, "", [str(path) for path in paths], variants, cache_path=None, skip=pytest.fail, **how
+    )
 
 
 def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
@@ -171,7 +173,7 @@ def test_the_cache_knows_all_options(tmp_path, model):
     found = []
     for options in (Options(), Options(method="area"), Options(method="tf1"), Options()):
         x, _, _ = features.compute(
-            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], place=tmp_path / "kept", skip=pytest.fail,
+            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], cache_path=tmp_path / "kept", skip=pytest.fail,
             options=options,
         )  # fmt: skip
         found.append(x)

@@ -175,7 +175,7 @@ def test_one_file_with_two_labels_is_told(pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "p")
     shutil.copy(next(folder.glob("red/0*.png")), folder / "blue" / "again.png")
     found, _ = study(folder)
-    assert any("same file" in note for note in found.notes)
+    assert any("copies of another picture" in note for note in found.notes)
 
 
 def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
