@@ -16,7 +16,6 @@ from fastmnv2._version import __version__
 from fastmnv2.core import model_cache, old_imports
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
-from fastmnv2.core.network import DEFAULT
 from fastmnv2.core.similarity import pairs
 
 if TYPE_CHECKING:
@@ -232,11 +231,14 @@ def _model(weights: _Weights | Model) -> Model:
 def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
     """Height and width, in pixels, of the images that a model takes, or that ``embed`` takes with these weights.
 
-    Without an argument, the size is that of "imagenet", 96 x 96, and nothing is loaded, unless ``FASTMNV2_WEIGHTS``
-    names other weights. Raises what ``load`` raises.
+    Without an argument, the size is that of "imagenet", 96 x 96, unless ``FASTMNV2_WEIGHTS`` names other weights.
+    Nothing is loaded for "imagenet" and the other names of published weights. Raises what ``load`` raises.
     """
-    if model_or_weights is None and not os.environ.get("FASTMNV2_WEIGHTS"):
-        return DEFAULT.size
+    if isinstance(model_or_weights, str) or model_or_weights is None:
+        from fastmnv2.weights.resolve import network_of
+
+        if network := network_of(model_or_weights):
+            return network.size
     return _model(model_or_weights).network.size
 
 

@@ -108,12 +108,16 @@ def load(handle: str | os.PathLike[str]) -> Module:
 
 
 def get_expected_image_size(
-    module: Module, signature: str | None = None, input_name: str | None = None
+    module_or_spec: Module | Model | str | os.PathLike[str],
+    signature: str | None = None,
+    input_name: str | None = None,
 ) -> tuple[int, int]:
-    """Height and width of the images that a module takes, in pixels."""
-    return module.model.network.size
+    """Height and width of the images that a module, or one of this handle, takes, in pixels."""
+    from fastmnv2 import get_expected_image_size as size_of
+
+    return size_of(module_or_spec.model if isinstance(module_or_spec, Module) else module_or_spec)
 
 
-def get_num_image_channels(module: Module, signature: str | None = None, input_name: str | None = None) -> int:
+def get_num_image_channels(module_or_spec: Any, signature: str | None = None, input_name: str | None = None) -> int:
     """Number of channels of the images: 3, for red, green and blue."""
     return 3

@@ -30,8 +30,10 @@ cdef class Network:
 
     cdef fm_network network
 
-    def __cinit__(self, double multiplier, int height, int width):
-        if fm_network_make(multiplier, height, width, &self.network) != FM_OK:
+    def __cinit__(self, double multiplier, height, width):
+        # Sizes that a C int can't hold become one that no network has.
+        cdef int rows = min(max(height, 0), 1 << 20), columns = min(max(width, 0), 1 << 20)
+        if fm_network_make(multiplier, rows, columns, &self.network) != FM_OK:
             raise ValueError(
                 "expected a multiplier from 0.25 to 2, and a height and width from 32 to 512 pixels; "
                 f"got {multiplier:g} and {height} x {width}"

@@ -356,6 +356,7 @@ class Model:
         Returns:
             ``{name: float32 [n,height,width,channels]}``; ``'default'`` is ``[n,features]``. One image gives arrays
             without the first axis. These are the very values that ``embed`` computes on the way to the features.
+            An int8 model gives NaN for every output of an image that contains a NaN, but ``raw`` integers have no NaN.
 
         Raises:
             ValueError: if a name is unknown, or ``raw`` is set for a float32 model.
@@ -378,10 +379,13 @@ class Model:
             records[index] = np.empty((n, *shape), np.float32 if quantised is None else np.uint8)
         self._forward(array, features, threads, records)
         found: dict[str, NDArray[Any]] = {}
+        lost = np.isnan(features).any(axis=1)
         for name, index in indices.items():
             found[name] = features if index == -1 else records[index]
             if quantised is not None and index != -1:
                 found[name] = quantised.integers(found[name]) if raw else quantised.numbers(found[name], name)
+                if not raw:  # integers have no NaN
+                    found[name][lost] = np.nan
             if name == "default":
                 found[name] = found[name].reshape(n, self._network.features)
         return {name: value[0] for name, value in found.items()} if single else found

@@ -226,7 +226,7 @@ def checked_size(size: Any) -> tuple[int, int]:
         raise TypeError(f"size: expected an int or (height, width), in pixels, got {size!r}")
     try:
         of(1.0, height, width)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ValueError(f"size: there is no network for images of {height} x {width}: {error}") from None
     return height, width
 

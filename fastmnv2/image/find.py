@@ -81,7 +81,7 @@ class _Search:
                 (self.found.searched if count else self.found.empty).append(name)
 
     def _add(self, path: Path) -> None:
-        self.paths.setdefault(path.absolute(), str(path))
+        self.paths.setdefault(keys.absolute(path), str(path))
 
     def _unlisted(self, source: str, why: str) -> None:
         self.found.unlisted[source] = why

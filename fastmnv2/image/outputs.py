@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.atomic import check_writable, writing
 from fastmnv2.core.errors import CONTROLS
+from fastmnv2.image import keys
 
 _ROW_GROUP = 1024  # larger than a batch, for less metadata and better compression
 _FORMULA = ("=", "+", "-", "@")  # first characters that make spreadsheets evaluate a cell
@@ -45,7 +46,8 @@ def open_output(target: Path, features: int) -> Iterator[Writer]:
     - ``.npz``: arrays ``features`` float32 ``[n,features]`` and ``paths`` ``[n]``.
     - ``.csv``: columns path, f0, f1 and so on, with the shortest decimals that give the same float32. Control
       characters in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
-    - ``.parquet``: columns path (string) and features (fixed-size lists of float32). Needs pyarrow.
+    - ``.parquet``: columns path (string) and features (fixed-size lists of float32). A path that is not UTF-8 is stored
+      as in a folder: see ``fastmnv2.image.keys``. Needs pyarrow.
 
     Everything is written to a temporary file next to ``target``, which is renamed when the block ends. If the block
     raises, the temporary file is removed and ``target`` is unchanged.
@@ -191,8 +193,8 @@ class Parquet(Writer):
         self._rows = 0
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """See ``Writer``. Bytes of a path that are not UTF-8 become U+FFFD, because parquet stores only text."""
-        text = [path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths]
+        """See ``Writer``."""
+        text = [path if keys.is_text(path) else keys.key(path) for path in paths]
         # A copy, because the caller may reuse its array while the rows wait.
         values = self._arrow.array(features.reshape(-1).copy())
         lists = self._arrow.FixedSizeListArray.from_arrays(values, self._features)

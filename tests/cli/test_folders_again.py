@@ -98,6 +98,8 @@ def test_relative_names_are_those_of_their_own_directory(invoke, tmp_path, monke
         invoke("embed", "p", "-o", "../out/")
     monkeypatch.chdir(tmp_path / "one" / "p")
     assert " new" not in invoke("embed", ".", "./0.png", "-o", f"{tmp_path / 'out'}/").stderr
+    monkeypatch.chdir(tmp_path / "two")
+    assert " new" not in invoke("embed", "../one/p", "../two/p/0.png", "-o", "../out/").stderr
     found = rows(tmp_path / "out")
     assert sorted(found) == [str(tmp_path / place / "p" / "0.png") for place in ("one", "two")]
     for path, row in found.items():
@@ -115,6 +117,15 @@ def test_a_byte_and_its_escape_are_two_pictures(invoke, tmp_path):
     raw.unlink()
     invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--prune")
     assert list(rows(tmp_path / "out")) == [str(escaped)]
+
+
+@POSIX
+def test_a_parent_folder_in_a_key_is_that_of_a_links_target(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    for name in ("a/b/../0.png", "link/../0.png", "a/b/../../link/.././0.png", f"../{tmp_path.name}/a/0.png"):
+        assert keys.key(f"{tmp_path}/{name}") == str(tmp_path / "a" / "0.png")
+    assert keys.key(f"{tmp_path}/link/0.png") == str(tmp_path / "link" / "0.png")
 
 
 def test_keys():

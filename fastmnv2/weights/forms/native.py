@@ -251,7 +251,7 @@ def _network(path: Path, metadata: dict[str, str]) -> Network:
         if type(multiplier) is not float or type(height) is not int or type(width) is not int:
             raise ValueError("expected numbers")
         return of(multiplier, height, width)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(
             f"{path}: __metadata__: network: expected multiplier, height and width of a network, got "
             f"{metadata['network'][:200]!r}: {error}"

@@ -264,9 +264,10 @@ class Quantised(Folded):
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
             return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
         moved = -self.lowest  # MEAN
-        multiplier = np.float32(np.float32(before.scale / after.scale) / np.float32(pixels))
-        centred = (sums - pixels * (before.zero_point + moved)).astype(np.float32)
-        found = np.rint(centred * multiplier).astype(np.int64) + after.zero_point
+        # LiteRT's order of float32 operations: only it rounds means next to a half in the same direction.
+        multiplier = np.float32(before.scale / after.scale) * (np.float32(1) / np.float32(pixels))
+        offset = np.float32(after.zero_point) - np.float32(pixels * before.zero_point) * multiplier
+        found = np.rint((sums - pixels * moved).astype(np.float32) * multiplier + offset)
         return np.asarray(found.clip(after.low, after.high) + moved, np.uint8)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
