@@ -197,7 +197,7 @@ def test_a_name_on_the_hub_is_looked_up_in_its_cache(source, tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = huggingface.fetched("hf://some/network", download=False)
     assert Path(folder) == snapshot
-    with pytest.raises(fastmnv2.WeightsUnavailable, match="the network is not used"):
+    with pytest.raises(fastmnv2.WeightsUnavailable, match="downloads are disabled"):
         huggingface.fetched("hf://some/other", download=False)
     with pytest.raises(fastmnv2.WeightsError, match="organisation/name"):
         huggingface.fetched("hf://other", download=False)

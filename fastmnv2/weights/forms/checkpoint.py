@@ -44,7 +44,7 @@ def read(prefix: Path) -> Source:
 
 
 def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
-    """The same for an opened bundle."""
+    """Read the variables of an opened bundle, as ``read`` does."""
     chosen: dict[str, str] = {}  # slim name: name in the file
     for name in opened.entries:
         plain = slim_name(name)
@@ -58,7 +58,7 @@ def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
         notes.append(f"{averaged} variables are exponential moving averages")
     ignored = len(opened.entries) - len(wanted)
     if ignored:
-        notes.append(f"{ignored} other tensors of the bundle (raw values, optimiser slots, …) are ignored")
+        notes.append(f"{ignored} other tensors of the bundle (such as raw values and optimiser slots) are ignored")
     return Source(
         form,
         origin,
