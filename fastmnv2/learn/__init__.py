@@ -7,7 +7,6 @@ Needs ``pip install 'fastmnv2[learn]'``.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ from fastmnv2.learn.study import KEEP, Outcome, Precision, study
 
 if TYPE_CHECKING:
     from fastmnv2.image.decode import Options
+    from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
 
 __all__ = ["Outcome", "save", "study", "train", "write_report"]
@@ -63,7 +63,7 @@ def train(
     seed: int = 0,
     threads: int | None = None,
     cache: str | os.PathLike[str] | None = KEEP,
-    on_skip: Callable[[str, object], None] | None = None,
+    on_error: "OnError" = "skip",
     progress: bool = False,
 ) -> Model:
     """Train a linear head on pictures and return a model with it: ``study(data, ...).model``.
@@ -74,12 +74,12 @@ def train(
         A ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
 
     Raises:
-        ValueError, OSError, ImportError: as ``study``.
+        ValueError, TypeError, OSError, ImportError: as ``study``.
     """
     outcome = study(
         data, weights=weights, precision=precision, augment=augment, class_weight=class_weight, folds=folds,
         method=method, options=options, follow_links=follow_links, seed=seed, threads=threads, cache=cache,
-        on_skip=on_skip, progress=progress,
+        on_error=on_error, progress=progress,
     )  # fmt: skip
     if report is not None:
         write_report(report, outcome)

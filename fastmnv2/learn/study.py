@@ -1,19 +1,21 @@
 """Train a model with a head on labelled pictures, and estimate its accuracy."""
 
 import dataclasses
+import itertools
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2.core.errors import ImageError
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.image.decode import Options
+from fastmnv2.image.embed import OnError
 from fastmnv2.image.resizing import Method
 from fastmnv2.learn import dataset, features, regression
 from fastmnv2.learn.measures import Measures
@@ -74,7 +76,7 @@ def study(
     seed: int = 0,
     threads: int | None = None,
     cache: str | os.PathLike[str] | None = KEEP,
-    on_skip: Callable[[str, object], None] | None = None,
+    on_error: OnError = "skip",
     progress: bool = False,
 ) -> Outcome:
     """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its strength.
@@ -85,7 +87,7 @@ def study(
             header. A label may be several names, as a list or separated by ";" or "|", or an empty list for none of
             the classes, and a path may occur in several rows. If a picture does not have exactly one class, this is a
             multi-label task: each class has its own sigmoid instead of a softmax over all. Pictures whose label is
-            missing (null, NaN, or an empty text in a single-label task) are skipped and reported to ``on_skip``.
+            missing (null, NaN, or an empty text in a single-label task) are handled by ``on_error``.
         weights: the weights that compute the features, as for ``fastmnv2.load``. Their own head is not used.
         precision: the precision of the features and of the new model, as for ``fastmnv2.load``. The model's file
             records it, so that ``load`` uses the same.
@@ -98,8 +100,9 @@ def study(
         seed: the seed of the division into folds.
         threads: the maximum number of threads for features.
         cache: a file that caches features by the pictures' content; None for no cache.
-        on_skip: called with the path and the reason for each picture that is skipped; by default, each causes a
-            warning.
+        on_error: for pictures that can't be read or have no label: "skip" them, with a warning for each; "raise" an
+            ``ImageError`` for the first; or a function, which is called with an ``ImageError`` for each, whose
+            ``index`` counts the errors.
         progress: draw a bar on stderr.
 
     Returns:
@@ -117,7 +120,7 @@ def study(
         raise ValueError(f"augment: expected True, False or 'auto', got {augment!r}")
     if class_weight not in ("balanced", None):
         raise ValueError(f"class_weight: expected 'balanced' or None, got {class_weight!r}")
-    skip = on_skip or (lambda path, why: warnings.warn(f"skipped {path}: {why}", stacklevel=3))
+    skip = _skip_with(on_error)
     labelled = dataset.read(data, skip, follow_links=follow_links)
     folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
     _check_names(folded, labelled.classes)
@@ -145,6 +148,24 @@ def study(
     return Outcome(
         Model(folded, threads=threads), found, measures, choice.strength, choice.losses, augmented, notes, folded
     )
+
+
+def _skip_with(on_error: OnError) -> dataset.Skip:
+    """A function that is called with the path and the reason for each picture that is skipped."""
+    if on_error not in ("raise", "skip") and not callable(on_error):
+        raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
+    numbers = itertools.count()
+
+    def skip(path: str, reason: object) -> None:
+        error = ImageError(next(numbers), path, str(reason))
+        if on_error == "raise":
+            raise error
+        if callable(on_error):
+            on_error(error)
+        else:
+            warnings.warn(f"skipped {path}: {reason}", stacklevel=4)
+
+    return skip
 
 
 def _check_names(folded: Folded, classes: tuple[str, ...]) -> None:

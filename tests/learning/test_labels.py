@@ -136,6 +136,23 @@ def test_linked_folders_of_a_class(tmp_path):
     assert len(found.paths) == 3
 
 
+def test_on_error_decides_about_pictures_without_a_label():
+    data = [("a.png", None), ("b.png", "x"), ("c.png", NAN)]  # one class only, which ends the call after the labels
+    errors = []
+    with pytest.raises(ValueError, match="at least two classes"):
+        fastmnv2.learn.study(data, weights="untrained", on_error=errors.append)
+    assert [(error.index, error.name, error.reason) for error in errors] == [
+        (0, "a.png", "there is no label"),
+        (1, "c.png", "there is no label"),
+    ]
+    with pytest.raises(fastmnv2.ImageError, match=r"a\.png: there is no label"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="raise")
+    with pytest.raises(ValueError, match="at least two"), pytest.warns(UserWarning, match=r"skipped [ac]\.png: there"):
+        fastmnv2.learn.study(data, weights="untrained")
+    with pytest.raises(ValueError, match="on_error: expected 'raise', 'skip' or a function, got 'ignore'"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="ignore")
+
+
 def test_names_too_long_for_the_file_are_refused_before_the_training(monkeypatch):
     monkeypatch.setattr(features, "compute", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(fastmnv2.WeightsError, match="names of classes"):

@@ -92,7 +92,7 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
     if len(text) > _HEADER_LIMIT:
         names = len(json.dumps(folded.head.classes)) if folded.head else 0
         raise WeightsError(
-            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, of which the classes' names take "
+            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, of which the names of classes take "
             f"{names}; use shorter names"
         )
     return text, [arrays[name] for name in list(header)[1:]]

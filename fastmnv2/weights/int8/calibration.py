@@ -4,8 +4,9 @@ Weights get one scale per channel. Activations get the range that they have on t
 of each channel; this shift is then subtracted from the biases, layer by layer.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import arguments
 from fastmnv2.core.model import Model
 from fastmnv2.core.network import Layer, Network
+from fastmnv2.core.progress import Advance, silent
+from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
@@ -83,7 +86,7 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
 ) -> Report:
     """See ``fastmnv2.quantize``. ``folded`` holds the float weights."""
     image_quantity(*folded.range)  # check this before work that takes minutes
@@ -95,7 +98,8 @@ def quantize(
     held_out = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
     original = Model(folded, threads=threads)
     calibration = _Calibration(folded, original, array[~held_out])
-    quantised = calibration.run(progress or (lambda _done, _all: None))
+    with progress_bar("quantising", unit="layers") if progress else contextlib.nullcontext(silent) as advance:
+        quantised = calibration.run(advance)
     native.write(target, quantised)
     return _report(original, Model(quantised, threads=threads), array[held_out], int((~held_out).sum()))
 
@@ -165,15 +169,15 @@ class _Calibration:
             scale = self._tensors[quantity_names(POOL if layer is self._shape.head else before)[0]][0]
         return self._network()
 
-    def run(self, progress: Callable[[int, int], None]) -> Quantised:
+    def run(self, advance: Advance) -> Quantised:
         """The same with biases corrected for the shifts that rounding causes in the means."""
         self.uncorrected()
         outputs = [name for name, scope in self._names.items() if not scope.endswith("/sum")]
         for done, name in enumerate(outputs):
-            progress(done, len(outputs))
+            advance(done, len(outputs))
             if name != self._shape.endpoints[-1].name:
                 self._correct(name, self._names[name])
-        progress(len(outputs), len(outputs))
+        advance(len(outputs), len(outputs))
         return self._network()
 
     def _network(self) -> Quantised:
