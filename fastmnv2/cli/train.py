@@ -141,4 +141,4 @@ def _print_measures(outcome: Any) -> None:
     if outcome.data.exclusive and (pairs := outcome.measures.confused(_PAIRS)):
         click.echo("most confused")
         for i, j, number in pairs:
-            click.echo(f"  {names[i]} taken for {names[j]}: {number}")
+            click.echo(f"  {names[i]} predicted as {names[j]}: {number}")

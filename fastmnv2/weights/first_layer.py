@@ -6,9 +6,8 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Source
 
-_FACTOR = (
-    20  # the norm varies about 4-fold between trained networks; for [0,255] it is 127 times smaller than for [-1,1]
-)
+# The norm varies about 4-fold between trained networks. For [0,255] it is 127 times smaller than for [-1,1].
+_FACTOR = 20
 _USUAL_NORM = 1.5  # the norm of a channel's folded kernel, as the median over the channels
 _ASSUMED = "without it, [-1, 1] is assumed"
 

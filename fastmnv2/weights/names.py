@@ -34,7 +34,7 @@ _HANDLE = re.compile(
     r"https?://(?:www\.)?tfhub\.dev/google/imagenet/"
     r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)(?:/\d{1,2})?/?"
 )
-# Kaggle took over TF-Hub's modules, with versions of its own. kagglehub omits the server.
+# Kaggle hosts TF-Hub's modules under other version numbers. kagglehub's handles omit the server.
 _KAGGLE = re.compile(
     r"(?:https?://(?:www\.)?kaggle\.com/models/)?google/mobilenet-v2/(?:frameworks/)?tensorflow[12]/(?:variations/)?"
     r"(\d{3})-(\d{2,3})-(feature-vector|classification)(?:/(?:versions/)?\d{1,2})?/?",

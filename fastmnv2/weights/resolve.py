@@ -252,14 +252,14 @@ def _published(found: "Published", download: bool) -> Source:
 
 
 def _expecting(wanted: "Published", source: Source) -> Source:
-    """``source`` if it is the wanted network. "imagenet" and files in the cache can be replaced with another one."""
+    """Check that ``source`` is the wanted network; "imagenet" or a file in the cache may have been replaced."""
     if source.network != wanted.network:
         raise WeightsError(f"{source.origin}: expected {wanted.network.name}, got {source.network.name}")
     return source
 
 
 def network_of(name: str | None) -> Network | None:
-    """The network that a name of published weights stands for, None for anything else. Nothing is loaded."""
+    """The network of published weights, by their name; None for any other name. Nothing is loaded."""
     from fastmnv2.weights import names
 
     if name is None or name == IMAGENET:

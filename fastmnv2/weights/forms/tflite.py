@@ -79,7 +79,7 @@ class Walk:
         self.network = self._network()
 
     def _image(self, index: int) -> Value:
-        """The graph's input image, with the normalisation that the metadata define."""
+        """The graph's input image, with the normalisation that the metadata defines."""
         if TYPES.get(self.graph.tensors[index].type, "") not in ("<f4", "<f2"):
             return Value(-1)  # scale and zero point define the meaning of the integers
         try:
