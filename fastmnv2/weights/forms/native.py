@@ -131,7 +131,7 @@ def read(path: Path) -> Source:
     end = 0
     made: type[Source] = Source
     if "precision" in metadata:
-        from fastmnv2.weights.int8 import quantised  # here, because float32 models do without it and load faster
+        from fastmnv2.weights.int8 import quantised  # imported here, because float32 models load faster without it
 
         made, allowed = quantised.Quantised, quantised.allowed_shapes(network)
     else:

@@ -264,7 +264,7 @@ class Quantised(Folded):
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
             return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
         to_byte = -self.lowest  # MEAN
-        # LiteRT's order of float32 operations: only it rounds means next to a half in the same direction.
+        # In LiteRT's order of float32 operations, which decides how averages close to a half are rounded.
         multiplier = np.float32(before.scale / after.scale) * (np.float32(1) / np.float32(pixels))
         offset = np.float32(after.zero_point) - np.float32(pixels * before.zero_point) * multiplier
         found = np.rint((sums - pixels * to_byte).astype(np.float32) * multiplier + offset)
