@@ -135,7 +135,7 @@ def test_types_of_half_a_word(source, tmp_path):
         ({"layer_norm_eps": 1e-5}, None, "layer_norm_eps"),
         ({"model_type": "mobilenet_v1"}, None, "model_type"),
         ({"image_size": 31}, None, "31"),
-        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "each channel"),
+        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "channels differently"),
     ],
 )
 def test_other_networks_are_refused(source, tmp_path, config, preprocessor, says):

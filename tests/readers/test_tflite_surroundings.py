@@ -111,7 +111,7 @@ def hyperbolic(maker, pooled):
     [
         ({"behind": two_heads}, "second is a second branch"),
         ({"behind": hyperbolic}, "odd_one can't be run"),
-        ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only the average"),
+        ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only its average"),
     ],
     ids=["two heads", "tanh", "max pooling"],
 )
