@@ -126,24 +126,35 @@ def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is missing: null, NaN, pandas' versions of these, or their usual spellings as text."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    """Whether a value is missing: null, NaN of any type, pandas' and numpy's own, or their usual spellings as text."""
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
         return True
     if isinstance(value, str):
         return value.strip() in _MISSING
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+    return bool(value != value)  # noqa: PLR0124 -- NaN of any type, and NaT
 
 
 def _split(label: Any) -> list[str] | None:
     """The names in a label; None if it is missing."""
-    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)):
-        return [_name(name) for name in label if not _is_missing(name)]
+    label = _plain(label)
+    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)) and label is not np.ma.masked:
+        return [_name(name) for name in map(_plain, label) if not _is_missing(name)]
     if _is_missing(label):
         return None
     text = _name(label)
     for sign in _SEPARATORS[1:]:
         text = text.replace(sign, _SEPARATORS[0])
     return [name.strip() for name in text.split(_SEPARATORS[0]) if name.strip()]
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of Arrow, or a tensor without dimensions, as Python's own; other tensors as numpy's."""
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    if isinstance(value, np.generic) or value is np.ma.masked or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    return array if array.ndim else array.item()
 
 
 def _name(value: Any) -> str:
@@ -228,5 +239,5 @@ def _pairs(data: Any) -> Iterator[tuple[str, Any]]:
     for entry in data:
         if not isinstance(entry, (tuple, list, np.ndarray)) or len(entry) != 2:
             raise TypeError(f"data: expected pairs of path and label, got {entry!r}")
-        path, label = entry
+        path, label = _plain(entry[0]), entry[1]
         yield ("" if _is_missing(path) else os.fsdecode(path)), label

@@ -20,7 +20,7 @@ KINDS = {
     "int8": (np.int8, {}),
     "int8 wild": (np.int8, {"wild": True}),
     "int8 between float ends": (np.int8, {"float_ends": True}),
-    "int8 with a tail": (np.int8, {"tail": True}),
+    "int8 with a tail": (np.int8, {"tail": True, "ties": True}),
     "int8 with logits": (np.int8, {"logits": True}),
 }
 
@@ -105,7 +105,7 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
     """Maps of odd height and width, of one row and of one column: stride 2 pads them on both sides."""
     pytest.importorskip("ai_edge_litert")
     network = of(*which)
-    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True)
+    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True, ties=True)
     pictures = np.random.default_rng(8).integers(0, 256, (2, *network.image_shape), np.uint8)
     want = litert(path, pictures, network)
     model = fastmnv2.load(path, precision="int8")
@@ -159,6 +159,13 @@ def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
             i == 2 for i in range(len(images))
         ]
         assert np.isnan(model.embed(images[2], threads=threads)).all()
+    names = ["default", ENDPOINT_NAMES[1], ENDPOINT_NAMES[-1], PROJECTION_NAMES[3]]
+    whole = model.endpoints(pictures[: len(images)], names)
+    for name, values in model.endpoints(images, names).items():
+        assert np.isnan(values[2]).all(), name
+        np.testing.assert_array_equal(np.delete(values, 2, 0), np.delete(whole[name], 2, 0))
+    assert np.isnan(model.endpoints(images[2], names[1])[names[1]]).all()
+    assert model.endpoints(images, names[1], raw=True)[names[1]].dtype == model.folded.dtype
     assert np.isfinite(model.embed(images[3])).all()
 
 

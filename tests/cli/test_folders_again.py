@@ -12,7 +12,7 @@ import fastmnv2
 from fastmnv2.core.atomic import locked
 from fastmnv2.core.errors import ImageError, is_transient
 from fastmnv2.image import decode, jobs, keys
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 
 arrow = pytest.importorskip("pyarrow.parquet")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX names, links and pipes")
@@ -98,6 +98,8 @@ def test_relative_names_are_those_of_their_own_directory(invoke, tmp_path, monke
         invoke("embed", "p", "-o", "../out/")
     monkeypatch.chdir(tmp_path / "one" / "p")
     assert " new" not in invoke("embed", ".", "./0.png", "-o", f"{tmp_path / 'out'}/").stderr
+    monkeypatch.chdir(tmp_path / "two")
+    assert " new" not in invoke("embed", "../one/p", "../two/p/0.png", "-o", "../out/").stderr
     found = rows(tmp_path / "out")
     assert sorted(found) == [str(tmp_path / place / "p" / "0.png") for place in ("one", "two")]
     for path, row in found.items():
@@ -115,6 +117,15 @@ def test_a_byte_and_its_escape_are_two_pictures(invoke, tmp_path):
     raw.unlink()
     invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--prune")
     assert list(rows(tmp_path / "out")) == [str(escaped)]
+
+
+@POSIX
+def test_a_parent_folder_in_a_key_is_that_of_a_links_target(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    for name in ("a/b/../0.png", "link/../0.png", "a/b/../../link/.././0.png", f"../{tmp_path.name}/a/0.png"):
+        assert keys.key(f"{tmp_path}/{name}") == str(tmp_path / "a" / "0.png")
+    assert keys.key(f"{tmp_path}/link/0.png") == str(tmp_path / "link" / "0.png")
 
 
 def test_keys():
@@ -277,7 +288,7 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
     assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
     assert left == sorted([*EVERY, "p/new.png"])
     said, left = three("p", "r")
-    assert "2 not there, but kept" in said
+    assert "2 not found, but their rows kept" in said
     assert left == sorted([*EVERY, "p/new.png"])
     (tmp_path / "list").write_text("\n".join(EVERY))
     assert three("--from", "list", code=1)[1] == sorted([*EVERY, "p/new.png"])
@@ -336,9 +347,7 @@ def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
     ).stderr
     kept = len(rows(tmp_path / "out"))
     assert kept > 3
-    assert said.startswith(
-        f"interrupted; {tmp_path / 'out'} keeps the features of {kept} pictures, and the same command"
-    )
+    assert said.startswith(f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command")
 
 
 @POSIX
@@ -358,7 +367,7 @@ def test_the_lock_is_no_way_out(invoke, tmp_path):
         pass
     assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
     os.mkfifo(out / "part-000000.parquet")
-    assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "got a special file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
 
 
 def test_another_program_s_manifest_is_kept(invoke, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from decimal import Decimal
 
 import numpy as np
 import PIL.Image
@@ -29,9 +30,34 @@ def pandas_missing():
     return [pandas.NA, pandas.NaT]
 
 
-@pytest.mark.parametrize("missing", [None, NAN, np.float32("nan"), "nan", " NaN", "null", "pandas"])
+def arrow_missing():
+    arrow = pytest.importorskip("pyarrow")
+    return [arrow.scalar(None, "string"), arrow.scalar(NAN)]
+
+
+OTHERS = {"pandas": pandas_missing, "arrow": arrow_missing}
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        None,
+        NAN,
+        np.float32("nan"),
+        "nan",
+        " NaN",
+        "null",
+        "pandas",
+        "arrow",
+        Decimal("nan"),
+        np.array(NAN),
+        np.ma.masked,
+        np.datetime64("NaT"),
+        np.array(None),
+    ],
+)
 def test_missing_labels_are_left_out_with_a_word(missing):
-    for value in pandas_missing() if missing == "pandas" else [missing]:
+    for value in OTHERS[missing]() if isinstance(missing, str) and missing in OTHERS else [missing]:
         labels, skipped = read([("a", "x"), ("b", value), ("c", "y")])
         assert labels == {"a": ("x",), "c": ("y",)}
         assert skipped == {"b": "there is no label"}
@@ -60,6 +86,17 @@ def test_parquet_with_nulls(tmp_path):
 def test_several_labels_in_pairs(as_pairs):
     pairs = [("a", "cat;outdoors"), ("b", "dog|outdoors"), ("c", "dog")]
     assert read(as_pairs(pairs))[0] == {"a": ("cat", "outdoors"), "b": ("dog", "outdoors"), "c": ("dog",)}
+
+
+def test_scalars_of_other_libraries():
+    arrow = pytest.importorskip("pyarrow")
+    pairs = zip(arrow.array(["a", "b"]), [arrow.scalar("x"), np.array("y")], strict=True)
+    assert read(pairs)[0] == {"a": ("x",), "b": ("y",)}
+    assert read([("a", arrow.scalar(["x", "y"])), ("b", np.array(1)), ("c", np.array(b"x"))])[0] == {
+        "a": ("x", "y"),
+        "b": ("1",),
+        "c": ("x",),
+    }
 
 
 def test_bytes_are_text():
