@@ -96,7 +96,7 @@ static float *ordinary_weights(const fm_layer *layer, const fm_float32_kernels *
     return packed;
 }
 
-/* As many pixels as the network computes in one call. */
+/* At most as many pixels as the network computes in one call. */
 static void bench_pointwise_layer(const fm_float32_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_height * layer->in_width, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
     const int n = fm_float32_padded_columns(layer);
@@ -113,7 +113,7 @@ static void bench_pointwise_layer(const fm_float32_kernels *kernels, const fm_la
     report(&t, 1);
 }
 
-/* A slice of the channels, all rows of a small map or some of a large one. */
+/* A slice of the channels; all rows of a small map, or some rows of a large one. */
 static void bench_depthwise_layer(const fm_float32_kernels *kernels, const fm_layer *layer) {
     enum { MOST_ROWS = 8 };
     const int channels = layer->in_channels, width = layer->in_width, out = width / layer->stride;

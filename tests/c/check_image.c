@@ -102,7 +102,7 @@ static void check_add_rows(const fm_image_kernels *kernels, int n) {
     release();
 }
 
-/* Spans like those of a picture that is reduced (or enlarged), from n inputs. */
+/* Spans over n inputs, as for a picture that is reduced or enlarged. */
 static fm_spans spans_of(int inputs, int outputs) {
     fm_spans spans = {.outputs = outputs, .most = least(inputs, 2 * (inputs / outputs + 1) + 1)};
     int32_t *starts = fenced((size_t)outputs * sizeof *starts), *counts = fenced((size_t)outputs * sizeof *counts);
@@ -314,7 +314,7 @@ int main(int argc, char **argv) {
         return failures != 0;
     }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
-    if (!upper_halves_told()) printf("upper halves: not told here\n");
+    if (!upper_halves_reported()) printf("upper halves: not reported here\n");
     const fm_image_kernels *last = NULL;
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);

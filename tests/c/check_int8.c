@@ -27,7 +27,7 @@ static int between(int least, int most) { return least + rand() % (most - least 
 /* An input may be read FM_INT8_SLACK bytes past its end. */
 static uint8_t *fill(size_t bytes) {
     uint8_t *array = fenced(bytes + FM_INT8_SLACK);
-    const int full = between(0, 2); /* so many of three bytes have the max value */
+    const int full = between(0, 2); /* how many of three bytes have the max value */
     for (size_t i = 0; i < bytes + FM_INT8_SLACK; i++) array[i] = rand() % 3 < full ? 255 : (uint8_t)(rand() >> 8);
     return array;
 }
@@ -77,7 +77,7 @@ typedef enum numbers {
     PLAIN,   /* weights in int8, outputs that saturation clamps */
     SHIFTED, /* the same with zero points and clamps inside the range */
     WIDE,    /* weights of nine bits, products beyond int32 */
-    EDGE,    /* pairs of weights at the limit for sums of 16 bits, and some one above it */
+    EDGE,    /* pairs of weights at the limit for sums of 16 bits, and some that exceed it by 1 */
     NUMBERS
 } numbers;
 
@@ -225,7 +225,7 @@ static void pairs_conv(const fm_int8_conv_args *args) {
     }
 }
 
-/* Like AVX2's, for any machine. The mutant raises the limit for pairs of weights by one. */
+/* A table like AVX2's that runs on any machine. The mutant raises the limit for pairs of weights by one. */
 static fm_int8_kernels pairs_table(void) {
     fm_int8_kernels table = fm_int8_scalar;
     table.name = "pairs";
@@ -428,13 +428,13 @@ static void check_image(const fm_int8_kernels *kernels, numbers which) {
     const int flags = (int)call(kernels, "image", (any_function)kernels->image, &args);
     expect_same(kernels, "image", want, got, n);
     if (flags != ((outside ? FM_INT8_OUT_OF_RANGE : 0) | (nan ? FM_INT8_NAN : 0))) {
-        printf("FAIL %s image: what is outside [0, 1] or NaN\n", kernels->name);
+        printf("FAIL %s image: flags of pixels out of range or NaN\n", kernels->name);
         failures++;
     }
     release();
 }
 
-/* Must return; the rate is a matter for the benchmark. */
+/* The result is not used: this checks only the caller's registers and modes. */
 static void check_peak(const fm_int8_kernels *kernels, numbers which) {
     (void)which;
     call(kernels, "peak", (any_function)kernels->peak, &(fm_int8_peak_args){.rounds = 3, .x = 3, .w = 5});

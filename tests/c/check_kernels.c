@@ -27,9 +27,8 @@ static float odd_value(void) {
     return (float)rand() / (float)RAND_MAX * 4.0f - 2.0f;
 }
 
-/* The kind of numbers: ordinary and special ones, also NaN and infinities, or special ones passed through by pick_one.
- */
-typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
+/* The kind of numbers: ordinary and special ones; also NaN and infinities; special ones, one per sum (pick_one). */
+typedef enum numbers { ORDINARY, POISONED, SELECTED, NUMBERS } numbers;
 
 static float *fill(size_t floats) {
     float *array = fenced(floats * sizeof(float));
@@ -51,13 +50,13 @@ typedef struct weights {
     const float *packed[2];
 } weights;
 
-/* HANDED_ON: weights and bias that pass one input of each sum through unchanged, so that outputs are exactly the
- * special values. */
+/* SELECTED: weights and bias that pass one input of each sum through unchanged, so outputs are exactly the special
+ * values. */
 static weights fill_weights(const fm_layer *layer, const fm_float32_kernels *const tables[2], numbers which) {
     const int columns = layer->out_channels, taps = layer->kernel * layer->kernel;
     const int depth = layer->kind == FM_DEPTHWISE ? taps : taps * layer->in_channels;
     weights w = {.kernel = fill((size_t)depth * (size_t)columns), .bias = fill((size_t)columns)};
-    if (which == HANDED_ON) {
+    if (which == SELECTED) {
         for (int i = 0; i < depth * columns; i++) w.kernel[i] = i / columns == depth / 2 ? 1.0f : 0.0f;
         for (int i = 0; i < columns; i++) w.bias[i] = i % 2 ? -0.0f : 0.0f;
     }
@@ -101,7 +100,7 @@ static int some_channels(void) { return 8 * between(1, between(1, between(1, 224
 
 /* ---- pointwise ---- */
 
-/* Every panel of a layer, each table's own panels, into one map. */
+/* Computes every panel of a layer into one map. Tables have different panels. */
 static void call_pointwise(const fm_float32_kernels *kernels, fm_float32_pointwise_args args, const float *packed,
                            int n) {
     float *c = args.c;
@@ -111,7 +110,7 @@ static void call_pointwise(const fm_float32_kernels *kernels, fm_float32_pointwi
         const int start = fm_float32_panel_start(n, kernels->lanes, panels, p);
         args.ldb = fm_float32_panel_start(n, kernels->lanes, panels, p + 1) - start;
         args.ahead_bytes = p % 2 ? args.k * args.ldb * 4 : 0;
-        /* Whole, or in two parts. */
+        /* A whole panel, or two parts of it. */
         const int cut = rand() % fm_vectors(args.ldb, kernels->lanes) * kernels->lanes;
         for (int part = 0; part < 2; part++) {
             const int first = part ? cut : 0;
@@ -273,7 +272,7 @@ static void check_stem(const fm_float32_kernels *kernels, numbers which) {
     }
 }
 
-/* `bytes` or floats, through the network's own scaling and another. */
+/* Scales bytes (`bytes`) or floats, with the network's own numbers and with others. */
 static void check_scale(const fm_float32_kernels *kernels, numbers which, int bytes) {
     enum { COUNTS = 12 };
     for (int i = 0; i < COUNTS; i++) {
@@ -284,7 +283,7 @@ static void check_scale(const fm_float32_kernels *kernels, numbers which, int by
         uint8_t *from_bytes = fenced((size_t)count);
         for (int j = 0; j < count; j++) from_bytes[j] = (uint8_t)(j < 256 ? j : rand());
         float *from = fill_input((size_t)count, which);
-        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* none or one outside */
+        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* at most one is out of range */
         if (i > COUNTS / 2) from[i == COUNTS - 1 ? count - 1 : rand() % count] = i % 3 ? -0.3f : 1.3f;
         seal();
         for (int t = 0; t < 2; t++) {
@@ -419,7 +418,7 @@ __asm__(".text\n.globl keeping_pool\nkeeping_pool: fmov d9, xzr\nret\n");
 __asm__(".text\n.globl untidy_pool\nuntidy_pool: ret\n");
 #endif
 
-/* The end of the array, where a guard page is, and the front, where a canary is; the others at either. */
+/* The end of the array is at a guard page; the front is at a canary. Other mutants work at either. */
 static const struct mutant {
     const char *name;
     void (*pool)(const fm_float32_pool_args *args);
@@ -432,8 +431,8 @@ static const struct mutant {
 static void check_mutant(const char *name) {
     for (size_t i = 0; i < sizeof mutants / sizeof mutants[0]; i++) {
         if (strcmp(mutants[i].name, name) != 0) continue;
-        if (mutants[i].pool == untidy_pool && !upper_halves_told()) {
-            printf("upper halves: not told here\n");
+        if (mutants[i].pool == untidy_pool && !upper_halves_reported()) {
+            printf("upper halves: not reported here\n");
             continue;
         }
         fm_float32_kernels mutant = fm_float32_scalar;
