@@ -38,7 +38,7 @@ def fold(source: Source) -> Folded:
     if source.size is None:
         height, width = source.network.size
         assumed = (
-            f"nothing records the size of images: {height} x {width} is assumed, as of 'imagenet'; size= sets another"
+            f"the image size is not recorded: {height} x {width} is assumed, as for 'imagenet'; size= sets another"
         )
         source = replace(source, notes=(*source.notes, assumed))
     return Folded.of(source, tensors)
