@@ -58,6 +58,11 @@ def is_range(black: float, white: float) -> bool:
     return bool(np.float32(black) != np.float32(white))
 
 
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 values of bfloat16 ones, given by their bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 @dataclass(frozen=True)
 class Source:
     """Float32 arrays as read from one file or folder, before folding.

@@ -1,5 +1,6 @@
 """File layouts of Keras 2 and early Keras 3, and common changes of a model's layers, written by hand."""
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -200,6 +201,11 @@ def test_teachable_machine(tmp_path):
     np.testing.assert_allclose(model.predict(images), powers / powers.sum(axis=1, keepdims=True), rtol=1e-4)
 
 
+def shortened(values):
+    """Floats without the bits that bfloat16 has no room for."""
+    return (np.ascontiguousarray(values).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
 def test_bfloat16_variables(source, tmp_path):
     """HDF5 has no bfloat16, so h5py returns two opaque bytes."""
     with h5py.File(tmp_path / "m.h5", "w") as file:
@@ -294,13 +300,18 @@ def test_places_of_layers_without_names():
     }  # fmt: skip
 
 
-def test_save_weights_in_tensorflows_format(source, pixels, tmp_path):
+@pytest.mark.parametrize("dtype", [1, 2, 14, 19])
+def test_save_weights_in_tensorflows_format(source, pixels, tmp_path, dtype):
     """Keras 2's ``save_weights`` writes a bundle with an object graph that holds the variables' names."""
     arrays, names = {}, {}
     for number, (kind, layer_name, variable, values) in enumerate(variables(source)):
         plain = f"{'depthwise_' if kind == 'depthwise_conv2d' else ''}{variable}"
         key = f"layer_with_weights-{number:03d}/{plain}/.ATTRIBUTES/VARIABLE_VALUE"
         arrays[key], names[key] = values, f"{layer_name}/{plain}"
-    write_bundle(tmp_path / "cp.ckpt", arrays, names)
+    write_bundle(tmp_path / "cp.ckpt", arrays, names, dtype)
     model = fastmnv2.load(tmp_path / "cp.ckpt")
-    assert (model.embed(pixels) == fastmnv2.Model(fold(source)).embed(pixels)).all()
+    stored = {1: lambda x: x, 2: lambda x: x, 14: shortened, 19: lambda x: x.astype(np.float16).astype(np.float32)}[
+        dtype
+    ]
+    wanted = dataclasses.replace(source, tensors={name: stored(array) for name, array in source.tensors.items()})
+    assert (model.embed(pixels) == fastmnv2.Model(fold(wanted)).embed(pixels)).all()
