@@ -37,6 +37,7 @@ class Outcome:
         losses: the cross-validated log-loss for each picture, by strength.
         augmented: whether the training used mirror images and crops too.
         notes: notes for the reader, one sentence each.
+        options: how the pictures were decoded and resized.
     """
 
     model: Model
@@ -47,6 +48,7 @@ class Outcome:
     augmented: bool
     notes: tuple[str, ...]
     folded: Folded
+    options: Options = dataclasses.field(default_factory=Options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a native file, for ``fastmnv2.load`` and ``fastmnv2 classify --weights``."""
@@ -120,12 +122,13 @@ def study(
     asked = dataset.read(data, skip, follow_links=follow_links)
     folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
     _check_names(folded, asked.classes)
+    options = options or Options(method)
     place = features.default_place() if cache == KEEP else Path(cache) if cache is not None else None
     variants = features.VARIANTS if augment else features.VARIANTS[:1]
     with progress_bar("features", len(asked.paths), unit="pictures") if progress else _nothing() as advance:
         x, hashes, rows = features.compute(
             Model(folded, threads=threads), folded.digest, asked.paths, variants,
-            options=options or Options(method), place=place, skip=skip, advance=advance,
+            options=options, place=place, skip=skip, advance=advance,
         )  # fmt: skip
     found = asked.only(rows)
     parts = regression.folds(found.members, hashes, _check(found, folds), seed)
@@ -142,7 +145,15 @@ def study(
     folded = dataclasses.replace(folded, head=head, notes=(*folded.notes, *notes))
     measures = Measures(choice.probabilities, found.members, found.exclusive)
     return Outcome(
-        Model(folded, threads=threads), found, measures, choice.strength, choice.losses, augmented, notes, folded
+        Model(folded, threads=threads),
+        found,
+        measures,
+        choice.strength,
+        choice.losses,
+        augmented,
+        notes,
+        folded,
+        options,
     )
 
 
