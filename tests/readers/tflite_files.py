@@ -10,8 +10,9 @@ from int8_files import RELU6, SAME, Maker, packed
 class FloatMaker(Maker):
     """Builds the network from folded weights.
 
-    ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
-    tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through.
+    ``before`` is a list of (operator, numbers) on the image, or (operator, numbers, True) with the numbers first;
+    ``behind`` a function of this and of the pooled features' tensor that returns the outputs' tensors; ``pool`` the
+    operator that the last map goes through.
     """
 
     def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32):
@@ -61,10 +62,11 @@ class FloatMaker(Maker):
     def graph(self):
         s, network = self.schema, self.folded.network
         image = current = self.tensor((1, *network.image_shape), self.activations)
-        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
-        for operator, number in self.before:
+        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT, "DIV": s.DivOptionsT}
+        for operator, number, *first in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)
             given = (current, self.values(np.float32(number)))
+            given = given[::-1] if first else given
             current = self.operator(operator, given, target, kinds[operator]())
         block = current
         for layer in network.layers[:-1]:
