@@ -54,6 +54,14 @@ def test_quantize_keeps_range_head_and_classes(files, calibration):
     assert cosine(plain.embed(calibration), again.embed(calibration)) > 0.97
 
 
+@pytest.mark.parametrize("name", [None, "imagenet"])
+def test_the_configured_weights_are_run_as_what_they_are(files, monkeypatch, name):
+    for path, precision in zip(files, ("float32", "int8"), strict=True):
+        monkeypatch.setenv("FASTMNV2_WEIGHTS", str(path))
+        assert fastmnv2.load(name).precision == fastmnv2.info(name)["weights"]["precision"] == precision
+        assert fastmnv2.load(name, precision="float32").precision == "float32"
+
+
 def test_a_native_file_is_run_as_what_it_is(files, tmp_path):
     assert fastmnv2.load(files[0]).precision == "float32"
     assert fastmnv2.load(files[1]).precision == "int8"
