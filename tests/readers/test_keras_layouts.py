@@ -278,11 +278,20 @@ def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
         (0.5, -3, (-3, 124.5)),
         (2.0, -1.0, (-1, 1)),
         (-0.1, 1, (1, -24.5)),
+        ([1 / 255] * 3, [-0.5] * 3, (-0.5, 0.5)),
     ):
         inner = network_config(source) | {"inbound_nodes": call("r")}
         config = functional([layer("Rescaling", "r", "images", scale=scale, offset=offset), inner], ["network"])
         found = keras_graph.around(config, None)
         assert found.input_range == pytest.approx(said)
+    norm = layer("Normalization", "r", "images", mean=[127.5] * 3, variance=127.5**2)
+    inner = network_config(source) | {"inbound_nodes": call("r")}
+    assert keras_graph.around(functional([norm, inner], ["network"]), None).input_range == (-1, 1)
+    for odd in ({"mean": [0, 0, 1], "variance": 1}, {"mean": None, "variance": None}):
+        norm = layer("Normalization", "r", "images", **odd)
+        found = keras_graph.around(functional([norm, inner], ["network"]), None)
+        assert "r (Normalization)" in found.input_error
+        assert "pass input_range=" in found.input_error
     ours = layer("Rescaling", keras_graph.UNIT_RESCALING, "images", scale=0.5, offset=0.0)
     inner = network_config(source) | {"inbound_nodes": call(keras_graph.UNIT_RESCALING)}
     assert keras_graph.around(functional([ours, inner], ["network"]), None).input_range == (0.0, 0.5)
