@@ -1,11 +1,11 @@
-"""Feature vectors in Ray's datasets, for more than one machine (``pip install 'fastmnv2[ray]'``).
+"""Feature vectors in Ray's datasets, for jobs on several machines (``pip install 'fastmnv2[ray]'``).
 
 >>> import ray
 >>> from fastmnv2.ray import ImageEmbedder
 >>> names = ray.data.from_items([{"path": path} for path in paths])
 >>> vectors = names.map_batches(ImageEmbedder, batch_size=64, num_cpus=1, concurrency=8)
 
-On one machine, ``fastmnv2.embed_images`` does the same faster: it starts no processes and copies nothing between them.
+On one machine, ``fastmnv2.embed_images`` is faster: it starts no processes and copies nothing between them.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
@@ -56,7 +56,7 @@ class ImageEmbedder:
         crop: Crop | None = None,
         background: Colour | None = None,
     ) -> None:
-        self._model = weights if isinstance(weights, Model) else kept.model(weights)
+        self._model = weights if isinstance(weights, Model) else model_cache.model(weights)
         self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
         size = self._model.network.size
         self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)
@@ -86,7 +86,7 @@ class ImageEmbedder:
 
 
 class _Embedder(ImageEmbedder):
-    """Names as bytes, because Arrow's text takes UTF-8 only."""
+    """The same for names in bytes, because Arrow's strings can hold UTF-8 only."""
 
     def __init__(self, model: Model, options: Options, normalize: bool) -> None:
         super().__init__(model, keep_errors=True, normalize=normalize)
@@ -100,9 +100,9 @@ class _Embedder(ImageEmbedder):
 def embed_names(
     model: Model, names: list[str], options: Options, *, batch_size: int, normalize: bool
 ) -> Generator[tuple[str, NDArray[np.float32] | None, str | None, bool], None, None]:
-    """Each name, its vector or None, its error or None, and whether that is transient, in the order of completion.
+    """Yield each name, its vector or None, its error or None, and whether that is transient, in order of completion.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless that has been done.
+    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless Ray is already running.
     """
     try:
         importlib.import_module("ray.data")
@@ -113,7 +113,7 @@ def embed_names(
         return
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    blocks = -(-len(names) // batch_size)  # as small as batches: a lost node's blocks are all that is computed again
+    blocks = -(-len(names) // batch_size)  # as small as batches, because a lost node's blocks are computed again
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), blocks))
     listed = ray.data.from_items([{"name": os.fsencode(name)} for name in names], override_num_blocks=blocks)
     found = listed.map_batches(

@@ -1,4 +1,4 @@
-"""Names of pictures: which are URLs, and the key under which a folder of parts stores each.
+"""Names of pictures, and the key under which a folder of parts stores a picture.
 
 The key of a file is its absolute path without "..", so that a job gives the same keys in every working directory.
 Links in the path are not resolved, except those before a "..", which leads out of their target. A path with bytes that
@@ -56,7 +56,7 @@ def path_of(key: str) -> str | None:
 
 
 def text(value: str) -> str:
-    """A value that UTF-8 can store: lone surrogates are escaped."""
+    """``value`` with lone surrogates escaped, so that it can be stored as UTF-8."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 

@@ -30,8 +30,17 @@ _KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
 _VERSIONS = (2, 3, 4, 5, 1)
 
 _PLAIN = re.compile(r"mobilenet_v2_(\d{3})_(\d{2,3})")
-_HANDLE = re.compile(re.escape(_HUB) + r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)/\d{1,2}/?")
-_FILE = re.compile(_KERAS_FILE + r"(\d\.\d{1,2})_(\d{2,3})(_no_top)?\.h5")
+_HANDLE = re.compile(
+    r"https?://(?:www\.)?tfhub\.dev/google/imagenet/"
+    r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)(?:/\d{1,2})?/?"
+)
+# Kaggle took over TF-Hub's modules, with versions of its own. kagglehub omits the server.
+_KAGGLE = re.compile(
+    r"(?:https?://(?:www\.)?kaggle\.com/models/)?google/mobilenet-v2/(?:frameworks/)?tensorflow[12]/(?:variations/)?"
+    r"(\d{3})-(\d{2,3})-(feature-vector|classification)(?:/(?:versions/)?\d{1,2})?/?",
+    re.IGNORECASE,
+)
+_FILE = re.compile(rf"(?:{re.escape(_KERAS)})?{_KERAS_FILE}(\d\.\d{{1,2}})_(\d{{2,3}})(_no_top)?\.h5")
 # Names in paths, as TF-Slim, Keras, TF-Hub and Hugging Face write them, and TF-Slim's names of quantised members.
 _IN_PATH = re.compile(r"mobilenet_?v2_(?:weights_tf_dim_ordering_tf_kernels_)?(?:\d\.\d{1,2}|\d{3})_(\d{2,3})(?!\d)")
 _QUANTISED = re.compile(r"quantized_v2_(\d{2,3})_(?:\d{2,3})(?!\d)")
@@ -83,10 +92,14 @@ class Published:
 
 
 def published(name: str) -> Published | None:
-    """The weights that a name, a TF-Hub handle of any version or a Keras file name stands for; None for other names."""
+    """The weights of a name, of TF-Hub's or Kaggle's handle of any version, or of a Keras file's name or URL.
+
+    None for other names.
+    """
     if found := _PLAIN.fullmatch(name):
         return _member(found[1], int(found[2]))
-    if found := _HANDLE.fullmatch(name.partition("?")[0]):
+    handle = name.partition("?")[0]
+    if found := _HANDLE.fullmatch(handle) or _KAGGLE.fullmatch(handle):
         return _member(found[1], int(found[2]), classifier=found[3] == "classification")
     if found := _FILE.fullmatch(name):
         digits = f"{float(found[1]):.2f}".replace(".", "")

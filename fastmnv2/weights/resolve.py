@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastmnv2.core.arguments import PRECISIONS, Precision
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
-from fastmnv2.core.network import checked_size
+from fastmnv2.core.network import DEFAULT, Network, checked_size
 from fastmnv2.weights import Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -231,24 +231,43 @@ def _from_url(url: str, download: bool) -> Source:
     if found := names.published(url):
         return _published(found, download)
     raise WeightsUnavailable(
-        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only Google's "
-        "MobileNet V2 modules are downloaded; download it yourself and load the folder or archive"
+        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and of URLs only those "
+        "of Google's 22 MobileNet V2 modules (feature_vector and classification) and of Keras' files are downloaded; "
+        "download it yourself and load the folder or archive"
     )
 
 
 def _published(found: "Published", download: bool) -> Source:
-    """Weights of one of the 22 members: from TF-Hub's, Keras' or the user's cache, or else downloaded."""
+    """Weights of one of the 22 members: from Keras', TF-Hub's or the user's cache, or else downloaded."""
+    if path := found.keras_cached():
+        return read(path)
     if found.is_default:
-        return _imagenet(download)
+        return _expecting(found, _imagenet(download))
     from fastmnv2.weights.forms import hub
 
     for handle in found.handles:
         if module := hub.find_cached(handle):
             return _cached_module(module, handle)
-    if path := found.keras_cached():
-        return read(path)
     cached = cache.folder() / f"{found.name}.safetensors"
-    return _read_cached(cached) if cached.is_file() else _download(cached, download, found)
+    return _expecting(found, _read_cached(cached)) if cached.is_file() else _download(cached, download, found)
+
+
+def _expecting(wanted: "Published", source: Source) -> Source:
+    """``source`` if it is the wanted network. "imagenet" and files in the cache can be replaced with another one."""
+    if source.network != wanted.network:
+        raise WeightsError(f"{source.origin}: expected {wanted.network.name}, got {source.network.name}")
+    return source
+
+
+def network_of(name: str | None) -> Network | None:
+    """The network that a name of published weights stands for, None for anything else. Nothing is loaded."""
+    from fastmnv2.weights import names
+
+    if name is None or name == IMAGENET:
+        replaced = os.environ.get("FASTMNV2_WEIGHTS") or cache.embedded() or exists(cache.folder() / cache.FILE)
+        return None if replaced else DEFAULT
+    found = None if exists(Path(name)) else names.published(name)
+    return found.network if found else None
 
 
 def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) -> Source:

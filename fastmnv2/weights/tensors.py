@@ -15,6 +15,9 @@ from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
 
 Tensors = dict[str, NDArray[np.float32]]
 
+Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
+"""For each tensor's name, the dtypes, by their names in safetensors, and the shapes that it may have."""
+
 INPUT_RANGE = (-1.0, 1.0)
 """The values of black and white at the network's input, in the hub module and in keras.applications."""
 
@@ -63,7 +66,7 @@ def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Float32 arrays as read from one file or folder, before folding.
 
@@ -108,7 +111,7 @@ class Source:
             )
         try:
             network = of(multiplier, *size)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise WeightsError(
                 f"{self.origin}: there is no network for images of {size[0]} x {size[1]}: {error}"
             ) from None
@@ -135,7 +138,7 @@ def _channels(tensors: Tensors) -> list[int | None]:
     return [kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else None for kernel in kernels]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Folded(Source):
     """The network as it runs: one kernel and one bias for each layer, float32 and C-contiguous, in network order.
 

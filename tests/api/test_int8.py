@@ -20,7 +20,7 @@ KINDS = {
     "int8": (np.int8, {}),
     "int8 wild": (np.int8, {"wild": True}),
     "int8 between float ends": (np.int8, {"float_ends": True}),
-    "int8 with a tail": (np.int8, {"tail": True}),
+    "int8 with a tail": (np.int8, {"tail": True, "ties": True}),
     "int8 with logits": (np.int8, {"logits": True}),
 }
 
@@ -105,7 +105,7 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
     """Maps of odd height and width, of one row and of one column: stride 2 pads them on both sides."""
     pytest.importorskip("ai_edge_litert")
     network = of(*which)
-    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True)
+    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True, ties=True)
     pictures = np.random.default_rng(8).integers(0, 256, (2, *network.image_shape), np.uint8)
     want = litert(path, pictures, network)
     model = fastmnv2.load(path, precision="int8")

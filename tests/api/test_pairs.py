@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2.core import similar
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def vectors():
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 1024])
 @pytest.mark.parametrize("threshold", [-1, 0.0, 0.8, 0.999])
 def test_as_the_whole_matrix(vectors, monkeypatch, block, threshold):
-    monkeypatch.setattr(similar, "_BLOCK", block)
+    monkeypatch.setattr("fastmnv2.core.similarity._BLOCK", block)
     wide = vectors.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit = wide / np.where(lengths == 0, 1, lengths)

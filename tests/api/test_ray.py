@@ -56,7 +56,7 @@ def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, mon
     import pyarrow.parquet
 
     from fastmnv2.image import jobs
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")

@@ -298,6 +298,16 @@ static void check_mutant(const char *name) {
     }
 }
 
+/* An instruction set without a table of its own must fall back to one that this machine can run. */
+static void check_fallback(const fm_isa *isa) {
+    const char *table = fm_image_table(isa)->name;
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *owner = fm_isa_at(i);
+        if (owner == isa || strcmp(fm_isa_name(owner), table) != 0) continue;
+        check_that(fm_isa_supported(owner), fm_isa_name(isa), "its table is not supported on this machine");
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "--mutant") == 0) {
         check_mutant(argv[2]);
@@ -308,6 +318,7 @@ int main(int argc, char **argv) {
     const fm_image_kernels *last = NULL;
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
+        check_fallback(isa);
         if (!all && !fm_isa_supported(isa)) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;

@@ -12,7 +12,7 @@ import fastmnv2
 from fastmnv2.core.atomic import locked
 from fastmnv2.core.errors import ImageError, is_transient
 from fastmnv2.image import decode, jobs, keys
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 
 arrow = pytest.importorskip("pyarrow.parquet")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX names, links and pipes")
@@ -288,7 +288,7 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
     assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
     assert left == sorted([*EVERY, "p/new.png"])
     said, left = three("p", "r")
-    assert "2 not there, but kept" in said
+    assert "2 not found, but their rows kept" in said
     assert left == sorted([*EVERY, "p/new.png"])
     (tmp_path / "list").write_text("\n".join(EVERY))
     assert three("--from", "list", code=1)[1] == sorted([*EVERY, "p/new.png"])
@@ -347,9 +347,7 @@ def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
     ).stderr
     kept = len(rows(tmp_path / "out"))
     assert kept > 3
-    assert said.startswith(
-        f"interrupted; {tmp_path / 'out'} keeps the features of {kept} pictures, and the same command"
-    )
+    assert said.startswith(f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command")
 
 
 @POSIX
@@ -369,7 +367,7 @@ def test_the_lock_is_no_way_out(invoke, tmp_path):
         pass
     assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
     os.mkfifo(out / "part-000000.parquet")
-    assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "got a special file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
 
 
 def test_another_program_s_manifest_is_kept(invoke, tmp_path):

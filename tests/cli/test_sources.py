@@ -12,7 +12,7 @@ import pytest
 
 from fastmnv2 import cli
 from fastmnv2.image.find import find
-from fastmnv2.image.given import read_names
+from fastmnv2.image.inputs import read_names
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="symbolic links and odd names")
 NAMES = ["a.png", "naïve 猫.png", "c d.png"]

@@ -125,7 +125,7 @@ def test_an_array_of_paths(model, tmp_path):
     for array in (np.array(paths), np.array(paths, object)):
         np.testing.assert_array_equal(model.embed_images(array), expected)
         np.testing.assert_array_equal(model.embed_images(iter(array)), expected)
-    with pytest.raises(ValueError, match=r"one of paths \[n\], got float64 \[4\]"):
+    with pytest.raises(ValueError, match=r"or of paths \[n\]; got float64 \[4\]"):
         model.embed_images(np.zeros(4))
 
 
@@ -232,7 +232,7 @@ def test_an_iterator_that_was_begun_before_a_fork(model, begun):
         try:
             count = len(list(found))
         except RuntimeError as error:
-            count = -1 if "begun before a fork" in str(error) else -2
+            count = -1 if "started before a fork" in str(error) else -2
         os._exit(0 if count == (-1 if begun else len(FRAMES) * 20) else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert len(list(found)) == len(FRAMES) * 20 - begun

@@ -162,7 +162,7 @@ class TestErrors:
             ("a.jpg", {}, "several pictures, got one"),
             (b"a", {}, "several pictures, got one"),
             (PIL.Image.new("RGB", (2, 2)), {}, "several pictures, got one"),
-            (np.zeros((4, 4, 3)), {}, "one array"),
+            (np.zeros((4, 4, 3)), {}, "a list of arrays, or an array of pictures"),
             (3, {}, "expected an iterable"),
             ([], {"batch_size": 0}, "batch_size: expected a positive int, got 0"),
             ([], {"threads": 0}, "threads: expected a positive int"),

@@ -128,6 +128,46 @@ def test_tiff_is_turned_when_asked_alone(orientation, compression):
         assert image.read(opened, exif=False).shape == (opened.size[::-1] if decoded else stored.shape[:2]) + (3,)
 
 
+def replaced(data, at, new):
+    return data[:at] + new + data[at + len(new) :]
+
+
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.parametrize(
+    "fault", ["RIFF's size", "EXIF's size", "cut in XMP", "reserved flags", "flags of what is absent"]
+)
+def test_webp_containers(fault, turn):
+    data = encoded("WEBP", lossless=True, exif=exif(1), xmp=b"<xmp>" * 50)
+    damaged = {
+        "RIFF's size": lambda: replaced(data, 4, b"\xff" * 4),
+        "EXIF's size": lambda: replaced(data, data.index(b"EXIF") + 4, b"\xff\xff\0\0"),
+        "cut in XMP": lambda: data[:-20],
+        "reserved flags": lambda: replaced(data, 20, bytes([data[20] | 0xC1])),
+        "flags of what is absent": lambda: replaced(encoded("WEBP", lossless=True, exif=exif(1)), 20, b"\x2c"),
+    }[fault]()
+    np.testing.assert_array_equal(image.read(damaged, exif=turn), np.asarray(PICTURE))
+
+
+def test_webp_is_turned_though_other_metadata_are_damaged():
+    data = encoded("WEBP", lossless=True, exif=exif(6), xmp=b"<xmp>" * 50)
+    np.testing.assert_array_equal(image.read(data[:-20], exif=True), np.asarray(PICTURE).swapaxes(0, 1)[:, ::-1])
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate", "jpeg"])
+@pytest.mark.parametrize("turn", [False, True])
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
+def test_tiff_tags(compression, turn):
+    """Pillow stops reading at a tag whose value is outside the file, and so misses the pixels' tags after it."""
+    options = {"compression": compression} if compression else {}
+    data = encoded("TIFF", description="a photo of a cat", exif=exif(6), **options)
+    expected = image.read(data, exif=turn)
+    assert expected.shape == ((44, 30, 3) if turn else (30, 44, 3))
+    tag = struct.pack("<HHI", 270, 2, 17)
+    at = data.index(tag) + len(tag)
+    for value in (b"\0\xff\xff\xff", b"\xff\xff\xff\xff"):
+        np.testing.assert_array_equal(image.read(replaced(data, at, value), exif=turn), expected)
+
+
 def test_nothing_else_is_taken_away():
     for form in ("PNG", "JPEG"):
         data = encoded(form)

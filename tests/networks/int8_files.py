@@ -33,13 +33,15 @@ def packed(maker, inputs, outputs):
 class Maker:
     """Puts a graph together: tensors, then operators in order."""
 
-    def __init__(self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False):
+    def __init__(
+        self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False, ties=False
+    ):
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema, self.random = schema, np.random.default_rng(seed)
         self.dtype, self.lowest = np.dtype(dtype), int(np.iinfo(dtype).min)
         self.network, self.per_channel = network, self.dtype == np.int8
-        self.wild, self.float_ends, self.logits, self.tail = wild, float_ends, logits, tail
+        self.wild, self.float_ends, self.logits, self.tail, self.ties = wild, float_ends, logits, tail, ties
         self.tensors, self.buffers, self.operators, self.codes = [], [schema.BufferT()], [], []
 
     def tensor(self, shape, dtype, scales=None, zeros=None, data=None, axis=0):
@@ -127,7 +129,11 @@ class Maker:
         s, last = self.schema, self.network.head
         channels = last.out_channels
         if self.dtype == np.int8:
-            scale, zero = np.float32(scale * self.random.uniform(0.5, 1.1)), zero + 1
+            pixels = last.out_height * last.out_width
+            # With ties, a mean is next to a half if its sum is an odd multiple of `odd`.
+            odd = pixels // 2 | 1
+            change = 2 * odd / pixels if self.ties else self.random.uniform(0.5, 1.1)
+            scale, zero = np.float32(scale * change), zero + 1
             target = self.tensor((1, 1, 1, channels), self.dtype, scale, zero)
             options = s.ReducerOptionsT()
             options.keepDims = True

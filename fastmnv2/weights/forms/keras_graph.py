@@ -401,7 +401,7 @@ def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
     if node.kind == "AveragePooling2D" and size is not None:
         try:
             last = of(1.0, *size).head
-        except (ValueError, OverflowError):
+        except ValueError:
             return False
         pool = node.config.get("pool_size")
         return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]

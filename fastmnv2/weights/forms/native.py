@@ -22,16 +22,7 @@ from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
 from fastmnv2.weights.files import open_file, read_block
-from fastmnv2.weights.int8.quantised import (
-    IMAGE,
-    POOL,
-    SOFTMAX,
-    Quantised,
-    quantity_names,
-    sum_scope,
-    weights_names,
-)
-from fastmnv2.weights.tensors import Folded, Source
+from fastmnv2.weights.tensors import Allowed, Folded, Source
 
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
@@ -72,7 +63,7 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
             "source_form": folded.form,
             "source_sha256": folded.sha256,
             "notes": json.dumps(folded.notes),
-            **({"precision": "int8"} if isinstance(folded, Quantised) else {}),
+            **({"precision": "int8"} if folded.quantised is not None else {}),
         }
     }
     tensors, around = dict(folded.tensors), folded.around
@@ -138,8 +129,13 @@ def read(path: Path) -> Source:
     network = _network(path, metadata)
     tensors = {}
     end = 0
-    quantised = "precision" in metadata
-    allowed = _quantised_shapes(network) if quantised else _float_shapes(network)
+    made: type[Source] = Source
+    if "precision" in metadata:
+        from fastmnv2.weights.int8 import quantised  # here, because float32 models do without it and load faster
+
+        made, allowed = quantised.Quantised, quantised.allowed_shapes(network)
+    else:
+        allowed = {name: (("F32",), (shape,)) for name, shape in shapes(network.layers, folded=True).items()}
     entries = _entries(path, header, allowed, with_head="around" in metadata)
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
@@ -153,10 +149,10 @@ def read(path: Path) -> Source:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
     input_range, found_head, labels = None, None, None
     if "around" in metadata:
-        from fastmnv2.weights.forms import surroundings
+        from fastmnv2.weights.forms import native_metadata
 
-        input_range, found_head, labels = surroundings.read(path, metadata["around"], tensors, network.features)
-    return (Quantised if quantised else Source)(
+        input_range, found_head, labels = native_metadata.read(path, metadata["around"], tensors, network.features)
+    return made(
         "native",
         str(path),
         metadata["source_sha256"],
@@ -255,38 +251,15 @@ def _network(path: Path, metadata: dict[str, str]) -> Network:
         if type(multiplier) is not float or type(height) is not int or type(width) is not int:
             raise ValueError("expected numbers")
         return of(multiplier, height, width)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(
             f"{path}: __metadata__: network: expected multiplier, height and width of a network, got "
             f"{metadata['network'][:200]!r}: {error}"
         ) from error
 
 
-_Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
-
-
-def _float_shapes(network: Network) -> _Allowed:
-    return {name: (("F32",), (shape,)) for name, shape in shapes(network.layers, folded=True).items()}
-
-
-def _quantised_shapes(network: Network) -> _Allowed:
-    """Allowed types and shapes of an 8-bit network's tensors. Quantised checks which of them go together."""
-    allowed: _Allowed = {}
-    for layer in network.layers:
-        kernel, bias, scales, zero = weights_names(layer)
-        allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
-        allowed[bias] = (("I32",), ((layer.out_channels,),))
-        allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
-        allowed[zero] = (("I32",), ((1,),))
-    scopes = [layer.scope for layer in network.layers]
-    for scope in (IMAGE, POOL, SOFTMAX, *scopes, *map(sum_scope, range(network.blocks))):
-        scale, numbers = quantity_names(scope)
-        allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
-    return allowed
-
-
 def _entries(
-    path: Path, header: dict[str, Any], allowed: _Allowed, *, with_head: bool
+    path: Path, header: dict[str, Any], allowed: Allowed, *, with_head: bool
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():

@@ -104,7 +104,7 @@ class Walk:
         size = self.size or DEFAULT.size
         try:
             return of(multiplier, *size)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise WeightsError(f"{self.graph.origin}: there is no network for such images: {error}") from None
 
     def _image_size(self) -> tuple[int, int] | None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import _engine
 from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import DEFAULT, Layer
-from fastmnv2.weights.tensors import INPUT_RANGE, Folded
+from fastmnv2.core.network import DEFAULT, Layer, Network
+from fastmnv2.weights.tensors import INPUT_RANGE, Allowed, Folded
 
 _MOST_MULTIPLIER = 256.0  # for a convolution or average; XNNPACK refuses larger ones too
 _SUM_RATIOS = (2.0**-10, 2.0**8)  # the limits, also XNNPACK's, for the ratio of a residual addition's scales
@@ -50,6 +50,23 @@ def weights_names(layer: Layer) -> tuple[str, str, str, str]:
 
 IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predictions"
 
+
+def allowed_shapes(network: Network) -> Allowed:
+    """Dtypes and shapes that the tensors of an 8-bit network may have; ``Quantised`` checks how they go together."""
+    allowed: Allowed = {}
+    for layer in network.layers:
+        kernel, bias, scales, zero = weights_names(layer)
+        allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
+        allowed[bias] = (("I32",), ((layer.out_channels,),))
+        allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
+        allowed[zero] = (("I32",), ((1,),))
+    scopes = [layer.scope for layer in network.layers]
+    for scope in (IMAGE, POOL, SOFTMAX, *scopes, *map(sum_scope, range(network.blocks))):
+        scale, numbers = quantity_names(scope)
+        allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
+    return allowed
+
+
 _USUAL_RANGES = (INPUT_RANGE, (0.0, 1.0), (0.0, 255.0))
 
 
@@ -69,7 +86,7 @@ def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
     return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantised(Folded):
     """The network in 8-bit integers, as stored in its file.
 
@@ -247,9 +264,10 @@ class Quantised(Folded):
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
             return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
         moved = -self.lowest  # MEAN
-        multiplier = np.float32(np.float32(before.scale / after.scale) / np.float32(pixels))
-        centred = (sums - pixels * (before.zero_point + moved)).astype(np.float32)
-        found = np.rint(centred * multiplier).astype(np.int64) + after.zero_point
+        # LiteRT's order of float32 operations: only it rounds means next to a half in the same direction.
+        multiplier = np.float32(before.scale / after.scale) * (np.float32(1) / np.float32(pixels))
+        offset = np.float32(after.zero_point) - np.float32(pixels * before.zero_point) * multiplier
+        found = np.rint((sums - pixels * moved).astype(np.float32) * multiplier + offset)
         return np.asarray(found.clip(after.low, after.high) + moved, np.uint8)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
