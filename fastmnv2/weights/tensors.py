@@ -38,8 +38,11 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
         shift: the offset.
         pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. Then ``x`` is
             taken to be in [0,255] if the factor shrinks it or the offset is many times larger than 1, because nobody
-            does that to numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+            does that to numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1]. If the result would be
+            [0,1] or [0,255] for ``x`` in [-1,1], as for 0.5 and 0.5, it is taken to be that.
     """
+    if pixels is None and scale == shift and scale in (0.5, 127.5):
+        return 0.0, 2 * scale
     if pixels is None:
         pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
     black, white = (_rounded(value) for value in (shift, scale * (255 if pixels else 1) + shift))
