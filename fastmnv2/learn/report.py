@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.decode import Options
     from fastmnv2.learn.study import Outcome
 
-_MATRIX_LIMIT = 40  # most classes in the full matrix
+_MATRIX_LIMIT = 40  # the maximum number of classes in the full matrix
 _THUMBNAIL = 128
 
 _STYLE = """
@@ -32,7 +32,7 @@ figure img { max-width: 8rem; max-height: 8rem; } figcaption { font-size: .8rem;
 
 
 def write(path: Path, outcome: "Outcome") -> None:
-    """Write the report on ``outcome``, atomically."""
+    """Write the report on ``outcome`` atomically."""
     text = page(outcome).encode("utf-8", "replace")
     with writing(path) as file:
         file.write(text)
@@ -110,10 +110,10 @@ def _reliability(bins: list[Bin]) -> str:
     def at(x: float, y: float) -> str:
         return f"{30 + 260 * x:.1f},{280 - 260 * y:.1f}"
 
-    line = " ".join(at(b.said, b.right) for b in bins)
+    line = " ".join(at(b.probability, b.right) for b in bins)
     dots = "".join(
-        f'<circle transform="translate({at(b.said, b.right)})" r="4" fill="#22885e">'
-        f"<title>{b.size} predictions of {b.said:.1%}: {b.right:.1%} right</title></circle>"
+        f'<circle transform="translate({at(b.probability, b.right)})" r="4" fill="#22885e">'
+        f"<title>{b.size} predictions of {b.probability:.1%}: {b.right:.1%} right</title></circle>"
         for b in bins
     )
     return (
@@ -144,14 +144,14 @@ def _mistakes(outcome: "Outcome") -> str:
     figures = []
     for row in measures.worst():
         path = outcome.data.paths[row]
-        is_of = ", ".join(_text(names[i]) for i in measures.members[row].nonzero()[0]) or "none"
-        said = ", ".join(
+        actual = ", ".join(_text(names[i]) for i in measures.members[row].nonzero()[0]) or "none"
+        predicted = ", ".join(
             f"{_text(names[i])} {measures.probabilities[row, i]:.0%}" for i in measures.predicted[row].nonzero()[0]
         )
         image = _thumbnail(path, outcome.options)
         figures.append(
             f'<figure class="mistake"><img src="{image}" alt=""><figcaption>{_text(Path(path).name)}<br>'
-            f"true: {is_of}<br>predicted: {said or 'none'}</figcaption></figure>"
+            f"true: {actual}<br>predicted: {predicted or 'none'}</figcaption></figure>"
         )
     return "".join(figures) or "<p>None.</p>"
 
