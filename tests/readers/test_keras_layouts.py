@@ -256,6 +256,14 @@ def test_errors_about_the_last_map_suggest_head_false(source, pixels, tmp_path, 
     with pytest.raises(fastmnv2.WeightsError, match=r"odd_pool.*head=False"):
         fastmnv2.load(path)
     assert fastmnv2.load(path, head=False).embed(pixels).shape == (2, 1280)
+    # Of a map of one pixel, these are the average.
+    inner = network_config(source, size=32) | {"inbound_nodes": call("images")}
+    config = functional([inner, layer(kind, "odd_pool", "network"), layer("Dense", "kinds", "odd_pool")], ["kinds"])
+    kernel, bias = kernel_and_bias()
+    others = {"kinds/kinds/kernel:0": kernel, "kinds/kinds/bias:0": bias}
+    model = fastmnv2.load(legacy(tmp_path / "n.h5", source, lambda name: name, config, others))
+    features = model.embed(pixels[:, :32, :32])
+    np.testing.assert_allclose(model.predict(pixels[:, :32, :32]), features @ kernel + bias, rtol=1e-4, atol=1e-4)
 
 
 def test_unit_normalization_is_run(source, pixels, tmp_path):

@@ -1,5 +1,7 @@
 """Layers before and after the network in TFLite files run or are reported, and never prevent reading the features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tflite_files import FloatMaker
@@ -68,6 +70,18 @@ def test_labels_of_another_number_are_ignored_with_a_note(folded, tmp_path):
     assert "2 labels are ignored" in " ".join(model.weights["notes"])
     (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 fox\n")  # next to the file, as Teachable Machine does
     assert fastmnv2.load(tmp_path / "m.tflite").classes == ("cat", "dog", "fox")
+
+
+def test_only_the_average_of_the_whole_last_map(folded, pixels, features, tmp_path):
+    whole = fastmnv2.load(written(tmp_path / "a.tflite", folded, pool="AVERAGE_POOL_2D", window=(3, 3)))
+    assert (whole.embed(pixels) == features).all()
+    for parts in ({"pool": "AVERAGE_POOL_2D", "window": (2, 3)}, {"pool": "RESHAPE"}):
+        path = written(tmp_path / "b.tflite", folded, **parts)
+        with pytest.raises(fastmnv2.WeightsError, match="takes the last map, but only its average"):
+            fastmnv2.load(path)
+    small = replace(folded, size=(32, 32))
+    one = fastmnv2.load(written(tmp_path / "c.tflite", small, pool="RESHAPE"))  # a map of one pixel
+    assert (one.embed(pixels[:, :32, :32]) == fastmnv2.Model(small).embed(pixels[:, :32, :32])).all()
 
 
 def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):

@@ -15,9 +15,10 @@ class FloatMaker(Maker):
     ``pool`` is the operator for the last map.
     """
 
-    def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32):
+    def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32, window=None):
         super().__init__(0, np.uint8)
         self.folded, self.before, self.after, self.last, self.activations = folded, before, after, pool, activations
+        self.window = window  # of AVERAGE_POOL_2D
 
     def values(self, data):
         data = np.ascontiguousarray(data)
@@ -77,10 +78,21 @@ class FloatMaker(Maker):
                 current = self.operator("ADD", (current, block), target, s.AddOptionsT())
             if layer.scope.endswith("project"):
                 block = current
-        axes = self.values(np.array([1, 2], np.int32))
         pooled = self.named((1, network.features), "pooled")
-        current = self.operator(self.last, (current, axes), pooled, s.ReducerOptionsT())
+        current = self.operator(self.last, *self.pooling(current, pooled))
         return image, self.after(self, current) if self.after else [current]
+
+    def pooling(self, source, target):
+        """Inputs, output and options of the operator that the last map goes through."""
+        s, axes = self.schema, self.values(np.array([1, 2], np.int32))
+        if self.last == "RESHAPE":
+            return (source,), target, s.ReshapeOptionsT()
+        if self.last != "AVERAGE_POOL_2D":
+            return (source, axes), target, s.ReducerOptionsT()
+        options = s.Pool2DOptionsT()
+        options.filterHeight, options.filterWidth = self.window
+        options.strideW = options.strideH = 1
+        return (source,), target, options
 
     def data(self, labels=None):
         """The file's bytes, with ``labels`` appended as metadata writers do."""

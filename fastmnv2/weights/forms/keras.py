@@ -48,6 +48,8 @@ def read_archive(path: Path) -> Source:
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
         _check_directory(file, path)
         archive = ZipFile(file)
+        if any(name.endswith("data.pkl") for name in archive.namelist()):
+            raise WeightsError(f"{path}: this is a pickle of PyTorch's, which is never read; save it as .safetensors")
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")

@@ -404,15 +404,21 @@ def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Loo
 
 
 def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
-    """Whether a layer averages the whole of the last map."""
-    if node.kind == "AveragePooling2D" and size is not None:
-        try:
-            last = of(1.0, *size).head
-        except ValueError:
-            return False
+    """Whether a layer gives the average of the last map. Of a map of one pixel, that is the pixel."""
+    if node.kind == "GlobalAveragePooling2D":
+        return True
+    try:
+        last = of(1.0, *size).head if size is not None else None
+    except ValueError:
+        return False
+    if last is None:
+        return False
+    if node.kind == "AveragePooling2D":
         pool = node.config.get("pool_size")
         return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]
-    return node.kind == "GlobalAveragePooling2D"
+    return last.out_height == last.out_width == 1 and (
+        node.kind in ("Flatten", "GlobalMaxPooling2D") or _only_reshapes(node)
+    )
 
 
 def _only_reshapes(node: _Node) -> bool:

@@ -167,7 +167,7 @@ class Walk:
             return replace(source, relu6=True)
         if operator.name == "PAD":
             return self._pad(operator, source)
-        if operator.name in ("MEAN", "AVERAGE_POOL_2D") and source.layer == len(self.network.layers) - 2:
+        if not source.pooled and source.layer == len(self.network.layers) - 2 and self._is_average(operator):
             return replace(source, pooled=True)
         if operator.name == "CAST" and source.layer == -1:
             return replace(source, pixels=True)
@@ -196,16 +196,22 @@ class Walk:
             return True
         if source is None or source.layer != len(self.network.layers) - 2:
             return False
-        averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
-        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+        if self._is_average(operator) or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
             return False
         self._head.refuse(self._where, "takes the last map, but only its average can be used", operator.outputs)
         return True
 
     def _is_average(self, operator: Operator) -> bool:
-        """Whether an operator reduces the last map to one number per channel."""
-        shape = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
-        return len(shape) in (2, 4) and shape[1:] in ((self.network.features,), (1, 1, self.network.features))
+        """Whether an operator on the last map gives the average of each channel. Of one pixel, it is the pixel."""
+        last, left = self.network.head, self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
+        if len(left) not in (2, 4) or left[1:] not in ((last.out_channels,), (1, 1, last.out_channels)):
+            return False
+        if operator.name == "AVERAGE_POOL_2D":
+            number, options = self.graph.number, operator.options
+            window = (number(options, 4, "Int32"), number(options, 3, "Int32")) if options else ()
+            return window == (last.out_height, last.out_width)
+        one_pixel = last.out_height == last.out_width == 1
+        return operator.name == "MEAN" or (one_pixel and operator.name in ("RESHAPE", "SQUEEZE"))
 
     def _is_logits(self, operator: Operator, source: Value) -> bool:
         """Whether it is the layer of ImageNet's 1001 classes."""
