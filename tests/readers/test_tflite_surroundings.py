@@ -199,6 +199,24 @@ def test_arithmetic_before_the_network_is_read(folded, pixels, tmp_path):
         ([("MUL", 1 / 127.5), ("SUB", 1.0)], (-1.0, 1.0)),
         ([("MUL", 2.0), ("ADD", -1.0)], (-1.0, 1.0)),
         ([("MUL", 0.07)], (0.0, 17.85)),
+        ([("SUB", 127.5), ("DIV", 127.5)], (-1.0, 1.0)),
+        ([("DIV", 255.0), ("SUB", 1.0, True)], (1.0, 0.0)),
+        ([("MUL", [1 / 255] * 3), ("SUB", [0.5] * 3), ("DIV", [0.25] * 3)], (-2.0, 2.0)),
     ):
         model = fastmnv2.load(written(tmp_path / "m.tflite", folded, before=before))
         assert model.weights["input_range"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (("MUL", [1, 1, 0.5]), "scales channels differently"),
+        (("DIV", 0.0), "by 0"),
+        (("DIV", 1.0, True), "by the image"),
+    ],
+)
+def test_arithmetic_that_cant_be_run_is_told(folded, tmp_path, before, said):
+    path = written(tmp_path / "m.tflite", folded, before=[before])
+    with pytest.raises(fastmnv2.WeightsError, match=rf"operator 0 \({before[0]}\).*{said}.*pass input_range="):
+        fastmnv2.load(path)
+    assert fastmnv2.load(path, input_range=(0, 1)).weights["input_range"] == (0, 1)

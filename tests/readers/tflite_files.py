@@ -10,8 +10,9 @@ from int8_files import RELU6, SAME, Maker, packed
 class FloatMaker(Maker):
     """Builds the network from folded weights.
 
-    ``before`` is a list of (operator, number) for the image. ``after`` is a function that takes this maker and the
-    pooled features' tensor and returns the outputs' tensors. ``pool`` is the operator for the last map.
+    ``before`` is a list of (operator, numbers) for the image, or (operator, numbers, True) with the numbers first.
+    ``after`` is a function that takes this maker and the pooled features' tensor and returns the outputs' tensors.
+    ``pool`` is the operator for the last map.
     """
 
     def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32, window=None):
@@ -62,10 +63,11 @@ class FloatMaker(Maker):
     def graph(self):
         s, network = self.schema, self.folded.network
         image = current = self.tensor((1, *network.image_shape), self.activations)
-        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
-        for operator, number in self.before:
+        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT, "DIV": s.DivOptionsT}
+        for operator, number, *first in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)
             inputs = (current, self.values(np.float32(number)))
+            inputs = inputs[::-1] if first else inputs
             current = self.operator(operator, inputs, target, kinds[operator]())
         block = current
         for layer in network.layers[:-1]:

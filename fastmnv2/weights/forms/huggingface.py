@@ -22,7 +22,7 @@ from fastmnv2.weights.files import file_sha256, read_block, read_file
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.forms.slim_names import slim_name
 from fastmnv2.weights.names import size_in
-from fastmnv2.weights.tensors import Source, Tensors, range_of
+from fastmnv2.weights.tensors import Source, Tensors, from_bfloat16, range_of
 
 SCHEME = "hf://"
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
@@ -269,6 +269,6 @@ def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
             raise WeightsError(f"{origin}: expected at most {_VALUES_LIMIT} values, got more")
         values = np.frombuffer(data, dtype, count, start + first)
         if kind == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
+            values = from_bfloat16(values)
         found[name] = np.ascontiguousarray(values, np.float32).reshape(shape)
     return found

@@ -96,8 +96,11 @@ def read_model(model: Any) -> Source:
     while pending:
         layer = pending.pop()
         pending += getattr(layer, "layers", ())
+        adapted = getattr(layer, "lora_enabled", False)  # then the kernel's variable is only a part of the kernel
         for weight in () if hasattr(layer, "layers") else layer.weights:
-            variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(weight, np.float32)
+            values = np.asarray(layer.kernel if adapted and weight.name == "kernel" else weight)
+            if values.dtype.kind == "f" or values.dtype.name == "bfloat16":  # not a quantised layer's integers
+                variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(values, np.float32)
     variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}

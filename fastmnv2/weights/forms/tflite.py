@@ -148,7 +148,7 @@ class Walk:
             return False
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
-        elif operator.name in ("ADD", "MUL", "SUB"):
+        elif operator.name in ("ADD", "MUL", "SUB", "DIV"):
             result = self._arithmetic(operator)
         elif source is None or operator.name == "SHAPE":  # sizes, which converters compute within the graph
             return False
@@ -364,11 +364,22 @@ class Walk:
                 raise self._error("this network has no such residual connection")
             return replace(later, added=True)
         value, constant = (values[0], operator.inputs[1]) if values[0] else (values[1], operator.inputs[0])
-        if value is None or value.layer != -1 or math.prod(self._shape(constant)) != 1:
+        if value is None or value.layer != -1 or math.prod(self._shape(constant)) not in (1, 3):
             raise self._error("expected arithmetic on the input image or a residual connection only")
-        number = float(self._weights(constant).reshape(-1)[0])
-        if operator.name == "MUL":
-            return replace(value, scaled=value.scaled * number, shifted=value.shifted * number)
-        if operator.name == "SUB" and values[0] is None:
-            raise self._error("expected the constant to be subtracted from the image")
-        return replace(value, shifted=value.shifted + (number if operator.name == "ADD" else -number))
+        numbers = self._weights(constant).reshape(-1)
+        return self._scaled(operator.name, value, numbers, image_first=values[0] is not None)
+
+    def _scaled(self, name: str, image: Value, numbers: NDArray[np.float32], *, image_first: bool) -> Value:
+        """The image after arithmetic with one number, or with a number for each channel."""
+        number = float(numbers[0])
+        divides = name == "DIV" and not (image_first and number)
+        if divides or (numbers != numbers[0]).any():
+            what = "divides by the image or by 0" if divides else "scales channels differently"
+            self.input_error = f"{self._where} {what}, which can't be run; pass input_range= to replace it"
+            return image
+        if name in ("MUL", "DIV"):
+            factor, offset = (number if name == "MUL" else 1 / number), 0.0
+        else:
+            factor = 1.0 if image_first or name == "ADD" else -1.0
+            offset = -number if name == "SUB" and image_first else number
+        return replace(image, scaled=image.scaled * factor, shifted=image.shifted * factor + offset)
