@@ -147,7 +147,7 @@ def embed(
             pictures = find_pictures(paths, **find)
             for path in pictures.found:
                 if path.lower().endswith(_FILES):
-                    distinct(**{"--output": target, "PATH": path})
+                    distinct(**{"--output": target, "PATH": Path(path)})
             model = fastmnv2.load(weights, threads=threads, precision=precision)
             with outputs.open_output(target, model.network.features) as writer:
                 _embed_to_file(model, pictures, writer, normalize)
