@@ -21,6 +21,7 @@ UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this instead of dividing by 255."""
 
 _BAND_PIXELS = 1 << 18  # in a part of a picture that is not available as a whole
+_ROWS = 16  # rows of a band if the picture is wider than that
 _LONG = 1 << 14  # inputs along an axis: longer axes are resized in pieces, and their weights are not cached
 
 Part = Callable[[int, int, int, int], NDArray[np.uint8]]
@@ -127,7 +128,9 @@ def resize_parts(
     """Resize a window of a picture into ``out``. ``part`` returns parts of the picture; ``whole``: ask for only one."""
     isa = _isa(os.environ.get("FASTMNV2_ISA"))
     columns = list(_pieces(of.width, out.shape[1], method, _LONG))
-    most = _LONG if whole else _BAND_PIXELS // max(piece.inputs.stop - piece.inputs.start for piece in columns)
+    widest = max(piece.inputs.stop - piece.inputs.start for piece in columns)
+    # A few rows at least: with single ones, each is converted again for every output that needs it.
+    most = _LONG if whole else max(_ROWS, _BAND_PIXELS // widest)
     for rows in _pieces(of.height, out.shape[0], method, min(most, _LONG)):
         for across in columns:
             top, bottom = (of.top + edge for edge in (rows.inputs.start, rows.inputs.stop))

@@ -128,6 +128,19 @@ class TestLongAxes:
         finally:
             tracemalloc.stop()
 
+    def test_few_rows_are_converted_once(self):
+        """Parts overlap with their neighbours, so each pixel is converted about twice."""
+        asked = []
+
+        def part(top, bottom, left, right):
+            asked.append((bottom - top) * (right - left))
+            return np.zeros((bottom - top, right - left, 3), np.uint8)
+
+        out = np.empty((96, 8, 3), np.float32)
+        of = resizing.Window(0, 0, 3, 600_000)
+        resizing.resize_parts(of, part, out, "area", resizing.UNIT, whole=False)
+        assert sum(asked) < 3 * 3 * 600_000
+
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     @pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (300, 20_000)])
     @pytest.mark.parametrize("channels", [1, 3])
