@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -260,7 +260,7 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
     size: int | tuple[int, int] | None = None,
 ) -> "Report":
     """Quantise float weights to int8 and write a native file, for ``load(target, precision="int8")``.
@@ -271,7 +271,7 @@ def quantize(
         images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5; a few dozen are enough.
             Every fifth is held out for the report.
         threads: as for ``load``.
-        progress: called with the number of finished layers and the number of all layers.
+        progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
         size: height and width of the network's images, as for ``load``.
 
     Returns:

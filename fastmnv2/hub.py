@@ -112,7 +112,7 @@ def get_expected_image_size(
     signature: str | None = None,
     input_name: str | None = None,
 ) -> tuple[int, int]:
-    """Height and width of the images that a module, or one of this handle, takes, in pixels."""
+    """Height and width, in pixels, of the images that a module, or the module of a handle, takes."""
     from fastmnv2 import get_expected_image_size as size_of
 
     return size_of(module_or_spec.model if isinstance(module_or_spec, Module) else module_or_spec)

@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,9 @@ class ImageEmbedder:
     Args:
         weights: as for ``fastmnv2.load``, or a model.
         column: the column to embed: paths or URLs that every node can read, bytes of files, or arrays.
-        keep_errors: a picture that can't be read gets a vector of NaN. Its error is in the column ``error``, which is
-            empty for all others; ``transient`` is true if this machine or the network caused the error, so that a
-            later try may succeed. Without ``keep_errors`` the first such picture ends the job.
+        on_error: "raise" ends the job at the first picture that can't be read. "keep" gives such a picture a vector of
+            NaN and adds two columns: ``error``, the reason, which is empty for all other pictures; and ``transient``,
+            whether this machine or the network caused the error, so that a later try may succeed.
         threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
         normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
     """
@@ -46,7 +46,7 @@ class ImageEmbedder:
         weights: str | os.PathLike[str] | Model | None = None,
         *,
         column: str = "path",
-        keep_errors: bool = False,
+        on_error: Literal["raise", "keep"] = "raise",
         threads: int = 1,
         normalize: bool = False,
         method: Method = "tf2",
@@ -57,12 +57,15 @@ class ImageEmbedder:
         background: Colour | None = None,
     ) -> None:
         self._model = weights if isinstance(weights, Model) else model_cache.model(weights)
-        self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
+        if on_error not in ("raise", "keep"):
+            raise ValueError(f"on_error: expected 'raise' or 'keep', got {on_error!r}")
+        self._column, self._threads, self._normalize = column, threads, normalize
+        self._keep_errors = on_error == "keep"
         size = self._model.network.size
         self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """Add the column ``features``, float32 [n,features], and those of ``keep_errors``."""
+        """Add the column ``features``, float32 [n,features], and with "keep" also ``error`` and ``transient``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -89,7 +92,7 @@ class _Embedder(ImageEmbedder):
     """The same for names in bytes, because Arrow's strings can hold UTF-8 only."""
 
     def __init__(self, model: Model, options: Options, normalize: bool) -> None:
-        super().__init__(model, keep_errors=True, normalize=normalize)
+        super().__init__(model, on_error="keep", normalize=normalize)
         self._options = options
 
     def __call__(self, batch: "Batch") -> "Batch":

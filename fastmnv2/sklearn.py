@@ -20,8 +20,8 @@ from fastmnv2.image.resizing import Crop, Method
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 except ImportError as _error:
-    _says = "the transformer needs scikit-learn: pip install 'fastmnv2[learn]'"
-    raise ImportError(_says, name="sklearn") from _error
+    _message = "the transformer needs scikit-learn: pip install 'fastmnv2[learn]'"
+    raise ImportError(_message, name="sklearn") from _error
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]

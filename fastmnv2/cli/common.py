@@ -15,6 +15,7 @@ from fastmnv2.image import MAX_PIXELS
 from fastmnv2.image.resizing import METHODS
 
 if TYPE_CHECKING:
+    from fastmnv2.core.errors import ImageError
     from fastmnv2.image.find import Found
     from fastmnv2.image.inputs import Pictures
 
@@ -198,6 +199,11 @@ def check_free(path: Path, *, force: bool) -> None:
 def report_skipped(path: object, why: object) -> None:
     """Print the line on standard error for a skipped picture."""
     print(shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
+
+
+def report_error(error: "ImageError") -> None:
+    """The same for an error, as a handler for ``on_error``."""
+    report_skipped(error.name, error.reason)
 
 
 def find_pictures(

@@ -13,7 +13,7 @@ from fastmnv2.cli.common import (
     check_free,
     distinct,
     examples,
-    report_skipped,
+    report_error,
     shown,
     with_options,
 )
@@ -117,7 +117,7 @@ def train(
         options=Options(**decoding),
         follow_links=follow_links,
         threads=threads,
-        on_skip=report_skipped,
+        on_error=report_error,
         progress=True,
         **cache,
     )
@@ -141,4 +141,4 @@ def _print_measures(outcome: Any) -> None:
     if outcome.data.exclusive and (pairs := outcome.measures.confused(_PAIRS)):
         click.echo("most confused")
         for i, j, number in pairs:
-            click.echo(f"  {names[i]} taken for {names[j]}: {number}")
+            click.echo(f"  {names[i]} predicted as {names[j]}: {number}")

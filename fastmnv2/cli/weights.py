@@ -18,6 +18,7 @@ from fastmnv2.cli.common import (
     distinct,
     examples,
     read_lines,
+    report_error,
     report_left_out,
     report_skipped,
     shown,
@@ -175,13 +176,13 @@ def quantize(
     found = find(paths, report_skipped, follow_links=follow_links)
     results = embed.run(
         lambda images, _threads: images.copy(), found.paths, options, batch_size=64,
-        threads=available(), on_error=lambda error: report_skipped(error.name, error.reason),
+        threads=available(), on_error=report_error,
     )  # fmt: skip
     pictures = [result.value for result in results]
     report_left_out(found)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
-    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads)
+    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads, progress=True)
     for line in report.lines():
         click.echo(line)
     if plot:

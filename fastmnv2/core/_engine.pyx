@@ -31,7 +31,7 @@ cdef class Network:
     cdef fm_network network
 
     def __cinit__(self, double multiplier, height, width):
-        # Sizes that a C int can't hold become one that no network has.
+        # Clamped, because a C int can't hold every size; the limits are not valid sizes.
         cdef int rows = min(max(height, 0), 1 << 20), columns = min(max(width, 0), 1 << 20)
         if fm_network_make(multiplier, rows, columns, &self.network) != FM_OK:
             raise ValueError(

@@ -40,15 +40,15 @@ class Dataset:
 
     def only(self, rows: Any) -> "Dataset":
         """A subset with some of the pictures."""
-        kept = np.arange(len(self.paths))[rows]
-        return Dataset([self.paths[i] for i in kept], self.classes, self.members[kept])
+        indices = np.arange(len(self.paths))[rows]
+        return Dataset([self.paths[i] for i in indices], self.classes, self.members[indices])
 
 
 Skip = Callable[[str, object], None]
 
 
 def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
-    """The data set that ``data`` stands for; see ``fastmnv2.learn.study``.
+    """Read ``data``, of any of the kinds that ``fastmnv2.learn.study`` lists.
 
     Pictures whose label is missing are reported to ``skip`` and skipped.
 
@@ -70,10 +70,10 @@ def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
         labels = _labelled(_pairs(data), skip)
     classes = tuple(sorted({name for names in labels.values() for name in names}))
     if len(classes) < 2:
-        given = data if isinstance(data, (str, os.PathLike)) else "data"
+        name = data if isinstance(data, (str, os.PathLike)) else "data"
         raise ValueError(
-            f"{given}: expected pictures of at least two classes, got {len(labels)} pictures of "
-            f"{', '.join(classes) or 'none'}; a folder of classes has a folder for each"
+            f"{name}: expected pictures of at least two classes, got {len(labels)} pictures of "
+            f"{', '.join(classes) or 'none'}; a folder of classes has a folder for each class"
         )
     index = {name: number for number, name in enumerate(classes)}
     members = np.zeros((len(labels), len(classes)), np.bool_)
@@ -94,7 +94,7 @@ def _folders(folder: Path, skip: Skip, follow_links: bool) -> dict[str, list[str
 
 
 _Rows = Iterable[tuple[str, Any]]
-"""Pairs of a path ("" if it is missing) and a label as given."""
+"""Pairs of a path ("" if it is missing) and a label, as stored in the data."""
 
 
 def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
@@ -126,7 +126,7 @@ def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is missing: null, NaN of any type, pandas' and numpy's own, or their usual spellings as text."""
+    """Whether a value is missing: null, NaN of any type, pandas' and numpy's own, or their usual spellings in text."""
     if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
         return True
     if isinstance(value, str):
@@ -177,7 +177,7 @@ def _place(folder: Path, picture: Any) -> Any:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:
-    """The columns with paths and labels, by name, or otherwise the first two."""
+    """The names of the columns with paths and labels. A table of two columns may call them differently."""
     found = []
     for expected, place in ((_PATHS, 0), (_LABELS, 1)):
         known = [name for name in names if name.strip().lower() in expected]

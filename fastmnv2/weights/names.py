@@ -34,7 +34,7 @@ _HANDLE = re.compile(
     r"https?://(?:www\.)?tfhub\.dev/google/imagenet/"
     r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)(?:/\d{1,2})?/?"
 )
-# Kaggle took over TF-Hub's modules, with versions of its own. kagglehub omits the server.
+# Kaggle hosts TF-Hub's modules under other version numbers. kagglehub's handles omit the server.
 _KAGGLE = re.compile(
     r"(?:https?://(?:www\.)?kaggle\.com/models/)?google/mobilenet-v2/(?:frameworks/)?tensorflow[12]/(?:variations/)?"
     r"(\d{3})-(\d{2,3})-(feature-vector|classification)(?:/(?:versions/)?\d{1,2})?/?",
@@ -52,8 +52,8 @@ class Published:
 
     Attributes:
         network: the member of the family.
-        classifier: whether ImageNet's classes are wanted too.
-        keras_file: Keras' file name, if the weights were asked for by that name.
+        classifier: whether ImageNet's classes are requested too.
+        keras_file: Keras' file name, if the weights were requested by that name.
     """
 
     network: Network
@@ -62,7 +62,7 @@ class Published:
 
     @property
     def is_default(self) -> bool:
-        """Whether "imagenet" is another name for them."""
+        """Whether these are the weights that "imagenet" stands for."""
         return self.network == DEFAULT and not self.classifier
 
     @property
@@ -78,7 +78,7 @@ class Published:
 
     @property
     def urls(self) -> list[str]:
-        """Where they are downloaded from, in this order."""
+        """The URLs to download them from, in this order."""
         multiplier = f"{self.network.multiplier:.2f}".removesuffix("0")
         file = f"{_KERAS}{_KERAS_FILE}{multiplier}_{self.network.height}{'' if self.classifier else '_no_top'}.h5"
         module = f"{self.handles[0]}?tf-hub-format=compressed"
@@ -114,7 +114,7 @@ def _member(digits: str, size: int, *, classifier: bool = False, keras_file: str
     return Published(of(multiplier, size, size), classifier, keras_file)
 
 
-def labels_beside(path: Path, count: int) -> list[str] | None:
+def labels_next_to(path: Path, count: int) -> list[str] | None:
     """Class names from the ``labels.txt`` next to a file, as Teachable Machine writes it ("0 cat").
 
     None unless there are exactly ``count`` names, because a list of another length belongs to another model.

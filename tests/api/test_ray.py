@@ -44,7 +44,7 @@ def test_embedder_without_ray(paths, model):
     from fastmnv2.ray import ImageEmbedder
 
     batch = {"path": np.array([*paths[:3], "none.jpg"]), "other": np.arange(4)}
-    found = ImageEmbedder(model, keep_errors=True)(batch)
+    found = ImageEmbedder(model, on_error="keep")(batch)
     np.testing.assert_array_equal(found["features"][:3], model.embed_images(paths[:3]))
     assert np.isnan(found["features"][3]).all()
     assert found["error"].tolist() == ["", "", "", "No such file or directory"]

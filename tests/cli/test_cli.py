@@ -321,7 +321,7 @@ class TestInfo:
 
     def test_without_weights_it_explains_how_to_get_them(self, invoke, monkeypatch):
         monkeypatch.delenv("FASTMNV2_WEIGHTS")
-        assert "Three ways out" in invoke("info").stdout
+        assert "Three remedies" in invoke("info").stdout
 
 
 class TestDemo:
@@ -362,7 +362,7 @@ class TestDemo:
 def test_unavailable_weights_are_one_line(invoke, pictures, tmp_path, monkeypatch):
     monkeypatch.delenv("FASTMNV2_WEIGHTS")
     result = invoke("embed", pictures, "-o", tmp_path / "f.npy", code=1)
-    assert re.fullmatch(r"Error: .*Three ways out.*\n", result.stderr)
+    assert re.fullmatch(r"Error: .*Three remedies.*\n", result.stderr)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -273,7 +273,7 @@ def test_classes_are_named(network, pixels, tmp_path):
             fastmnv2.load(source, classes=wrong)
     with pytest.raises(TypeError, match="classes"):
         fastmnv2.load(source, classes="cat")
-    with pytest.raises(fastmnv2.WeightsError, match="without a head"):
+    with pytest.raises(fastmnv2.WeightsError, match="have no head"):
         fastmnv2.load("untrained", classes=["cat"])
 
 

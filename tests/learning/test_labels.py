@@ -136,6 +136,23 @@ def test_linked_folders_of_a_class(tmp_path):
     assert len(found.paths) == 3
 
 
+def test_on_error_decides_about_pictures_without_a_label():
+    data = [("a.png", None), ("b.png", "x"), ("c.png", NAN)]  # one class only, which ends the call after the labels
+    errors = []
+    with pytest.raises(ValueError, match="at least two classes"):
+        fastmnv2.learn.study(data, weights="untrained", on_error=errors.append)
+    assert [(error.index, error.name, error.reason) for error in errors] == [
+        (0, "a.png", "there is no label"),
+        (1, "c.png", "there is no label"),
+    ]
+    with pytest.raises(fastmnv2.ImageError, match=r"a\.png: there is no label"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="raise")
+    with pytest.raises(ValueError, match="at least two"), pytest.warns(UserWarning, match=r"skipped [ac]\.png: there"):
+        fastmnv2.learn.study(data, weights="untrained")
+    with pytest.raises(ValueError, match="on_error: expected 'raise', 'skip' or a function, got 'ignore'"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="ignore")
+
+
 def test_names_too_long_for_the_file_are_refused_before_the_training(monkeypatch):
     monkeypatch.setattr(features, "compute", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(fastmnv2.WeightsError, match="names of classes"):
@@ -164,7 +181,9 @@ def model(untrained_native):
 
 
 def compute(model, paths, variants=features.VARIANTS, **how):
-    return features.compute(model, "", [str(path) for path in paths], variants, place=None, skip=pytest.fail, **how)
+    return features.compute(
+        model, "", [str(path) for path in paths], variants, cache_path=None, skip=pytest.fail, **how
+    )
 
 
 def test_variants_are_made_from_the_rotated_picture(tmp_path, model):
@@ -208,7 +227,7 @@ def test_the_cache_distinguishes_all_options(tmp_path, model):
     found = []
     for options in (Options(), Options(method="area"), Options(method="tf1"), Options()):
         x, _, _ = features.compute(
-            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], place=tmp_path / "kept", skip=pytest.fail,
+            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], cache_path=tmp_path / "kept", skip=pytest.fail,
             options=options,
         )  # fmt: skip
         found.append(x)

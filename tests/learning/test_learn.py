@@ -41,7 +41,9 @@ def study(data, **how):
     from fastmnv2 import learn
 
     skipped = []
-    outcome = learn.study(data, weights="untrained", cache=None, on_skip=lambda path, why: skipped.append(path), **how)
+    outcome = learn.study(
+        data, weights="untrained", cache=None, on_error=lambda error: skipped.append(error.name), **how
+    )
     return outcome, skipped
 
 
@@ -175,7 +177,7 @@ def test_one_file_with_two_labels_is_reported(pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "p")
     shutil.copy(next(folder.glob("red/0*.png")), folder / "blue" / "again.png")
     found, _ = study(folder)
-    assert any("same file" in note for note in found.notes)
+    assert any("copies of another picture" in note for note in found.notes)
 
 
 def test_features_are_cached_by_content(pictures, tmp_path, monkeypatch):
@@ -192,7 +194,7 @@ def test_features_are_cached_by_content(pictures, tmp_path, monkeypatch):
 
     def study_counting(data, **how):
         calls.clear()
-        found = learn.study(data, weights="untrained", cache=tmp_path / "kept", on_skip=lambda *_: None, **how)
+        found = learn.study(data, weights="untrained", cache=tmp_path / "kept", on_error=lambda _: None, **how)
         return found, sum(map(len, calls))
 
     first, computed = study_counting(pictures)
@@ -317,7 +319,7 @@ def test_eight_bit_features(pictures, real_tflite, tmp_path):
     """A head on int8 features is stored with the integer weights in one file."""
     from fastmnv2 import learn
 
-    found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_skip=lambda *_: None)
+    found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_error=lambda _: None)
     assert found.model.precision == "int8"
     assert found.measures.accuracy > 0.6
     found.save(tmp_path / "m.safetensors")

@@ -217,21 +217,21 @@ def native_with_head(tmp_path):
 @pytest.mark.parametrize(
     ("around", "message"),
     [
-        ("{", "around is not"),
-        ("[]", "around is not"),
-        ('{"other": 1}', "around is not"),
+        ("{", "around: expected"),
+        ("[]", "around: expected"),
+        ('{"other": 1}', "around: expected"),
         ('{"input_range": [0, 0]}', "input_range"),
         ('{"input_range": [0, 1, 2]}', "input_range"),
         ('{"input_range": [0, NaN]}', "input_range"),
         ('{"input_range": "ab"}', "input_range"),
-        ('{"head": [{"kind": "dense"}]}', "head is not"),
-        ('{"head": 5}', "head is not"),
+        ('{"head": [{"kind": "dense"}]}', "head: expected"),
+        ('{"head": 5}', "head: expected"),
         ('{"head": [{"kind": "evil", "name": "d"}]}', "expected dense, affine"),
         ('{"head": [{"kind": "affine", "name": "d"}]}', "expected scale and shift"),
         ('{"head": [{"kind": "dense", "name": "d"}], "classes": ["a"]}', "expected 2 names"),
-        ('{"head": [{"kind": "dense", "name": "d"}], "classes": [1, 2]}', "classes is not"),
+        ('{"head": [{"kind": "dense", "name": "d"}], "classes": [1, 2]}', "classes: expected"),
         ("{}", "unexpected tensor"),
-        ("[" * 100_000, "around is not|the header"),
+        ("[" * 100_000, "around: expected|the header"),
     ],
 )
 def test_native_files_with_a_hostile_head(tmp_path, around, message):

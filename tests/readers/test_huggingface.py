@@ -135,7 +135,7 @@ def test_16_bit_types(source, tmp_path):
         ({"layer_norm_eps": 1e-5}, None, "layer_norm_eps"),
         ({"model_type": "mobilenet_v1"}, None, "model_type"),
         ({"image_size": 31}, None, "31"),
-        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "each channel"),
+        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "channels differently"),
     ],
 )
 def test_other_networks_are_refused(source, tmp_path, config, preprocessor, message):
@@ -197,7 +197,7 @@ def test_a_name_on_the_hub_is_looked_up_in_its_cache(source, tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = huggingface.fetched("hf://some/network", download=False)
     assert Path(folder) == snapshot
-    with pytest.raises(fastmnv2.WeightsUnavailable, match="the network is not used"):
+    with pytest.raises(fastmnv2.WeightsUnavailable, match="downloads are disabled"):
         huggingface.fetched("hf://some/other", download=False)
     with pytest.raises(fastmnv2.WeightsError, match="organisation/name"):
         huggingface.fetched("hf://other", download=False)

@@ -59,7 +59,7 @@ def test_a_file_is_run_at_its_own_size(network, tmp_path, suffix):
         model.embed(images[:, :96, :96])
     resized = fastmnv2.load(path, size=96)
     assert resized.embed(images[:, :96, :96]).shape == (2, 1280)
-    assert any("160 x 128, is set aside" in note for note in resized.weights["notes"])
+    assert any("160 x 128, is replaced" in note for note in resized.weights["notes"])
 
 
 def test_a_model_for_images_of_any_size(tmp_path):
