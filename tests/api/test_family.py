@@ -92,7 +92,7 @@ def test_the_multiplier_follows_from_the_weights(member):
     assert fold(source).network == network
     if network.multiplier == DEFAULT.multiplier:
         return
-    with pytest.raises(WeightsError, match=r"what size of images .* size="):
+    with pytest.raises(WeightsError, match=r"image size .* is not recorded.* size="):
         fold(replace(source, size=None))
     other = dict(source.tensors)
     name = network.layers[5].weights_name
