@@ -1,4 +1,4 @@
-"""Every member of the family is recognised by its weights, close to float64, and as int8 equal to LiteRT's bytes."""
+"""Every member of the family is recognised by its weights and close to float64. As int8, it has LiteRT's bytes."""
 
 import pickle
 from dataclasses import replace

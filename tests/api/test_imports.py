@@ -1,4 +1,4 @@
-"""Imports between modules: no circles, and nothing heavy."""
+"""The package's modules import each other without circles, and importing it loads nothing heavy."""
 
 import ast
 import subprocess

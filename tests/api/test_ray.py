@@ -1,4 +1,4 @@
-"""Ray: the same vectors, the same parts in folders, and a node that is killed during a job."""
+"""Ray gives the same vectors and parts, also if a node is killed during a job."""
 
 import json
 import time
@@ -25,8 +25,10 @@ def paths(tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """A head node and two workers, each in its own processes. They import from this process's working directory too, so
-    it must not be the checkout: the autouse fixtures have left that."""
+    """A head node and two workers, each in its own processes.
+
+    They also import from this process's working directory. The autouse fixtures make sure that it is not the checkout.
+    """
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20})

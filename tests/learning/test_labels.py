@@ -1,4 +1,4 @@
-"""Labels that are missing, multiple, or in tables of all kinds; pictures that are rotated or change while read."""
+"""Labels that are missing, multiple or in tables of all kinds, and pictures that are rotated or change while read."""
 
 import hashlib
 import os
@@ -56,7 +56,7 @@ OTHERS = {"pandas": pandas_missing, "arrow": arrow_missing}
         np.array(None),
     ],
 )
-def test_missing_labels_are_left_out_with_a_word(missing):
+def test_missing_labels_are_skipped_with_a_reason(missing):
     for value in OTHERS[missing]() if isinstance(missing, str) and missing in OTHERS else [missing]:
         labels, skipped = read([("a", "x"), ("b", value), ("c", "y")])
         assert labels == {"a": ("x",), "c": ("y",)}
@@ -119,8 +119,8 @@ def test_bytes_are_text():
 def test_csv(tmp_path, text, labels, skipped):
     (tmp_path / "here").touch()
     (tmp_path / "t.csv").write_text(text)
-    found, said = read(tmp_path / "t.csv")
-    assert (found, set(said)) == (labels, set(skipped))
+    found, reasons = read(tmp_path / "t.csv")
+    assert (found, set(reasons)) == (labels, set(skipped))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
@@ -186,7 +186,7 @@ def compute(model, paths, variants=features.VARIANTS, **how):
     )
 
 
-def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
+def test_variants_are_made_from_the_rotated_picture(tmp_path, model):
     upright, turned = tmp_path / "upright.png", tmp_path / "turned.png"
     pixels = np.random.RandomState(0).randint(0, 256, (9, 14, 3)).astype(np.uint8)
     picture = PIL.Image.fromarray(pixels).resize((140, 90))
@@ -205,7 +205,7 @@ def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
     assert all((a != b).any() for a, b in zip(other[1], x[1], strict=True))
 
 
-def test_what_is_hashed_is_what_is_decoded(tmp_path, model, monkeypatch):
+def test_the_hash_belongs_to_the_decoded_bytes(tmp_path, model, monkeypatch):
     """A picture replaced between hashing and decoding must not have its vector cached under the old hash."""
     for name, colour in (("a.png", "red"), ("b.png", "blue")):
         PIL.Image.new("RGB", (50, 50), colour).save(tmp_path / name)
@@ -222,7 +222,7 @@ def test_what_is_hashed_is_what_is_decoded(tmp_path, model, monkeypatch):
     assert hashes[0] != real((tmp_path / "b.png").read_bytes()).digest()
 
 
-def test_the_cache_knows_all_options(tmp_path, model):
+def test_the_cache_distinguishes_all_options(tmp_path, model):
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)).save(tmp_path / "a.png")
     found = []
     for options in (Options(), Options(method="area"), Options(method="tf1"), Options()):

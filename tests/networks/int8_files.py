@@ -1,6 +1,6 @@
-"""8-bit TFLite files of this network with random weights and scales, such as no converter would make.
+"""8-bit TFLite files of this network with random weights and scales, unlike those of any converter.
 
-They are put together with LiteRT's own schema.
+They are built with LiteRT's own schema.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def packed(maker, inputs, outputs):
 
 
 class Maker:
-    """Puts a graph together: tensors, then operators in order."""
+    """Builds a graph: tensors, then operators in order."""
 
     def __init__(
         self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False, ties=False
@@ -76,7 +76,7 @@ class Maker:
         return output
 
     def quantity(self, clamps):
-        """A random scale and zero point of an activation; of one that `clamps`, the zero point is the lowest."""
+        """A random scale and zero point of an activation. If it `clamps`, the zero point is the lowest value."""
         scale = np.float32((6 if clamps else 12) / 255 * self.random.uniform(0.7, 1.0))
         zero = 0 if clamps else int(self.random.integers(90, 166))
         if clamps and self.wild:  # a ReLU6 that ends inside the type's range, at both ends
@@ -146,7 +146,7 @@ class Maker:
         return self.operator("AVERAGE_POOL_2D", (source,), target, options), scale
 
     def graph(self):
-        """Input and output tensor."""
+        """Add the network; return the indices of the input and output tensors."""
         scale, zero = (np.float32(1 / 127), 128) if self.dtype == np.uint8 else (np.float32(1 / 127.5), -1)
         shape = (1, *self.network.image_shape)
         image = current = self.tensor(shape, self.dtype, scale, zero)
@@ -180,7 +180,7 @@ class Maker:
         return image, current
 
     def flattened(self, source):
-        """SHAPE, STRIDED_SLICE, PACK, RESHAPE: how today's converter writes a Flatten."""
+        """SHAPE, STRIDED_SLICE, PACK, RESHAPE: the operators that the converter writes for Flatten."""
         s, channels = self.schema, self.network.layers[-2].out_channels
         one = [self.tensor((1,), np.int32, data=np.array([value], np.int32)) for value in (0, 1, 1)]
         sizes = s.ShapeOptionsT()
@@ -204,6 +204,6 @@ class Maker:
 
 
 def write(path, seed, dtype, **options):
-    """Writes a file; returns its path."""
+    """Write a file; return its path."""
     path.write_bytes(Maker(seed, dtype, **options).data())
     return path

@@ -362,6 +362,6 @@ def test_missing_optional_packages_say_what_to_install(network, tmp_path, monkey
         fastmnv2.load(tmp_path / "f.tflite")
 
 
-def test_reading_a_stream_of_bytes_is_not_promised():
+def test_streams_of_bytes_are_refused():
     with pytest.raises(TypeError):
         fastmnv2.load(io.BytesIO(b""))

@@ -1,4 +1,4 @@
-"""Hostile native files, archives and HDF5 files, whose container is wrong, not their tensors."""
+"""Native files, archives and HDF5 files with a hostile container give one WeightsError and touch no other file."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_tar_traversal_links_and_bombs(forms, tmp_path):
     refused(tar_with(tmp_path / "e.tar.gz", (member("other", huge), bytes(huge))), "unpacks to more")
 
 
-def test_zip_bombs_and_strangers(tmp_path):
+def test_zip_bombs_and_other_zip_files(tmp_path):
     for name, parts in {
         "bomb.keras": {"config.json": b"{}", "model.weights.h5": bytes(200 << 20)},
         "config.keras": {"config.json": b"[" * 10**6, "model.weights.h5": b""},
@@ -118,7 +118,7 @@ def test_hdf5_in_a_program_that_embeds_python(forms, monkeypatch, executable):
     assert all((got.tensors[name] == value).all() for name, value in want.tensors.items())
 
 
-def test_hdf5_beside_others_that_print(forms, monkeypatch, tmp_path):
+def test_hdf5_is_read_although_other_code_prints(forms, monkeypatch, tmp_path):
     """A sitecustomize, as in virtual environments and profilers, fills standard output and standard error."""
     want = read(forms["h5"])
     (tmp_path / "site").mkdir()

@@ -1,4 +1,4 @@
-"""Hugging Face's folders, and names of published weights."""
+"""Hugging Face's folders, and names of published weights, load the networks that they name."""
 
 import json
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_a_folder_with_imagenets_classes(source, tmp_path):
     same(resolve(folder / "model.safetensors"), fold(source))
 
 
-def test_a_fine_tuned_one(source, tmp_path):
+def test_a_fine_tuned_folder(source, tmp_path):
     kernel = np.random.RandomState(0).normal(0, 0.05, (1280, 2)).astype(np.float32)
     config = CONFIG | {"id2label": {"0": "cat", "1": "dog"}}
     folder = make(tmp_path / "model", source, config, (kernel, np.zeros(2, np.float32)))
@@ -110,7 +110,7 @@ def test_a_fine_tuned_one(source, tmp_path):
         fastmnv2.load(folder)
 
 
-def test_types_of_half_a_word(source, tmp_path):
+def test_16_bit_types(source, tmp_path):
     folder = make(tmp_path / "model", source)
     arrays = arrays_of(source)
     for kind in ("F16", "BF16"):
@@ -129,7 +129,7 @@ def test_types_of_half_a_word(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "preprocessor", "says"),
+    ("config", "preprocessor", "message"),
     [
         ({"tf_padding": False}, None, "tf_padding"),
         ({"layer_norm_eps": 1e-5}, None, "layer_norm_eps"),
@@ -138,14 +138,14 @@ def test_types_of_half_a_word(source, tmp_path):
         ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "channels differently"),
     ],
 )
-def test_other_networks_are_refused(source, tmp_path, config, preprocessor, says):
-    with pytest.raises(fastmnv2.WeightsError, match=says):
+def test_other_networks_are_refused(source, tmp_path, config, preprocessor, message):
+    with pytest.raises(fastmnv2.WeightsError, match=message):
         fastmnv2.load(make(tmp_path / "model", source, CONFIG | config, preprocessor=preprocessor))
 
 
-def test_the_preprocessor_says_the_range(source, tmp_path):
-    told = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1 / 255}
-    assert resolve(make(tmp_path / "model", source, preprocessor=told)).range == (0.0, 1.0)
+def test_the_preprocessor_gives_the_range(source, tmp_path):
+    preprocessor = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1 / 255}
+    assert resolve(make(tmp_path / "model", source, preprocessor=preprocessor)).range == (0.0, 1.0)
 
 
 def test_torchvisions_names_are_another_network(tmp_path):
@@ -203,7 +203,7 @@ def test_a_name_on_the_hub_is_looked_up_in_its_cache(source, tmp_path, monkeypat
         huggingface.fetched("hf://other", download=False)
 
 
-# ---- names
+# ---- names ----
 
 
 def test_the_22_members():
