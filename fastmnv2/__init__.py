@@ -234,12 +234,7 @@ def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[
     Without an argument, the size is that of "imagenet", 96 x 96, unless ``FASTMNV2_WEIGHTS`` names other weights.
     Nothing is loaded for "imagenet" and the other names of published weights. Raises what ``load`` raises.
     """
-    if isinstance(model_or_weights, str) or model_or_weights is None:
-        from fastmnv2.weights.resolve import network_of
-
-        if network := network_of(model_or_weights):
-            return network.size
-    return _model(model_or_weights).network.size
+    return model_cache.image_size(model_or_weights)
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
