@@ -27,7 +27,7 @@ def progress(what: str, total: int | None = None, *, in_bytes: bool = False, uni
 
     If standard error is not a terminal, nothing is drawn. Without rich, ``what`` is printed there once.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed, or a program without a console
         yield silent
         return
     try:

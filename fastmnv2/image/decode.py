@@ -138,9 +138,9 @@ def name_of(item: Any) -> str:
     """The name of a picture in messages."""
     try:
         if isinstance(item, (str, os.PathLike)):
-            name = os.fsdecode(item)
-            longest = 40 if keys.is_data(name) else _PATH_BYTES
-            return name if len(name) <= longest else f"{name[:40]}…"
+            path = os.fsdecode(item)
+            longest = 40 if keys.is_data(path) else _PATH_BYTES
+            return path if len(path) <= longest else f"{path[:40]}…"
         name = getattr(item, "name", None) or getattr(item, "filename", None)
         if name and isinstance(name, (str, os.PathLike)):
             return os.fsdecode(name)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -272,6 +274,7 @@ def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
         (0.5, -3, (-3, 124.5)),
         (2.0, -1.0, (-1, 1)),
         (-0.1, 1, (1, -24.5)),
+        ([1 / 127.5] * 3, [-1.0] * 3, (-1, 1)),
     ):
         inner = network_config(source) | {"inbound_nodes": call("r")}
         config = functional([layer("Rescaling", "r", "images", scale=scale, offset=offset), inner], ["network"])
@@ -280,6 +283,69 @@ def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
     ours = layer("Rescaling", keras_graph.UNIT_RESCALING, "images", scale=0.5, offset=0.0)
     inner = network_config(source) | {"inbound_nodes": call(keras_graph.UNIT_RESCALING)}
     assert keras_graph.around(functional([ours, inner], ["network"]), None).input_range == (0.0, 0.5)
+
+
+def changed(config, name, **how):
+    (found,) = [own["config"] for own in config["config"]["layers"] if own["config"]["name"] == name]
+    found.update(how)
+    return config
+
+
+def around_of(source, *behind, **relu):
+    inner = changed(network_config(source), "out_relu", **relu) | {"inbound_nodes": call("images")}
+    return keras_graph.around(functional([inner, *behind], [behind[-1]["config"]["name"]]), None)
+
+
+def test_what_takes_the_last_map_before_its_relu6(source):
+    """Such a head would get other numbers than the features."""
+    pool, dense = layer("GlobalAveragePooling2D", "pool", "network"), layer("Dense", "kinds", "pool")
+    assert not around_of(source, pool, dense).head_error
+    for relu in ({"max_value": None}, {"max_value": 4.0}, {"negative_slope": 0.1}, {"threshold": 1.0}):
+        assert (
+            "out_relu (ReLU) takes the output of Conv_1_bn; expected ReLU6"
+            in around_of(source, pool, dense, **relu).head_error
+        )
+    config = network_config(source)
+    own = config["config"]
+    own["layers"][-1:] = [layer("GlobalAveragePooling2D", "pool", "Conv_1_bn"), dense]
+    own["output_layers"] = [["kinds", 0, 0]]
+    assert "pool (GlobalAveragePooling2D) takes" in keras_graph.around(config, None).head_error
+
+
+def test_a_reshape_that_makes_each_feature_a_row_is_refused(source):
+    pool, dense = layer("GlobalAveragePooling2D", "pool", "network"), layer("Dense", "kinds", "rows")
+    for shape, fits in (([1280], True), ([1, 1, 1280], True), ([1280, 1], False), ([1280, 1, 1], False)):
+        found = around_of(source, pool, layer("Reshape", "rows", "pool", target_shape=shape), dense)
+        assert bool(found.head_error) != fits
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("bn_Conv1", {"epsilon": 1e-5}),
+        ("block_13_depthwise", {"strides": [1, 1]}),
+        ("block_14_depthwise", {"dilation_rate": [2, 2]}),
+    ],
+)
+def test_networks_that_compute_something_else_are_refused(source, tmp_path, name, how):
+    config = changed(network_config(source), name, **how)
+    path = legacy(tmp_path / "m.h5", source, lambda name: name, config)
+    with pytest.raises(fastmnv2.WeightsError, match=f"{name}: expected {next(iter(how))}"):
+        fastmnv2.load(path, head=False)
+
+
+def test_closed_streams_and_odd_entries_of_the_path(source, tmp_path):
+    """The child process that reads HDF5 has standard streams where this process may have other files."""
+    path = legacy(tmp_path / "m.h5", source, lambda name: name)
+    program = """
+import os, pathlib, sys
+os.closerange(0, 3)
+sys.path += [None, b"bytes", pathlib.Path("path")]
+import fastmnv2
+open(sys.argv[2], "w").write(fastmnv2.load(sys.argv[1]).weights["form"])
+"""
+    subprocess.run([sys.executable, "-c", program, path, tmp_path / "form"], timeout=120, check=True)
+    assert (tmp_path / "form").read_text() == "keras"
 
 
 def test_places_of_layers_without_names():

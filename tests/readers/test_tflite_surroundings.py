@@ -112,8 +112,9 @@ def hyperbolic(maker, pooled):
         ({"behind": two_heads}, "second is a second branch"),
         ({"behind": hyperbolic}, "odd_one can't be run"),
         ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only the average"),
+        ({"unclamped": "MobilenetV2/Conv_1"}, "MEAN.* only the average after ReLU6"),
     ],
-    ids=["two heads", "tanh", "max pooling"],
+    ids=["two heads", "tanh", "max pooling", "no ReLU6"],
 )
 def test_heads_never_block_the_features(folded, pixels, features, tmp_path, parts, says):
     path = written(tmp_path / "m.tflite", folded, **parts)

@@ -11,11 +11,13 @@ class FloatMaker(Maker):
     """Builds the network from folded weights.
 
     ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
-    tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through.
+    tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through;
+    ``unclamped`` the scope of a layer without its ReLU6.
     """
 
-    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32):
+    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32, unclamped=""):
         super().__init__(0, np.uint8)
+        self.unclamped = unclamped
         self.folded, self.before, self.behind, self.last, self.activations = folded, before, behind, pool, activations
 
     def values(self, data):
@@ -35,7 +37,7 @@ class FloatMaker(Maker):
             kernel = self.values(self.folded.tensors[layer.weights_name].transpose(3, 0, 1, 2))
         options = s.DepthwiseConv2DOptionsT() if depthwise else s.Conv2DOptionsT()
         options.padding, options.strideW, options.strideH = SAME, layer.stride, layer.stride
-        options.fusedActivationFunction = RELU6 if layer.relu6 else 0
+        options.fusedActivationFunction = RELU6 if layer.relu6 and layer.scope != self.unclamped else 0
         if depthwise:
             options.depthMultiplier = 1
         target = self.tensor((1, layer.out_height, layer.out_width, layer.out_channels), self.activations)

@@ -97,7 +97,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
             f"{origin}: the HDF5 library runs in a child process, for which this program has no Python "
             "interpreter; convert the file with a normal Python: fastmnv2 convert SRC FILE.safetensors"
         )
-    receiver, sender = os.pipe()
+    receiver, sender = _pipe()
     with open(receiver, "rb") as answers:
         try:
             process = _start(interpreter, sender, file)
@@ -123,6 +123,18 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
     return found[0]
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe. Its ends are not 0 to 2, which are free if standard streams are closed: the child has its own there."""
+    receiver, sender = os.pipe()
+    if min(receiver, sender) > 2:
+        return receiver, sender
+    try:
+        return _pipe()
+    finally:
+        os.close(receiver)
+        os.close(sender)
+
+
 def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[bytes]":
     """Start the child process, which inherits ``sender``."""
     how: dict[str, Any]
@@ -135,7 +147,7 @@ def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[
     else:
         handle, how = sender, {"pass_fds": [sender]}
     return subprocess.Popen(
-        [interpreter, "-c", _CHILD, str(handle), *sys.path],
+        [interpreter, "-c", _CHILD, str(handle), *(place for place in sys.path if isinstance(place, str))],
         stdin=file,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

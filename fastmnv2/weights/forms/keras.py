@@ -126,7 +126,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
     if DEFAULT.logits.weights_name not in tensors:
         others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
-        _check_norms(config, origin)
+        _check_layers(config, origin)
         size = _image_size(config)
         even_maps = size is None and _pads_even_maps(config)
         graph = keras_graph.around(config, size)
@@ -254,14 +254,21 @@ def _pads_even_maps(config: Any) -> bool:
     return any(kind == "ZeroPadding2D" and own.get("padding") == [[0, 1], [0, 1]] for kind, _, own in _layers(config))
 
 
-def _check_norms(config: Any, origin: str) -> None:
-    """Check that the network's batch norms have the epsilon that folding uses."""
-    plain = keras_names.plain_names(_layer_names(config))
+def _check_layers(config: Any, origin: str) -> None:
+    """Check that layers with the network's names compute what the network does: strides, ReLU6 and epsilon."""
+    names = _layer_names(config)
+    plain, prefix = keras_names.plain_names(names), keras_names.prefix_of(names)
     for kind, name, own in _layers(config):
-        epsilon = own.get("epsilon")
-        if (
-            kind == "BatchNormalization"
-            and name in plain
-            and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
-        ):
-            raise WeightsError(f"{origin}: {name}: expected epsilon {DEFAULT.epsilon}, got {epsilon!r}")
+        expected: dict[str, tuple[Any, ...]] = {}
+        if kind == "BatchNormalization" and name in plain:
+            expected["epsilon"] = (DEFAULT.epsilon,)
+        elif kind == "ReLU" and keras_names.slim_scope(name.removeprefix(prefix).removesuffix("_relu")):
+            expected["max_value"] = (6,)
+        elif kind in ("Conv2D", "DepthwiseConv2D") and name in plain:
+            stride = keras_names.layer_of(plain[name]).stride
+            expected = {"strides": (stride, [stride] * 2, None), "dilation_rate": (1, [1, 1], None)}
+        for key, values in expected.items():
+            found = own.get(key)
+            close = isinstance(found, float) and isinstance(values[0], float) and abs(found - values[0]) <= 1e-9
+            if found not in values and not close:
+                raise WeightsError(f"{origin}: {name}: expected {key} {values[0]}, got {found!r}")

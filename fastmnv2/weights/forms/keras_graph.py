@@ -339,12 +339,12 @@ def _applied(node: _Node, way: _Way) -> _Way:
 def _arithmetic(node: _Node) -> tuple[float, float]:
     """Factor and offset of a layer before the network."""
     if node.kind == "Rescaling":
-        scale, offset = (node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0)))
-        if not all(isinstance(value, (int, float)) for value in (scale, offset)):
-            raise _refuse(
-                node, f"scales each channel apart ({str(scale)[:60]}, {str(offset)[:60]}), which can't be run"
-            )
-        return float(scale), float(offset)
+        told = [node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0))]
+        numbers = [value[0] if isinstance(value, list) and value == value[:1] * 3 else value for value in told]
+        if not all(isinstance(value, (int, float)) for value in numbers):
+            says = ", ".join(str(value)[:60] for value in told)
+            raise _refuse(node, f"scales each channel apart ({says}), which can't be run")
+        return float(numbers[0]), float(numbers[1])
     kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
     sign = _ARITHMETIC.get(str(kind))
     if sign is None or len(node.numbers) != 1 or len(node.inputs) != 1:
@@ -361,11 +361,11 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
 
 
 def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Lookup], list[Step]]]:
-    nodes = _chain(last_norm, _after)
-    if nodes and nodes[0].kind in ("ReLU", "Activation"):
-        nodes = nodes[1:]
+    behind = [node for node in _chain(last_norm, _after) if node.kind not in _IDLE]
+    if behind and not _is_relu6(behind[0]):
+        raise _refuse(behind[0], f"takes the output of {last_norm.name}; expected ReLU6 between them")
+    behind = behind[1:]
     pooled, makers = False, list[Callable[[_Lookup], list[Step]]]()
-    behind = [node for node in nodes if node.kind not in _IDLE]
     for node in behind:
         if not pooled:
             if not _pools(node, size):
@@ -382,6 +382,19 @@ def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Loo
         else:
             makers.append(_maker(node))
     return makers
+
+
+def _is_relu6(node: _Node) -> bool:
+    if node.kind == "Activation":
+        name = node.config.get("activation")
+        return (name.get("config") if isinstance(name, dict) else name) == "relu6"
+    return node.kind == "ReLU" and _clamp(node) == (6, 0, 0)
+
+
+def _clamp(node: _Node) -> tuple[Any, Any, Any]:
+    """A ReLU's maximum, slope and threshold."""
+    slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))
+    return node.config.get("max_value"), slope, threshold
 
 
 def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
@@ -401,7 +414,7 @@ def _keeps(node: _Node) -> bool:
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
-    return len([edge for edge in shape if edge != 1]) == 1
+    return shape[-1:] not in ([1], (1,)) and len([edge for edge in shape if edge != 1]) == 1
 
 
 def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
@@ -417,8 +430,7 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
     elif node.kind == "UnitNormalization" and node.config.get("axis", -1) in (-1, [-1], 1, [1]):
         steps = [Step("unit", node.name)]
     elif node.kind == "ReLU":
-        limit = node.config.get("max_value")
-        slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))
+        limit, slope, threshold = _clamp(node)
         if slope or threshold or limit not in (None, 6):
             raise _refuse(node, f"clamps to {limit} with slope {slope} and threshold {threshold}, which can't be run")
         steps = [Step("relu6" if limit else "relu", node.name)]

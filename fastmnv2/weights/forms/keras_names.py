@@ -37,6 +37,11 @@ def slim_scope(layer: str) -> str | None:
     return None
 
 
+def layer_of(layer: str) -> Layer:
+    """The network's layer with this Keras name."""
+    return _BY_SCOPE[slim_scope(layer) or ""]
+
+
 def prefix_of(layers: Iterable[str]) -> str:
     """The common prefix of the network's layer names, such as "left_"; "" if there is no prefix or no network.
 

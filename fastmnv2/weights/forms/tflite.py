@@ -197,9 +197,11 @@ class Walk:
         if source is None or source.layer != len(self.network.layers) - 2:
             return False
         averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
-        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+        if (averages and source.relu6) or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
             return False
-        self._behind.refuse(self._where, "takes the last map, of which only the average can be used", operator.outputs)
+        self._behind.refuse(
+            self._where, "takes the last map, of which only the average after ReLU6 can be used", operator.outputs
+        )
         return True
 
     def _is_average(self, operator: Operator) -> bool:
