@@ -13,7 +13,7 @@ from makers import write_bundle
 import fastmnv2
 from fastmnv2.core.network import BATCH_NORM, DEFAULT, of
 from fastmnv2.weights.fold import fold
-from fastmnv2.weights.forms import keras_graph, keras_names
+from fastmnv2.weights.forms import hdf5, keras, keras_graph, keras_names
 from fastmnv2.weights.forms.keras_names import _keras_name as keras_name
 from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.untrained import untrained
@@ -346,6 +346,24 @@ open(sys.argv[2], "w").write(fastmnv2.load(sys.argv[1]).weights["form"])
 """
     subprocess.run([sys.executable, "-c", program, path, tmp_path / "form"], timeout=120, check=True)
     assert (tmp_path / "form").read_text() == "keras"
+
+
+def test_layers_of_two_models_with_one_name(source, tmp_path):
+    """Neither of them is taken for the other."""
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for number, model in enumerate(("first", "second")):
+            variables_of = file.create_group(f"layers/{model}/layers/dense/vars")
+            variables_of.attrs["name"] = "dense"
+            variables_of["0"] = np.full((4, 4), number, np.float32)
+    with (tmp_path / "m.weights.h5").open("rb") as file:
+        others = hdf5.collect(file).others
+    assert sorted(values[0, 0] for values in others.values()) == [0, 1]
+    assert keras._variables_of("dense", others, "") == {}
+    with h5py.File(tmp_path / "n.weights.h5", "w") as file:
+        numbered(file, source, "layers/functional/")
+        numbered(file, untrained(seed=4), "layers/functional_1/")
+    with pytest.raises(fastmnv2.WeightsError, match=r"a second tensor for .*; expected one MobileNetV2"):
+        fastmnv2.load(tmp_path / "n.weights.h5")
 
 
 def test_places_of_layers_without_names():

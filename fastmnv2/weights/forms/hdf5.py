@@ -315,7 +315,8 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
         if not _is_networks(layer):
             variables = ()  # the variables of other layers depend on the layer's class
-        named[f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"] = dataset
+        plain = f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"
+        named[plain if plain not in named else f"/{folder}/{plain}"] = dataset  # the same name in another model
     return named
 
 

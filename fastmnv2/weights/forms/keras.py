@@ -90,12 +90,17 @@ def read_model(model: Any) -> Source:
 
     origin = f"the Keras model {printable(str(model.name), 100)}"
     variables: dict[str, NDArray[Any]] = {}
-    pending = list(model.layers)
+    pending, seen = [(layer, "") for layer in model.layers], set[int]()
     while pending:
-        layer = pending.pop()
-        pending += getattr(layer, "layers", ())
+        layer, place = pending.pop()
+        if id(layer) in seen:  # a model may be used twice
+            continue
+        seen.add(id(layer))
+        pending += [(inner, f"{place}/{layer.name}") for inner in getattr(layer, "layers", ())]
         for weight in () if hasattr(layer, "layers") else layer.weights:
-            variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(weight, np.float32)
+            path = f"{layer.name}/{weight.name}"
+            path = path if path not in variables else f"{place}/{path}"  # the same name in another model
+            variables[path] = np.ascontiguousarray(weight, np.float32)
     variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}
