@@ -189,3 +189,12 @@ def test_arithmetic_before_the_network_is_read(folded, pixels, tmp_path):
     ):
         model = fastmnv2.load(written(tmp_path / "m.tflite", folded, before=before))
         assert model.weights["input_range"] == pytest.approx(said)
+
+
+def test_a_graph_that_resizes_images_says_the_networks_size(folded, pixels, features, tmp_path):
+    model = fastmnv2.load(
+        written(tmp_path / "m.tflite", folded, size=(128, 160), before=[("MUL", 1 / 127.5), ("SUB", 1.0)])
+    )
+    assert model.network == folded.network
+    assert model.weights["input_range"] == pytest.approx((-1.0, 1.0))
+    near(model.embed(pixels), features)

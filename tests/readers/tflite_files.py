@@ -12,12 +12,12 @@ class FloatMaker(Maker):
 
     ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
     tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through;
-    ``unclamped`` the scope of a layer without its ReLU6.
+    ``unclamped`` the scope of a layer without its ReLU6; ``size`` that of images, which the graph then resizes.
     """
 
-    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32, unclamped=""):
+    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32, unclamped="", size=None):
         super().__init__(0, np.uint8)
-        self.unclamped = unclamped
+        self.unclamped, self.size = unclamped, size
         self.folded, self.before, self.behind, self.last, self.activations = folded, before, behind, pool, activations
 
     def values(self, data):
@@ -62,7 +62,11 @@ class FloatMaker(Maker):
 
     def graph(self):
         s, network = self.schema, self.folded.network
-        image = current = self.tensor((1, *network.image_shape), self.activations)
+        image = current = self.tensor((1, *(self.size or network.size), 3), self.activations)
+        if self.size:
+            target = self.tensor((1, *network.image_shape), self.activations)
+            given = (current, self.values(np.array(network.size, np.int32)))
+            current = self.operator("RESIZE_BILINEAR", given, target, s.ResizeBilinearOptionsT())
         kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
         for operator, number in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)
