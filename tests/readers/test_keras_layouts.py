@@ -358,7 +358,11 @@ def test_layers_of_two_models_with_one_name(source, tmp_path):
     with (tmp_path / "m.weights.h5").open("rb") as file:
         others = hdf5.collect(file).others
     assert sorted(values[0, 0] for values in others.values()) == [0, 1]
-    assert keras._variables_of("dense", others, "") == {}
+    assert keras._variables_of("dense", others) == {}
+    places = {"layers/first/layers/dense", "layers/second/layers/dense"}
+    nameless = {f"{place}/0": np.zeros((4, 4), np.float32) for place in places}
+    assert keras._variables_of("dense", nameless, places) == {}
+    assert list(keras._variables_of("dense", {"layers/first/layers/dense/0": nameless.popitem()[1]}, places)) == ["0"]
     with h5py.File(tmp_path / "n.weights.h5", "w") as file:
         numbered(file, source, "layers/functional/")
         numbered(file, untrained(seed=4), "layers/functional_1/")

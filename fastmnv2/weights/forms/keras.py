@@ -6,6 +6,7 @@ layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latt
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -148,8 +149,10 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         try:
             last = tensors.get(DEFAULT.head.weights_name)
             features = DEFAULT.features if last is None else last.shape[-1]
-            places = {name: path for path, name in reversed(keras_names.saved_paths(config).items())}
-            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer, "")), features)
+            places: dict[str, set[str]] = {}
+            for path, name in keras_names.saved_paths(config).items():
+                places.setdefault(name, set()).add(path)
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer)), features)
         except ValueError as error:
             head_error = str(error)
     if head is not None and DEFAULT.logits.weights_name in tensors:
@@ -171,9 +174,9 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
 
 
 def _variables_of(
-    layer: str, others: dict[str, NDArray[np.float32] | None], place: str
+    layer: str, others: dict[str, NDArray[np.float32] | None], places: set[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by last name, without ambiguous ones. ``place`` is the path of a layer without a name."""
+    """A layer's variables by last name, without ambiguous ones. ``places`` are the paths of layers without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
@@ -182,7 +185,7 @@ def _variables_of(
     if not found:
         for path, values in others.items():
             parent, _, name = path.rpartition("/")
-            if place and parent in (place, f"_layer_checkpoint_dependencies/{place.removeprefix('layers/')}"):
+            if re.sub("^_layer_checkpoint_dependencies/", "layers/", parent) in (places or ()):
                 found.setdefault(name, []).append(values)
     return {name: each[0] for name, each in found.items() if len(each) == 1 and each[0] is not None}
 
