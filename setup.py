@@ -19,7 +19,7 @@ MSVC = sys.platform == "win32" and "MINGW" not in os.environ.get("MSYSTEM", "")
 
 
 def target() -> str:
-    """The platform to build for. In a cross build it differs from ``platform.machine()``."""
+    """The platform to build for. In a cross build, its processor differs from ``platform.machine()``."""
     found = sysconfig.get_platform().lower()
     if found.endswith("universal2"):  # macOS: one processor at a time, because each has its own files and flags
         return os.environ.setdefault("ARCHFLAGS", f"-arch {platform.machine()}")
@@ -56,14 +56,14 @@ if MSVC:
     WARNINGS: list[str] = []
 else:
     # -ffp-contract=off: the compiler fuses nothing by itself, so that every build gives the same bits.
-    # Sanitizers ask for -O1, with which they compile in a third of the time.
+    # Sanitizer builds set -O1, because they then compile in a third of the time.
     LEVEL = "-O1" if "-O1" in CFLAGS else "-O3"
     C_FLAGS = ["-std=c11", LEVEL, "-ffp-contract=off", "-fno-fast-math", "-fvisibility=hidden"]
     WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow"]
     if os.environ.get("FASTMNV2_WERROR") == "1":
         WARNINGS.append("-Werror")
 
-# The flags of many Pythons ask for debug information, which would be nine tenths of the module.
+# Many Pythons compile extensions with debug information, which would be nine tenths of the module.
 NO_DEBUG = [] if MSVC or "-g" in CFLAGS else ["-g0"]
 C_FLAGS += NO_DEBUG
 
@@ -71,12 +71,12 @@ OPENMP = os.environ.get("FASTMNV2_OPENMP", "0" if sys.platform == "darwin" else 
 OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
 
 
-def made_as(target: Path, command: str) -> bool:
+def is_up_to_date(target: Path, command: str) -> bool:
     """Whether ``command`` made this object and no file that the compiler listed has changed since."""
     try:
-        made, depends = target.with_suffix(".made").read_text(), target.with_suffix(".d").read_text()
+        last_command, depends = target.with_suffix(".made").read_text(), target.with_suffix(".d").read_text()
         files = depends.replace("\\\n", " ").partition(": ")[2].split()
-        return made == command and max(map(os.path.getmtime, files)) < os.path.getmtime(target)
+        return last_command == command and max(map(os.path.getmtime, files)) < os.path.getmtime(target)
     except (OSError, ValueError):
         return False
 
@@ -87,8 +87,7 @@ class BuildExt(build_ext):
     def build_extensions(self) -> None:
         # A self-built Python would leave its library folder as a run path in the modules.
         if not MSVC:
-            kept = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
-            self.compiler.linker_so = kept
+            self.compiler.linker_so = [word for word in self.compiler.linker_so if not word.startswith("-Wl,-rpath")]
         # The kernels take longest, so they come first.
         sources = sorted(set().union(*MODULES.values()), key=lambda source: source not in ISA_FLAGS)
         for source in sources:
@@ -104,7 +103,7 @@ class BuildExt(build_ext):
             return self.compiler.compile([source], self.build_temp, include_dirs=["csrc"], extra_postargs=flags)
         target = Path(self.build_temp, source).with_suffix(".o")
         command = " ".join([*self.compiler.compiler_so, *flags])
-        if not made_as(target, command):
+        if not is_up_to_date(target, command):
             target.with_suffix(".made").unlink(missing_ok=True)
             self.compiler.compile(
                 [source],
@@ -123,8 +122,8 @@ class BuildExt(build_ext):
 HEADERS = sorted(str(path) for suffix in ("h", "inc", "def") for path in Path("csrc").rglob(f"*.{suffix}"))
 FLAGS_TEXT = " ".join([*C_FLAGS, *OPENMP_FLAGS])
 
-# One module for every CPython from 3.11 on, the first whose limited API has buffers. It costs 0.1 us per call: an empty
-# call takes 1.6 us instead of 1.5 (minimum of 7 x 20,000 calls), 0.01 % of one image's time.
+# One module for every CPython from 3.11 on, the first version whose limited API has buffers. It costs 0.1 us per call,
+# 0.01 % of one image's time: an empty call takes 1.6 us instead of 1.5 (minimum of 7 x 20,000 calls).
 LIMITED = sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 IMAGE = {source for source in [*CORE, *ISA_FLAGS] if Path(source).parts[1] == "image"}
@@ -152,7 +151,7 @@ def module(name: str) -> Extension:
 
 
 def description() -> str:
-    """README for PyPI, which can't show files of this repository: no pictures, and links become plain text."""
+    """README for PyPI, without pictures and with links to files as plain text: PyPI has no other files."""
     text = re.sub(r"^!\[.*\n\n?", "", Path("README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", r"\1 (\2)", text)
 

@@ -1,12 +1,12 @@
-# What stages share; .ci/run reads it before each of them, in the clean copy, with $work, $host and $run set.
+# Functions for all stages. .ci/run sources this file before each stage, in the clean copy, with $work, $host and $run set.
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TF_CPP_MIN_LOG_LEVEL=3
 export PIP_NO_COMPILE=1 # most of TensorFlow's modules are never imported
 export FASTMNV2_WERROR=1 # everywhere, so that all environments and the C tests share the objects in build/
 unset PYTHONPATH
 missing=$work/missing
 
-# Go on in an environment of that name, which is made if it is not there.
-environment() {
+# Activate the virtual environment with this name, and create it if necessary.
+environment() { # NAME
     local python=${FASTMNV2_CI_PYTHON:-python3} found
     for found in "$python" python3.13 python3.12 python3.11 python3.10; do
         if "$found" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
@@ -19,20 +19,21 @@ environment() {
     python --version
 }
 
+# Record that THING is missing, which excuses the tests that need it.
 lacking() { # THING REASON
     echo "$1" >>"$missing"
-    echo "SKIPPED what wants $1: $2"
+    echo "SKIPPED tests that need $1: $2"
 }
 
-# Install what may not be had everywhere; where that fails, the reason is printed and THING is lacking.
+# Install packages that are not available everywhere. If that fails, print the reason and record THING as missing.
 get() { # THING REQUIREMENT …
     local thing=$1
     shift
     pip install -q "$@" >"$work/get.log" 2>&1 || { lacking "$thing" "$(tail -1 "$work/get.log")"; return 1; }
 }
 
-# This package with an extra, once a run in each environment. What of the extra can't be had is lacking; a failure of the
-# package itself is one.
+# Install this package with an extra, once per run in each environment. Requirements of the extra that can't be installed
+# are recorded as missing; if the package itself can't be installed, the stage fails.
 package_with() { # EXTRA
     [ "$(cat "$VIRTUAL_ENV/has" 2>/dev/null)" != "$run $1" ] || return 0
     if ! get "[$1]" ".[$1]"; then
@@ -44,7 +45,7 @@ package_with() { # EXTRA
     echo "$run $1" >"$VIRTUAL_ENV/has"
 }
 
-# What an extra of the installed package asks for.
+# Print the requirements of an extra of the installed package.
 requirements_of() { # EXTRA
     python - "$1" <<'END'
 import importlib.metadata
@@ -68,7 +69,7 @@ print(*of(sys.argv[1]), sep="\n")
 END
 }
 
-# Debian's packages, by the thing that tests call theirs, and a file or command that tells whether it is there.
+# Debian packages: the tests' name for the thing, a command or file that shows that it is installed, and the packages.
 debian() {
     cat <<'END'
 clang|clang|clang libclang-rt-dev libomp-dev
@@ -84,8 +85,8 @@ openssl|openssl|openssl
 END
 }
 
-# What this machine has not; the host stage has tried to install it, or was told not to.
-lacking_of_the_host() {
+# Record the Debian packages that this machine lacks: the host stage could not install them, or was not allowed to.
+record_missing_packages() {
     local thing probe packages
     while IFS='|' read -r thing probe packages; do
         command -v "$probe" >/dev/null || [ -e "$probe" ] || lacking "$thing" "there is no $probe ($packages)"
@@ -93,7 +94,7 @@ lacking_of_the_host() {
     [ -d "$FASTMNV2_TEST_DATA/weights" ] || lacking data "there is no $FASTMNV2_TEST_DATA/weights"
 }
 
-# pytest, which fails at a skip that tests/skips.txt does not excuse.
+# Run pytest, which fails if a test is skipped and tests/skips.txt does not excuse it.
 tests() {
     touch "$missing"
     python -m pytest --durations=20 --skips "$(sort -u "$missing" | tr '\n' ' ')" "$@"

@@ -1,9 +1,9 @@
-"""Compare ``embed`` with LiteRT and TensorFlow in one process: the everyday view.
+"""Compare ``embed`` with LiteRT and TensorFlow in one process, for daily use.
 
     python -m pytest benches --benchmark-only
     python -m pytest benches --benchmark-only --benchmark-autosave   # and later --benchmark-compare
 
-``FASTMNV2_BENCH_WEIGHTS`` names the weights, of any network.
+``FASTMNV2_BENCH_WEIGHTS`` names the weights, of any network (default "untrained").
 Quote figures from compare.py only: it keeps the engines from disturbing each other.
 """
 
@@ -52,7 +52,7 @@ def bench_one_thread(benchmark, models, pool, network, dtype, n):
     benchmark(run, images, out=out)
 
 
-def spent(callers, work):
+def seconds_of(callers, work):
     """Seconds until ``callers`` Python threads have all finished ``work``."""
     with concurrent.futures.ThreadPoolExecutor(callers) as pool:
         start = time.perf_counter()
@@ -62,9 +62,9 @@ def spent(callers, work):
 
 @pytest.mark.parametrize("n", [1, 32])
 def bench_two_callers(benchmark, models, pool, n):
-    """Two Python threads, each calling on one thread: close to twice the work, because the GIL is released.
+    """Two Python threads that call ``embed`` on one thread each do nearly twice the work, because the GIL is released.
 
-    extra_info has the speedup over one caller, and that of the multiply-add peak, which bounds it.
+    extra_info has the speedup over one caller, and the speedup of the multiply-add peak, which limits it.
     """
     benchmark.group = f"two callers, n={n}, 1 thread each"
     run, images = PEERS["fastmnv2"].make(models, 1, n), np.resize(pool, (n, *pool.shape[1:]))
@@ -76,7 +76,7 @@ def bench_two_callers(benchmark, models, pool, n):
     speedups, peaks = [], []
     for _ in range(15):
         peaks.append(measure.peak(2) / measure.peak(1))
-        speedups.append(2 * spent(1, work) / spent(2, work))
+        speedups.append(2 * seconds_of(1, work) / seconds_of(2, work))
     benchmark.extra_info |= {"speedup": statistics.median(speedups), "peak_speedup": statistics.median(peaks)}
     print(f"\ntwo callers, n={n}: {statistics.median(speedups):.2f}x, the peak {statistics.median(peaks):.2f}x")
-    benchmark(spent, 2, work)
+    benchmark(seconds_of, 2, work)

@@ -1,4 +1,4 @@
-"""Training a classifier of a thousand pictures, decoding included: ``python -m pytest benches/bench_learn.py``."""
+"""Time to train a classifier on a thousand pictures, with decoding: ``python -m pytest benches/bench_learn.py``."""
 
 import numpy as np
 import pytest

@@ -31,7 +31,7 @@ OURS = "fastmnv2"
 
 
 def version(name: str) -> str:
-    """The version of the engine's distribution, or PackageNotFoundError. Ours may be built in place."""
+    """The version of an engine's package. Raises PackageNotFoundError. Ours may be built in place, without metadata."""
     return fastmnv2.__version__ if name.startswith(OURS) else importlib.metadata.version(PEERS[name].distribution)
 
 
@@ -47,7 +47,7 @@ def installed(names: Sequence[str]) -> list[str]:
 
 
 def make_models(folder: Path, weights: str, names: Sequence[str]) -> Network:
-    """Write each format in a separate process, because the converters' libraries clash in one. Returns the network."""
+    """Write each format in a separate process, because the converters' libraries clash. Return the network."""
     here = str(Path(__file__).parent)
     for form in sorted({form for name in names for form in PEERS[name].needs}):
         code = f"import sys; sys.path.insert(0, {here!r}); import pathlib, peers; "
@@ -58,7 +58,7 @@ def make_models(folder: Path, weights: str, names: Sequence[str]) -> Network:
     rng = np.random.RandomState(3)
     network = resolve(weights).network
     images = export.patches(rng, 16, network)
-    np.save(folder / "images.npy", (np.rint(images * 255) / 255).astype(np.float32))  # bytes, like pictures
+    np.save(folder / "images.npy", (np.rint(images * 255) / 255).astype(np.float32))  # rounded to bytes, like pictures
     return network
 
 
@@ -77,9 +77,9 @@ def start(names: Sequence[str], threads: Sequence[int], folder: Path) -> dict[tu
                 continue
             features = np.load(folder / "features.npy")
             ours = expected.setdefault(PEERS[name].network, features)
-            apart = np.linalg.norm(features - ours) / np.linalg.norm(ours)
-            if not apart < PEERS[name].close:
-                raise SystemExit(f"{name}: its features differ from ours by {apart:.1e}: not the same network")
+            difference = np.linalg.norm(features - ours) / np.linalg.norm(ours)
+            if not difference < PEERS[name].tolerance:
+                raise SystemExit(f"{name}: its features differ from ours by {difference:.1e}: not the same network")
             workers[name, count] = worker
     return workers
 
@@ -113,11 +113,14 @@ def machine(names: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=",".join(PEERS), help="engines, separated by commas")
-    parser.add_argument("--batches", default="1,8,32,128")
-    parser.add_argument("--threads", default=",".join({"1": 0, str(len(os.sched_getaffinity(0))): 0}))
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--weights", default="untrained", help="of any network: a file or name that records its size")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batches", default="1,8,32,128", help="images per call (default 1,8,32,128)")
+    every = ",".join({"1": 0, str(len(os.sched_getaffinity(0))): 0})
+    parser.add_argument("--threads", default=every, help=f"numbers of threads (default {every})")
+    parser.add_argument("--rounds", type=int, default=9, help="bursts of each case (default 9)")
+    parser.add_argument(
+        "--weights", default="untrained", help="a file or name that records its size (default untrained)"
+    )
+    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--plots", type=Path, help="folder for the plots; needs matplotlib")
     options = parser.parse_args()
     batches = [int(batch) for batch in options.batches.split(",")]
@@ -141,10 +144,10 @@ def main() -> None:
         about[f"peak_{count}"] = float(np.median(peaks)) if peaks else None
     peaks = ", ".join(f"{about[f'peak_{count}'] / 1e9:.1f} GMAC/s on {count} cores" for count in threads)
     about["ping"] = pings
-    apart = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
+    latencies = " and ".join(f"{ping * 1e9:.0f}" for ping in pings)
     print(
         f"{network.name} on {about['processor']}, {about['isa']}; peak {peaks}; "
-        f"a cache line from core to core {apart} ns\n"
+        f"a cache line takes {latencies} ns from core to core\n"
     )
     print(table(results))
     if options.json:

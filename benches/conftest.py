@@ -1,4 +1,4 @@
-"""Fixtures of the everyday view: models made once, and the machine's peak in every report."""
+"""Fixtures for the pytest benchmarks: models made once, and the machine's peak in every report."""
 
 import os
 import sys

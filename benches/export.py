@@ -10,7 +10,7 @@ from fastmnv2.weights.tensors import Folded
 
 
 def _steps(folded: Folded):
-    """Yield every layer but the logits: layer, kernel, bias, and whether a block's shortcut starts here."""
+    """Yield every layer except the logits: layer, kernel, bias, and whether a block starts with this layer."""
     for index, layer in enumerate(folded.network.layers[:-1]):
         yield layer, folded.tensors[layer.weights_name], folded.tensors[layer.biases_name], index % 3 == 0
 
@@ -46,7 +46,7 @@ def saved_model(folded: Folded, folder: Path) -> Path:
 
 
 def tflite(folded: Folded, path: Path) -> Path:
-    """A float32 TFLite file for batch 1; interpreters resize it."""
+    """A float32 TFLite file for one image; interpreters can resize it to more."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]
@@ -70,7 +70,7 @@ def _calibration(network: Network) -> np.ndarray:
 
 
 def int8_tflite(folded: Folded, path: Path) -> Path:
-    """An int8 TFLite file with float input and output, from today's converter; interpreters resize it."""
+    """An int8 TFLite file with float input and output, from the current converter; interpreters can resize it."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]

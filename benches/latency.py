@@ -1,11 +1,11 @@
-"""One image at a time, as in a service: how long calls take, alone and next to busy processes.
+"""The latency of calls with one image, as in a service, on an idle machine and next to busy processes.
 
     python benches/latency.py --json latency.json
     python benches/latency.py --peers fastmnv2,litert --busy 1 --seconds 10
 
-Calls come back to back, or every 5 ms with the processors free in between. Every engine runs in its own process, may
+Calls come back to back, or every 5 ms with the processors idle in between. Every engine runs in its own process, may
 use all processors, and is stopped while another engine is measured. A busy process computes all the time and may also
-run on any processor. No call is discarded, not even the first ones next to a busy process.
+run on any processor. All calls count, including the first ones next to a busy process.
 """
 
 import argparse
@@ -27,7 +27,6 @@ from measure import Worker
 
 EVERY = 0.005
 QUANTILES = (0.5, 0.99, 0.999)
-DEFAULT = 0  # threads: what the engine takes by itself
 
 
 class Setting(NamedTuple):
@@ -43,7 +42,7 @@ class Setting(NamedTuple):
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """``count`` processes that each want a processor."""
+    """Run ``count`` processes that compute all the time."""
     neighbours = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -54,20 +53,20 @@ def busy(count: int) -> Iterator[None]:
 
 
 class Row(NamedTuple):
-    """An engine on so many threads."""
+    """An engine and its number of threads."""
 
     peer: str
-    threads: int
+    threads: int  # 0: the engine's default
 
     def __str__(self) -> str:
         return f"{self.peer} | {self.threads or 'default'}"
 
 
 class Measured(NamedTuple):
-    """Every call of one row in one setting."""
+    """All calls of one row in one setting."""
 
     times: list[float]
-    late: int  # calls of ours in which a thread was missed
+    late: int  # fastmnv2's calls that went on without a late thread
 
 
 def measure(
@@ -101,15 +100,15 @@ def table(found: dict[tuple[Row, Setting], Measured], rows: Sequence[Row], setti
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers", default="fastmnv2,litert,openvino,onnxruntime", help="which, separated by commas")
-    parser.add_argument("--threads", default="1,2,0", help="0: each engine's default")
-    parser.add_argument("--busy", default="0,1,2", help="how many busy processes")
+    parser.add_argument("--peers", default="fastmnv2,litert,openvino,onnxruntime", help="engines, separated by commas")
+    parser.add_argument("--threads", default="1,2,0", help="numbers of threads; 0: each engine's default")
+    parser.add_argument("--busy", default="0,1,2", help="numbers of busy processes")
     parser.add_argument("--every", default=f"0,{EVERY}", help="seconds from call to call; 0: back to back")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each row in each setting and round")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds for each row in each setting and round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--weights", default="untrained")
-    parser.add_argument("--models", type=Path, help="folder in which the engines' files are kept for the next time")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", type=Path, help="folder that keeps the engines' files for the next run")
+    parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     names = installed(options.peers.split(","))
     rows = [Row(name, int(count)) for name in names for count in options.threads.split(",")]
@@ -136,7 +135,7 @@ def main() -> None:
     print()
     for (row, setting), (times, late) in found.items():
         if row.peer.startswith(OURS) and row.threads != 1:
-            print(f"{row.peer}, {row.threads or 'default'} threads, {setting}: a thread was missed in", end=" ")
+            print(f"{row.peer}, {row.threads or 'default'} threads, {setting}: a thread was late in", end=" ")
             print(f"{late} of {len(times)} calls")
     if options.json:
         results = [

@@ -1,8 +1,8 @@
 """Timing engines against each other on a noisy machine.
 
-Each engine runs in a process of its own, stopped (SIGSTOP) while it is not being timed, so that no engine's
-spinning threads are in another's way. Bursts of calls are interleaved over many rounds, and each burst stands
-between two measurements of the multiply-add peak: where the peak dropped, the burst is thrown away and repeated.
+Each engine runs in its own process, which is stopped (SIGSTOP) while another engine is timed, so that spinning threads
+disturb no measurement. The engines take turns in short bursts of calls, over many rounds. The multiply-add peak is
+measured before and after each burst; if it dropped, the burst is discarded and repeated.
 """
 
 import functools
@@ -24,20 +24,20 @@ import numpy as np
 import fastmnv2
 from fastmnv2.core import _engine, profile
 
-GOOD = 0.9  # of the best peak seen; below, the host was taking the processor away
+GOOD = 0.9  # the share of the best peak below which the host must have been taking the processor away
 SECONDS = {1: 0.15, 8: 0.15, 32: 0.25, 128: 0.6}
 WARM_UP = 3
 
 
 @functools.cache
 def int8_ratio() -> float:
-    """How many 8-bit multiply-adds this processor does in the time of a float32 one, measured side by side."""
+    """The 8-bit multiply-adds that this processor does in the time of one in float32, measured in turn."""
     pairs = [(profile.peak(fastmnv2.isa("int8"), precision="int8"), profile.peak(fastmnv2.isa())) for _ in range(9)]
     return max(pair[0] for pair in pairs) / max(pair[1] for pair in pairs)
 
 
 def peak(threads: int, macs: float = 1.7e8) -> float:
-    """Multiply-adds a second of ``threads`` cores at once, doing nothing else, for about 3 ms."""
+    """The maximum of multiply-adds per second on ``threads`` cores at once, measured for about 3 ms."""
     done = [0.0] * threads
     start = threading.Barrier(threads + 1)
     isa = fastmnv2.isa()
@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 
 class Worker:
-    """An engine's process, stopped unless it is asked something. ``threads``: 0 for the engine's default."""
+    """An engine's process, which runs only while it answers a question. ``threads``: 0 for the engine's default."""
 
     def __init__(self, peer: str, threads: int, models: Path, cpus: set[int]) -> None:
         self.threads = threads
@@ -105,7 +105,7 @@ class Worker:
 def interleaved(
     workers: dict[tuple[str, int], Worker], batches: Iterable[int], rounds: int
 ) -> Iterator[dict[str, Any]]:
-    """Bursts: {case, seconds of each call, peak before and after}; only those with the whole machine there."""
+    """Yield bursts: case, seconds of each call, and mean peak. Bursts during which the peak dropped are left out."""
     cpus = sorted(os.sched_getaffinity(0))
     best = {threads: 0.0 for _, threads in workers}
     for threads in best:
@@ -140,7 +140,7 @@ class Result(NamedTuple):
 
 
 def summary(bursts: list[dict[str, Any]], case: Case, macs: int) -> Result | None:
-    """Median of the bursts' medians: a slow moment affects one burst, not many calls. ``macs`` is for one image."""
+    """Medians of the bursts' medians, so that a slow moment affects one burst only. ``macs`` is for one image."""
     mine = [burst for burst in bursts if burst["case"] == case]
     if not mine:
         return None

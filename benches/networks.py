@@ -2,9 +2,9 @@
 
     taskset -c 1 python benches/networks.py --models FOLDER --json networks.json --plot networks.png
 
-One image a call, one thread, one process. All engines of a member take turns, in short bursts between two measurements
-of the multiply-add peak; bursts during which the peak dropped are thrown away. LiteRT's files are written to FOLDER by
-TensorFlow the first time (a minute a member), each in a process of its own. --only takes some members by name.
+Calls with one image on one thread, all in one process. The engines take turns for each member, in short bursts. The
+multiply-add peak is measured before and after each burst; if it dropped, the burst is discarded. In the first run,
+TensorFlow writes LiteRT's files to FOLDER, each in a separate process, which takes a minute per member.
 """
 
 import argparse
@@ -25,12 +25,13 @@ from fastmnv2.core import profile
 from fastmnv2.core.network import Network, of
 from fastmnv2.weights.names import TOP1
 
-GOOD = 0.9  # of the best peak seen; below, the host was taking the processor away
-ROUNDS, BURST = 7, 0.04  # seconds
+GOOD = 0.9  # the share of the best peak below which the host must have been taking the processor away
+ROUNDS = 7
+BURST = 0.04  # seconds
 
 
 def write(multiplier: float, size: int, folder: Path) -> None:
-    """The member's two TFLite files, with the weights that ours are timed with."""
+    """Write the member's two TFLite files, with the same weights that fastmnv2 is timed with."""
     import export
 
     folded = networks.models(of(multiplier, size, size))["float32"]._folded
@@ -83,7 +84,7 @@ def burst(run: Callable[[], Any]) -> float:
 
 
 def measure(network: Network, folder: Path) -> dict[str, float]:
-    """Milliseconds of each engine, and ``peak``: multiply-adds a second."""
+    """Milliseconds of each engine, and ``peak``: multiply-adds per second."""
     runs = engines(network, folder)
     isa = fastmnv2.isa()
     best = max(profile.peak(isa) for _ in range(10))
@@ -100,7 +101,7 @@ def measure(network: Network, folder: Path) -> dict[str, float]:
 
 
 def draw(rows: list[dict[str, Any]], processor: str, path: Path) -> None:
-    """Accuracy against milliseconds, with the members that no other one beats joined by a line."""
+    """Plot accuracy against milliseconds. A line joins the members that are more accurate than all faster ones."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -129,11 +130,11 @@ def draw(rows: list[dict[str, Any]], processor: str, path: Path) -> None:
 
 def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points that are more accurate than all faster ones."""
-    kept: list[tuple[float, float]] = []
+    found: list[tuple[float, float]] = []
     for point in points:
-        if not kept or point[1] > kept[-1][1]:
-            kept.append(point)
-    return kept
+        if not found or point[1] > found[-1][1]:
+            found.append(point)
+    return found
 
 
 def processor() -> str:
@@ -144,11 +145,11 @@ def processor() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="folder for LiteRT's files")
-    parser.add_argument("--no-litert", action="store_true", help="write no files; LiteRT is timed where there are some")
-    parser.add_argument("--only", nargs="*", default=[], help="names of members")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--processor", default=processor())
+    parser.add_argument("--no-litert", action="store_true", help="write no files; LiteRT is timed only if they exist")
+    parser.add_argument("--only", nargs="*", default=[], help="names of the members to measure; default: all")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--plot", type=Path, help="file for the plot")
+    parser.add_argument("--processor", default=processor(), help="the processor's name in the plot")
     options = parser.parse_args()
     options.models.mkdir(parents=True, exist_ok=True)
     rows = []

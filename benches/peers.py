@@ -1,7 +1,7 @@
-"""The engines we compare with, and ourselves: each a few lines that return ``run(images) -> features``.
+"""fastmnv2 and the engines that it is compared with, each as a function ``run(images) -> features``.
 
-Every engine is given float32 NHWC images as the caller has them, in the range its model takes, so that whatever
-conversion it needs is in its time, as it would be in its user's.
+Every engine gets float32 NHWC images in the range that its model takes. Any further conversion that it needs is timed
+too, because its users have to do it.
 """
 
 import functools
@@ -21,19 +21,20 @@ Run = Callable[[np.ndarray], np.ndarray]
 
 
 class Peer(NamedTuple):
-    """An engine: which distribution it comes in, and how to make it run ``batch`` images on ``threads`` (0: its own
-    choice)."""
+    """An engine, and how to run it."""
 
-    distribution: str
-    make: Callable[[Path, int, int], Run]
+    distribution: str  # the package to install
+    make: Callable[
+        [Path, int, int], Run
+    ]  # takes the models' folder, the number of threads (0: default), the batch size
     input_range: tuple[float, float] = (-1.0, 1.0)
-    needs: tuple[str, ...] = ()
-    network: str = "float32"  # which weights: engines of the same ones are held against each other
-    close: float = 1e-4  # relative L2 between its features and ours
+    needs: tuple[str, ...] = ()  # formats of model files
+    network: str = "float32"  # the weights: engines with the same ones are compared with each other
+    tolerance: float = 1e-4  # maximum relative L2 difference between its features and ours
 
 
 def google(network: Network) -> Path:
-    """Google's own uint8 file of a network, where the tests find it too."""
+    """The path of Google's own uint8 file of a network, in the tests' data folder."""
     found = os.environ.get("FASTMNV2_TEST_DATA") or Path(__file__).parents[2] / "shared"
     return (
         Path(found)
@@ -43,7 +44,7 @@ def google(network: Network) -> Path:
 
 
 def make_models(folder: Path, weights: str, formats: set[str]) -> None:
-    """Write the same weights in every format of ``formats``; in its own process, for TensorFlow never leaves."""
+    """Write the same weights in every format of ``formats``. Run this in a separate process, as it loads TensorFlow."""
     folded = resolve(weights)
     if "int8" in formats:
         export.int8_tflite(folded, folder / "int8.tflite")
@@ -82,7 +83,7 @@ def _int8(name: str) -> Callable[[Path, int, int], Run]:
 
 
 def _litert_google(folder: Path, threads: int, batch: int) -> Run:
-    """To the pool, which is our features: uint8 in and out, one image at a time, for its RESHAPE takes no more."""
+    """Run LiteRT up to the pooling, which gives the features; one image at a time, because the file allows no more."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(folder / "google.tflite"), num_threads=threads or None)
@@ -141,7 +142,7 @@ def _onnxruntime(folder: Path, threads: int, batch: int, name: str = "network.on
 
 
 def _of_batch(network: Any, batch: int) -> Any:
-    """The input's shape for so many images."""
+    """The input's shape for a batch."""
     shape = network.input().partial_shape
     shape[0] = batch
     return shape
@@ -188,7 +189,7 @@ def _ncnn(folder: Path, threads: int, batch: int) -> Run:
         extractor.input("x0", ncnn.Mat(planes))  # a view: planes must outlive it
         return np.array(extractor.extract("features")[1]).reshape(-1)
 
-    return lambda images: np.stack([one(image) for image in images])  # it has no batches
+    return lambda images: np.stack([one(image) for image in images])  # ncnn has no batches
 
 
 def _mnn(folder: Path, threads: int, batch: int) -> Run:
@@ -227,15 +228,20 @@ PEERS = {
     "mnn": Peer("mnn", _mnn, needs=("mnn",)),
     "fastmnv2-int8": Peer("fastmnv2", _int8("int8.tflite"), (0.0, 1.0), ("int8",), "int8"),
     "litert-int8": Peer(
-        "ai-edge-litert", functools.partial(_litert, name="int8.tflite"), _BYTES, ("int8",), network="int8", close=0.02
+        "ai-edge-litert",
+        functools.partial(_litert, name="int8.tflite"),
+        _BYTES,
+        ("int8",),
+        network="int8",
+        tolerance=0.02,
     ),
-    "openvino-int8": Peer("openvino", _openvino_int8, _BYTES, ("int8",), network="int8", close=0.5),
+    "openvino-int8": Peer("openvino", _openvino_int8, _BYTES, ("int8",), network="int8", tolerance=0.5),
     "onnxruntime-int8": Peer(
         "onnxruntime",
         functools.partial(_onnxruntime, name="int8.onnx"),
         needs=("int8_onnx",),
         network="int8",
-        close=1.0,  # quantised by its own means
+        tolerance=1.0,  # quantised by its own tool, so its features differ
     ),
     "fastmnv2-google-int8": Peer("fastmnv2", _int8("google.tflite"), (0.0, 1.0), ("google",), "google"),
     "litert-google-int8": Peer("ai-edge-litert", _litert_google, (0.0, 1.0), ("google",), "google"),

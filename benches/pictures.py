@@ -1,12 +1,12 @@
-"""From picture files to vectors: fastmnv2 against a carefully written peer, and where the time goes.
+"""From picture files to vectors: fastmnv2 compared with hand-written code, and the time of each stage.
 
     python benches/pictures.py                 # all tables of docs/pictures.md
-    python benches/pictures.py small stages    # 500 JPEGs of 640x480, and the split by stage
+    python benches/pictures.py small stages    # 500 JPEGs of 640x480, and the time of each stage
 
-The peer is what one would write by hand: a thread pool runs Pillow's open, convert and resize, and LiteRT's float32
-network takes batches of 32. Both run in one process, in turn. The best of several rounds counts, because a shared
-machine can only make a run slower. The files are made from the photos in FASTMNV2_TEST_DATA (default ../shared) at
-quality 90, with grain; without photos, from noise.
+The hand-written code ("peer"): a thread pool runs Pillow's open, convert and resize, and LiteRT's float32 network takes
+batches of 32. Both run in one process, in turn. The best of several rounds counts, because other work on the machine
+can only make a run slower. The files are JPEGs of quality 90, made from the photos in FASTMNV2_TEST_DATA (default
+../shared) with added grain, or from noise if there are no photos.
 """
 
 import argparse
@@ -38,7 +38,7 @@ CASES = {"small": (500, (640, 480)), "large": (60, (4000, 3000))}
 
 
 def make_files(folder: Path, count: int, size: tuple[int, int]) -> list[str]:
-    """Write JPEGs like a camera's: all different, 4:2:0, with some grain. Returns their paths."""
+    """Write JPEGs like a camera's: all different, 4:2:0, with some grain. Return their paths."""
     paths = [str(folder / f"{size[0]}-{i:03}.jpg") for i in range(count)]
     if all(map(os.path.exists, paths)):
         return paths
@@ -99,13 +99,13 @@ def peer(models: Path, network: Network, *, draft: bool = False) -> Callable[[li
 
 def best(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The minimum seconds of each call; the calls take turns."""
-    least = dict.fromkeys(calls, 1e9)
+    minimum = dict.fromkeys(calls, 1e9)
     for _ in range(rounds):
         for name, call in calls.items():
             start = time.perf_counter()
             call()
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
+            minimum[name] = min(minimum[name], time.perf_counter() - start)
+    return minimum
 
 
 def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds: int) -> dict[str, float]:
@@ -117,8 +117,8 @@ def compare(models: Path, model: fastmnv2.Model, folder: Path, case: str, rounds
         engines |= {"scaled": ours(model, decode="scaled"), "peer with draft": peer(models, model.network, draft=True)}
     for engine in engines.values():
         engine(paths[:BATCH])
-    spent = best({name: lambda engine=engine: engine(paths) for name, engine in engines.items()}, rounds)
-    return {name: round(count / seconds, 1) for name, seconds in spent.items()}
+    times = best({name: lambda engine=engine: engine(paths) for name, engine in engines.items()}, rounds)
+    return {name: round(count / seconds, 1) for name, seconds in times.items()}
 
 
 def stages(model: fastmnv2.Model, folder: Path) -> dict[str, dict[str, float]]:
@@ -180,7 +180,7 @@ def _relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def peak_memory(folder: Path, weights: Path) -> float:
-    """Peak growth of the process per thread, in decoded pictures of 12 megapixels."""
+    """The peak growth of the process's memory per thread, in units of a decoded picture of 12 megapixels."""
     paths = make_files(folder, 8, (4000, 3000))
     command = [sys.executable, __file__, "--grow", str(weights), *paths]
     grown = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -188,6 +188,7 @@ def peak_memory(folder: Path, weights: Path) -> float:
 
 
 def grow(weights: str, paths: list[str]) -> None:
+    """Print by how many bytes this process's memory grows at most while it embeds the pictures."""
     model = fastmnv2.load(weights)
     small = io.BytesIO()
     PIL.Image.new("RGB", (300, 200)).save(small, "JPEG")
@@ -207,7 +208,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=["small", "large", "stages", "memory", "scaling"])
     parser.add_argument("--weights", default="untrained")
-    parser.add_argument("--folder", type=Path, help="Keep files and models here for the next run.")
+    parser.add_argument("--folder", type=Path, help="keep files and models here for the next run")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--grow", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()

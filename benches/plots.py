@@ -1,4 +1,4 @@
-"""The plots of README and docs/precision.md: throughput against other engines, and a roofline of the layers."""
+"""The plots in README.md and docs/precision.md: throughput of all engines, and a roofline of the layers."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +37,7 @@ def _comparison(results: dict[Case, Result], about: dict[str, Any]) -> Any:
                 axis.axvline(peak / about["macs"], color="black", linewidth=0.8, linestyle=":")
             axis.set_title(f"n={batch}, {count} thread{'s' * (count > 1)}", fontsize=9)
             axis.tick_params(labelsize=7)
-    figure.supxlabel("images a second; dotted: the multiply-add limit", fontsize=8)
+    figure.supxlabel("images per second; dotted: the multiply-add limit", fontsize=8)
     figure.suptitle(f"{about['network']}, float32 on {about['processor']}, {about['isa']}", fontsize=10)
     figure.tight_layout()
     return figure
@@ -66,7 +66,7 @@ def _roofline(about: dict[str, Any], weights: str) -> Any:
     axis.axhline(peak, color="black", linewidth=0.8, linestyle=":", label=f"peak, {peak:.1f} GMAC/s")
     axis.set_xscale("log")
     axis.set_ylim(0, peak * 1.08)
-    axis.set_xlabel("multiply-adds a byte of weights and maps")
+    axis.set_xlabel("multiply-adds per byte of weights and maps")
     axis.set_ylabel("GMAC/s")
     axis.set_title(f"Each layer, one image, one thread: {about['processor']}, {about['isa']}", fontsize=10)
     axis.legend(fontsize=8)

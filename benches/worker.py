@@ -1,4 +1,4 @@
-"""One engine in its own process: reads questions, a JSON object a line, and times itself."""
+"""One engine in its own process: reads questions, one JSON object per line, and answers with the times of its calls."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from fastmnv2.core import _engine
 
 
 def timed(run: Run, images: np.ndarray, seconds: float, warm_up: int, every: float = 0.0) -> list[float]:
-    """Seconds of each call; calls begin ``every`` so many seconds, or one after the other."""
+    """Seconds of each call. A call begins every ``every`` seconds, or right after the last one if that is 0."""
     for _ in range(warm_up):
         run(images)
     times: list[float] = []
@@ -32,7 +32,7 @@ def main() -> None:
     name, threads, models, cpus = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
     os.sched_setaffinity(0, map(int, cpus.split(",")))
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # engines print what they like
+    os.dup2(2, 1)  # engines may print to standard output, which must carry only answers
     low, high = PEERS[name].input_range
     pool = np.load(models / "images.npy") * np.float32(high - low) + np.float32(low)
     runs: dict[int, Run] = {}

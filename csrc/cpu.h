@@ -10,7 +10,7 @@
 
 int fm_cpu_any(void);        /* 1: for tables that every processor of the family can run */
 int fm_cpu_has_avx2(void);   /* AVX2 and FMA */
-int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW: every server and desktop part since 2017 */
+int fm_cpu_has_avx512(void); /* AVX-512 F, VL, DQ and BW, which all servers with AVX-512 have */
 
 int fm_cpu_has_avxvnni(void);    /* AVX2, and AVX-VNNI: desktops since Alder Lake, Zen 5 */
 int fm_cpu_has_avx512vnni(void); /* AVX-512 as above, and VNNI: servers since Cascade Lake, Zen 4 */
@@ -22,6 +22,7 @@ int fm_cpu_has_dotprod(void);    /* ARMv8.2's dot products of four bytes */
 int fm_cpu_half_width(void);
 
 int fm_current_cpu(void); /* the processor that the calling thread runs on; -1 if unknown */
+
 /* Move the calling thread to a processor that is not among these, if its affinity allows one. It may return later. */
 void fm_leave_cpus(const int *cpus, int count);
 

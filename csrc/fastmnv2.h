@@ -84,13 +84,13 @@ const fm_isa *fm_isa_at(int index); /* 0 <= index < fm_isa_count() */
 const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
 
-/* The instruction set that models of a tier, "float32" or "int8", use if `isa` is requested: that one, or the nearest
- * slower one that has kernels for the tier and that this machine can run. */
+/* The instruction set that a tier ("float32", "int8" or "image") uses if `isa` is requested: `isa` itself or, if it has
+ * no kernels for the tier, the nearest slower one that has some and that this machine can run. */
 const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
-int fm_isa_images(const fm_isa *isa); /* images that one thread computes in some ten milliseconds */
+int fm_isa_images(const fm_isa *isa); /* images that take one thread about ten milliseconds */
 
 /* For measurements: performs at least `macs` multiply-adds at the instruction set's full rate, on the
- * calling thread; returns how many. Divide by the time it took. */
+ * calling thread; returns how many. Divide this by the time that the call took. */
 double fm_peak_macs(const fm_isa *isa, double macs);
 
 uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
@@ -154,6 +154,7 @@ fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *
                        fm_dense **dense);
 void fm_dense_free(fm_dense *dense);                                          /* NULL is allowed */
 void fm_dense_run(const fm_dense *dense, const float *x, size_t n, float *y); /* [n][inputs] -> [n][outputs] */
+
 /* ---- 8-bit models -------------------------------------------------------------------------- */
 
 /* Activations and weights are unsigned bytes. For int8 files, 128 is added to values and zero points. */

@@ -1,4 +1,4 @@
-/* Instruction sets, whatever the tier: what isas.def names, once each. Internal to csrc/. */
+/* An instruction set, as a row of isas.def describes it for one tier. Internal to csrc/. */
 #ifndef FM_ISAS_H
 #define FM_ISAS_H
 

@@ -28,9 +28,8 @@ static void sleep_briefly(void) { SwitchToThread(); }
 #include <sched.h>
 #include <time.h>
 static void let_others_run(void) { sched_yield(); }
-static void sleep_briefly(void) {
-    nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
-} /* takes some 50 us in practice */
+/* Takes some 50 us in practice. */
+static void sleep_briefly(void) { nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL); }
 #endif
 
 #ifdef _OPENMP
@@ -62,7 +61,7 @@ static void barrier_init(fm_barrier *barrier, int threads) {
     }
 }
 
-/* A team without barriers is not evidence of anything, unless some of its threads never began. */
+/* Teams that used no barrier show nothing about lateness, unless some of their threads never began. */
 static void report(const fm_barrier *barrier, int size) {
     const int absent = atomic_load(&barrier->absent), late = absent || atomic_load(&barrier->ends);
     if (absent || atomic_load(&barrier->ranks[0].arrivals)) fm_team_ended(size, late);
@@ -96,11 +95,12 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
  * The threads of a team are rarely equally fast: virtual processors share their cores with others, and many processors
  * have fast and slow cores. With equal shares, all threads wait for the slowest one at each barrier. One image on two
  * threads (Zen 3 in a virtual machine, one processor often 10 to 30 % slower than the other for some milliseconds) lost
- * 11 % of its time so in float32 and 5 % in int8. These shares win back about half of it. Between equal threads they
- * cost 0.05 us at each barrier. Tried: starting with the speeds of the last call (1 % faster back to back, 1 % slower
- * every 5 ms); forgetting the older steps of a call and a narrower limit for the slowest thread (no effect). */
+ * 11 % of its time this way in float32 and 5 % in int8. Shares by speed win back about half of it. Between equal
+ * threads they cost 0.05 us at each barrier. Tried: starting with the speeds of the last call (1 % faster back to back,
+ * 1 % slower every 5 ms); forgetting the older steps of a call and a narrower limit for the slowest thread (no effect).
+ */
 
-/* Shares of 1 / alone, since a thread that would take twice as long is half as fast. */
+/* Shares proportional to 1 / alone, because a thread that would take twice as long is half as fast. */
 static void set_shares(fm_pace *pace, int size) {
     double sum = 0.0;
     for (int i = 0; i < size; i++) {
@@ -113,8 +113,8 @@ static void set_shares(fm_pace *pace, int size) {
 
 void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     if (team->size == 1) return;
-    for (int i = 0; i < team->size; i++)
-        pace->alone[i] = 1.0; /* equal; far less than a step, so it soon counts little */
+    /* Equal at first. One tick is far less than a step, so it soon counts little. */
+    for (int i = 0; i < team->size; i++) pace->alone[i] = 1.0;
     set_shares(pace, team->size);
     pace->own = 0;
     pace->since = fm_read_ticks();
@@ -124,22 +124,22 @@ void fm_follow_speeds(fm_team *team, fm_pace *pace) {
 /* Before a wait: tells the others how long the whole step would have taken this thread; 0 if that is unknown. Waits of
  * even and odd numbers use different places, because a fast thread may arrive at the next wait before a slow one has
  * read the values of this one. */
-static void tell_pace(fm_team team, unsigned met) {
+static void tell_pace(fm_team team, unsigned number) {
     fm_pace *pace = team.pace;
     const double ticks = (double)(fm_read_ticks() - pace->since);
     const double alone = pace->own > 0 ? ticks * pace->count / pace->own : 0.0;
-    atomic_store_explicit(&team.barrier->ranks[team.rank].alone[met % 2], (uint64_t)alone, memory_order_relaxed);
+    atomic_store_explicit(&team.barrier->ranks[team.rank].alone[number % 2], (uint64_t)alone, memory_order_relaxed);
 }
 
-/* After a wait: takes the step that has ended into account. */
-static void adjust_shares(fm_team team, unsigned met) {
-    enum { SLOWEST = 4 }; /* times the fastest thread's ticks: more was an interruption, not a slow processor */
+/* After a wait: updates the shares with the times of the step that has ended. */
+static void adjust_shares(fm_team team, unsigned number) {
+    enum { SLOWEST = 4 }; /* times the fastest thread's ticks; a step that took longer was interrupted */
     fm_pace *pace = team.pace;
     double alone[FM_MAX_THREADS], fastest = 0.0;
     pace->since = fm_read_ticks();
     pace->own = 0;
     for (int i = 0; i < team.size; i++) {
-        alone[i] = (double)atomic_load_explicit(&team.barrier->ranks[i].alone[met % 2], memory_order_relaxed);
+        alone[i] = (double)atomic_load_explicit(&team.barrier->ranks[i].alone[number % 2], memory_order_relaxed);
         if (alone[i] > 0.0 && (fastest == 0.0 || alone[i] < fastest)) fastest = alone[i];
     }
     for (int i = 0; i < team.size; i++) {
@@ -159,21 +159,21 @@ static void adjust_shares(fm_team team, unsigned met) {
  * A team ends if one of its threads was kept from running. Two conditions tell this from a thread with more work:
  * another thread has waited too long (`waited`), and this thread itself has been idle for too long since it began. The
  * late thread sets `ends` before it arrives, so that all threads see it when they leave. */
-static unsigned meet(fm_team team) {
+static unsigned barrier_wait(fm_team team) {
     enum { SPINS = 2000 }; /* tens of microseconds */
     fm_barrier *barrier = team.barrier;
-    const unsigned met = 1 + atomic_load_explicit(&barrier->ranks[team.rank].arrivals, memory_order_relaxed);
+    const unsigned number = 1 + atomic_load_explicit(&barrier->ranks[team.rank].arrivals, memory_order_relaxed);
     if (atomic_load_explicit(&barrier->waited, memory_order_relaxed) &&
         fm_idle_time() - barrier->ranks[team.rank].idle_time > FM_PATIENCE) {
-        atomic_store(&barrier->ends, met);
+        atomic_store(&barrier->ends, number);
     }
-    if (team.pace) tell_pace(team, met);
-    atomic_store_explicit(&barrier->ranks[team.rank].arrivals, met, memory_order_release);
+    if (team.pace) tell_pace(team, number);
+    atomic_store_explicit(&barrier->ranks[team.rank].arrivals, number, memory_order_release);
     int64_t since = 0;
     for (int i = 0; i < team.size; i++) {
         const atomic_uint *other = &barrier->ranks[i].arrivals;
         /* The difference is signed, so that a thread that has already arrived at the next wait counts as present. */
-        for (int spun = 0; (int)(atomic_load_explicit(other, memory_order_acquire) - met) < 0; spun++) {
+        for (int spun = 0; (int)(atomic_load_explicit(other, memory_order_acquire) - number) < 0; spun++) {
             if (spun < SPINS) {
                 pause_briefly();
                 continue;
@@ -184,18 +184,18 @@ static unsigned meet(fm_team team) {
             else if (now - since > FM_PATIENCE) atomic_store(&barrier->waited, 1);
         }
     }
-    if (team.pace) adjust_shares(team, met);
-    return met;
+    if (team.pace) adjust_shares(team, number);
+    return number;
 }
 
 void fm_wait(fm_team team) {
-    if (team.size > 1) meet(team);
+    if (team.size > 1) barrier_wait(team);
 }
 
 int fm_wait_or_end(fm_team *team) {
     if (team->size == 1) return 1;
-    const unsigned met = meet(*team), ends = atomic_load(&team->barrier->ends);
-    if (!ends || met < ends) return 1;
+    const unsigned number = barrier_wait(*team), ends = atomic_load(&team->barrier->ends);
+    if (!ends || number < ends) return 1;
     const int first = team->rank == 0;
     *team = (fm_team){.size = 1};
     return first;

@@ -54,12 +54,12 @@ int64_t fm_idle_time(void) {
 }
 #endif
 
-static int64_t within(int64_t x, int64_t least, int64_t most) { return x < least ? least : x > most ? most : x; }
+static int64_t clamp(int64_t x, int64_t low, int64_t high) { return x < low ? low : x > high ? high : x; }
 
 void fm_team_ended(int size, int late) {
     const int64_t pause = atomic_load(&busy.pause), now = late || pause ? fm_now() : 0;
     if (late) {
-        const int64_t next = within(GROWTH * pause, FIRST_PAUSE, LONGEST_PAUSE);
+        const int64_t next = clamp(GROWTH * pause, FIRST_PAUSE, LONGEST_PAUSE);
         atomic_fetch_add(&busy.late, 1);
         atomic_store(&busy.most, size > 3 ? size / 2 : 1);
         atomic_store(&busy.until, now + next);

@@ -1,8 +1,8 @@
 #define _GNU_SOURCE /* syscall */
 #include "pool.h"
 
-#if !defined(_OPENMP) || defined(_WIN32) /* Windows has no fork, and its limit of threads is not reached in practice \
-                                          */
+/* Windows has no fork, and its limit of threads is not reached in practice. */
+#if !defined(_OPENMP) || defined(_WIN32)
 
 void fm_pool_watch(void) {}
 int fm_pool_ask(int wanted) { return wanted; }
@@ -39,8 +39,8 @@ static _Thread_local struct {
     time_t when;    /* when that was; retried from the next second on */
     int alone;
 #if defined(__linux__)
-    int bound;       /* OpenMP has been told to pin threads to processors */
-    cpu_set_t usual; /* where this thread may run, if so */
+    int bound;       /* whether OpenMP pins threads to processors */
+    cpu_set_t usual; /* if so, where this thread could run before */
 #endif
 } mine;
 
@@ -110,8 +110,8 @@ static size_t stack_of(const char *text) {
 }
 
 static void watch(void) {
-    /* Read now, because the runtime reads them when it is loaded. Which one counts depends on the runtime; the largest
-     * is safe for all. */
+    /* Read now, because the runtime reads them when it is loaded. Which variable counts depends on the runtime; the
+     * largest size is safe for all. */
     static const char *const names[] = {"OMP_STACKSIZE", "OMP_STACKSIZE_ALL", "GOMP_STACKSIZE", "KMP_STACKSIZE"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         const size_t stack = stack_of(getenv(names[i]));
@@ -127,9 +127,9 @@ int fm_pool_alone(void) { return mine.alone; }
 
 /* ---- where threads may run ------------------------------------------------------------------ */
 
-/* Told to (OMP_PROC_BIND, OMP_PLACES, GOMP_CPU_AFFINITY), the runtime pins not only its workers but also the thread
- * that begins its first team. Whatever else that thread does, and the threads and processes that it starts, would then
- * share one processor. So it gets back what it had. */
+/* With OMP_PROC_BIND, OMP_PLACES or GOMP_CPU_AFFINITY, the runtime pins not only its workers but also the thread that
+ * begins its first team. That thread's other work, and all threads and processes that it starts, would then share one
+ * processor. So its affinity is saved before and restored afterwards. */
 static void note_affinity(void) {
 #if defined(__linux__)
     mine.bound = omp_get_proc_bind() != omp_proc_bind_false && !sched_getaffinity(0, sizeof mine.usual, &mine.usual);
@@ -145,9 +145,10 @@ static void restore_affinity(void) {
 
 /* ---- whether threads can be started -------------------------------------------------------- */
 
+/* A thread that is started only to learn whether the system allows it. */
 typedef struct visitor {
     pthread_t thread;
-    pthread_mutex_t *stay; /* the thread ends once it gets this lock */
+    pthread_mutex_t *stay; /* the thread waits for this lock, then ends */
     long id;
 } visitor;
 
@@ -161,7 +162,7 @@ static void *visit(void *argument) {
     return NULL;
 }
 
-/* Wait until the threads are gone: a joined thread counts against the system's limits for a moment longer. */
+/* Wait until the threads are gone, because a joined thread counts against the system's limits for a moment longer. */
 static void until_gone(const visitor *visitors, int count) {
 #if defined(__linux__)
     for (int i = 0; i < count; i++)
@@ -226,7 +227,7 @@ void fm_pool_begun(int size) {
     mine.workers = omp_get_level() == 1 ? size : 0;
     mine.ended = atomic_load(&process.ended);
     if (!mine.asked) return;
-    if (size < mine.asked) mine.refused = mine.asked; /* for example by OpenMP's own limits */
+    if (size < mine.asked) mine.refused = mine.asked; /* for example because of OpenMP's own limits */
     mine.asked = 0;
     pthread_mutex_unlock(&process.lock);
 }

@@ -1,28 +1,27 @@
-"""MobileNet V2 image feature vectors on the CPU, fast, with numpy as the only dependency.
+"""Fast MobileNet V2 image feature vectors on the CPU, with numpy as the only dependency.
 
 >>> import fastmnv2
->>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280], of "imagenet"
+>>> features = fastmnv2.embed(images)  # [n,96,96,3] in [0,1] -> [n,1280], with the weights "imagenet"
 """
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2._version import __version__
-from fastmnv2.core import former, kept
+from fastmnv2.core import model_cache, old_imports
 from fastmnv2.core.errors import ImageError, WeightsError, WeightsUnavailable
 from fastmnv2.core.model import Model, available_isas, isa
-from fastmnv2.core.network import DEFAULT
-from fastmnv2.core.similar import pairs
+from fastmnv2.core.similarity import pairs
 
 if TYPE_CHECKING:
     from keras import Model as KerasModel
 
-    # PyInstaller finds these here, because __getattr__ imports them by a name that it can't follow.
+    # PyInstaller finds these modules here; it can't follow the imports in __getattr__.
     from fastmnv2 import hub as hub
     from fastmnv2 import image as image
     from fastmnv2 import learn as learn
@@ -51,12 +50,12 @@ __all__ = [
     "quantize",
 ]
 
-PARTS = ("hub", "image", "keras", "learn", "sklearn")
+_SUBMODULES = ("hub", "image", "keras", "learn", "sklearn")
 """Modules that are imported when first used: ``fastmnv2.image`` needs no ``import fastmnv2.image``."""
 
 _Weights = str | os.PathLike[str] | None
 
-former.install()
+old_imports.install()
 
 
 def load(
@@ -78,37 +77,37 @@ def load(
             "imagenet", the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
             Keras model, such as one that was trained with ``fastmnv2.keras``. A file called "imagenet" in the
             working directory is "./imagenet".
-        threads: default for the model's calls; None for every CPU that this process may use.
+        threads: the default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded if it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8", which runs 8-bit TFLite files, and native
             files made from them or by ``fastmnv2 quantize``, in integers. Every output then has the bits that
             LiteRT's default engine gives on x86-64. None means the precision of a native file ("int8" for 8-bit
             ones, such as a classifier that was trained on int8 features), and "float32" for every other form.
         input_range: the values of black and white at the network's first convolution, for files that don't record
-            them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. What
-            a file records is detected: preprocessing layers and operations (Rescaling, arithmetic) of Keras files,
+            them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Recorded
+            ranges are detected: preprocessing layers and operations (Rescaling, arithmetic) of Keras files,
             SavedModels and TFLite files, and TFLite metadata. If a file records nothing and its first layer looks
             like one of another range, there is a warning. ``embed`` takes the same images either way.
         head: whether to load the layers after the pooling of a Keras or TFLite file, for ``Model.predict``. With
-            False, layers that can't be run are no error.
+            False, layers that can't be run cause no error.
         classes: names of the head's classes, in order.
         size: height and width of the images in pixels, or one int for both. Needed for files that don't record it
             (checkpoints, Keras weights without a graph); for others it overrides the recorded size. Files of
             multiplier 0.75 that record no size run at 96. The multiplier follows from the weights.
 
     "imagenet" is looked up in ``FASTMNV2_WEIGHTS`` (a path), the installed wheel, TF-Hub's cache and the user's
-    cache, in this order; if none has it, it is downloaded.
+    cache, in this order. If it is in none of them, it is downloaded.
 
     Raises:
-        FileNotFoundError: the path does not exist.
-        WeightsError: the file is malformed, holds another network or values that are not finite; "int8" was asked
-            for and the file has no valid 8-bit integers; or a layer before or after the network can't be run (the
-            message names it).
-        TypeError, ValueError: ``precision``, ``input_range``, ``classes`` or ``size`` are not as above.
-        WeightsUnavailable: "imagenet" weights can't be found or downloaded; the message lists what to do.
-        OSError: the disk is full, or no more files can be opened.
+        FileNotFoundError: if the path does not exist.
+        WeightsError: if the file is malformed, is for another network or has values that are not finite; if "int8" was
+            requested and the file has no valid 8-bit integers; or if a layer before or after the network can't be run
+            (the message names it).
+        TypeError, ValueError: if ``precision``, ``input_range``, ``classes`` or ``size`` are not as above.
+        WeightsUnavailable: if "imagenet" can't be found or downloaded; the message lists what to do.
+        OSError: if the disk is full, or no more files can be opened.
     """
-    return kept.load(
+    return model_cache.load(
         weights,
         threads=threads,
         download=download,
@@ -159,18 +158,19 @@ def embed_images(
     Args:
         items: paths, fsspec URLs (``fastmnv2[fsspec]``), ``data:`` URLs, the bytes of files, open binary files,
             Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1], in any
-            mix. ``fastmnv2.image.read`` says how grey, alpha, CMYK, 16 bits and animations are converted. Pillow
-            pictures and arrays of an iterator are resized before it is asked for the next item, which may change them;
-            those of a list, tuple or array are not, and files behind paths are read later.
+            mix. ``fastmnv2.image.read`` explains how grey, alpha, CMYK, 16 bits and animations are converted. Pillow
+            pictures and arrays from an iterator are resized before the next item is requested, because the iterator
+            may reuse their memory; those in a list, tuple or array are resized later. Files are read after their path
+            was taken from an iterator.
         weights: as for ``load``, or a model. Models are cached for the next call, as with ``embed``.
         batch_size: about how many items are held at a time, in all threads together.
         threads: maximum number of threads; None for every CPU that this process may use. Each holds a decoded
             picture.
-        method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1" take
-            samples, "area" averages: use it unless vectors must match those made elsewhere.
-        decode: "exact", or "scaled": JPEGs are decoded at a half, a quarter or an eighth of their size, but at no
-            less than twice the network's. That is faster with large pictures and changes the features: docs/pictures.md
-            has figures.
+        method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1"
+            sample the picture, "area" averages. Use "area" unless vectors must match vectors made elsewhere.
+        decode: "exact", or "scaled", which decodes JPEGs at a half, a quarter or an eighth of their size, but at no
+            less than twice the network's. "scaled" is faster with large pictures and changes the features:
+            docs/pictures.md has figures.
         on_error: "raise" an ``ImageError`` for the first item that can't be read; "skip" such items, which then have
             no row, with one warning that names them; or a function, which is called with each such error.
         normalize: divide each vector by its length.
@@ -186,8 +186,8 @@ def embed_images(
         float32 ``[n,features]``, in the order of the items.
 
     Raises:
-        ImageError: an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
-        TypeError, ValueError: another argument is not as above.
+        ImageError: if an item can't be read (a ValueError, with ``index``, ``name`` and ``reason``).
+        TypeError, ValueError: if another argument is not as above.
     """
     return _model(weights).embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
@@ -211,12 +211,12 @@ def iter_embed_images(
     crop: "Crop | None" = None,
     background: "Colour | None" = None,
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
-    """Pairs of an item and its feature vector, in order, for streams of any length, endless ones too.
+    """Pairs of an item and its feature vector, in order, for streams of any length, even endless ones.
 
     Arguments and errors are those of ``embed_images``; skipped items yield nothing. At most about ``batch_size``
-    items are held at a time. The thread that advances this iterator takes them from ``items``. A vector that is ready
-    is yielded before the next item is taken, so a slow source delays one item, not a batch. Closing the iterator, or
-    Ctrl-C while it works, stops its threads.
+    items are held at a time. The thread that advances this iterator takes the items from ``items``. A vector that is
+    ready is yielded before the next item is taken, so a slow source delays one item, not a batch. Closing the iterator,
+    or Ctrl-C while it works, stops its threads.
     """
     return _model(weights).iter_embed_images(
         items, batch_size=batch_size, threads=threads, method=method, decode=decode, on_error=on_error,
@@ -225,26 +225,29 @@ def iter_embed_images(
 
 
 def _model(weights: _Weights | Model) -> Model:
-    return weights if isinstance(weights, Model) else kept.model(weights)
+    return weights if isinstance(weights, Model) else model_cache.model(weights)
 
 
 def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[int, int]:
     """Height and width, in pixels, of the images that a model takes, or that ``embed`` takes with these weights.
 
-    Without an argument it is that of "imagenet", 96 x 96, and nothing is loaded, unless ``FASTMNV2_WEIGHTS`` names
-    other weights. Raises what ``load`` does.
+    Without an argument, the size is that of "imagenet", 96 x 96, unless ``FASTMNV2_WEIGHTS`` names other weights.
+    Nothing is loaded for "imagenet" and the other names of published weights. Raises what ``load`` raises.
     """
-    if model_or_weights is None and not os.environ.get("FASTMNV2_WEIGHTS"):
-        return DEFAULT.size
+    if isinstance(model_or_weights, str) or model_or_weights is None:
+        from fastmnv2.weights.resolve import network_of
+
+        if network := network_of(model_or_weights):
+            return network.size
     return _model(model_or_weights).network.size
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
-    """What a bug report needs: versions, instruction sets, threads, weights and build flags.
+    """Details for a bug report: versions, instruction sets, threads, weights and build flags.
 
-    In the result, ``weights`` describes the weights that the argument (default "imagenet") stands for: the dict
-    ``Model.weights``, or ``error``. Nothing is downloaded. ``weights_embedded`` says whether the package was built
-    with weights in it.
+    In the result, ``weights`` describes the weights that the argument stands for (default "imagenet"): the dict
+    ``Model.weights``, or ``{"error": message}``. Nothing is downloaded. ``weights_embedded`` tells whether the package
+    was built with weights in it.
     """
     from fastmnv2.core.describe import describe
 
@@ -257,7 +260,7 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
     size: int | tuple[int, int] | None = None,
 ) -> "Report":
     """Quantise float weights to int8 and write a native file, for ``load(target, precision="int8")``.
@@ -265,18 +268,19 @@ def quantize(
     Args:
         weights: as for ``load``.
         target: the ``.safetensors`` file to write, atomically.
-        images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5, a few dozen are enough.
+        images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5; a few dozen are enough.
             Every fifth is held out for the report.
         threads: as for ``load``.
-        progress: called with the number of finished layers and the number of all layers.
+        progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
         size: height and width of the network's images, as for ``load``.
 
     Returns:
         A ``fastmnv2.weights.int8.calibration.Report``: how close the result is to float32 on the held-out images.
 
     Raises:
-        ValueError, TypeError: ``images`` or ``size`` are not as above.
-        Whatever ``load`` raises, and OSError if ``target`` can't be written.
+        ValueError, TypeError: if ``images`` or ``size`` are not as above.
+        OSError: if ``target`` can't be written.
+        WeightsError, FileNotFoundError, WeightsUnavailable: as ``load``.
     """
     from fastmnv2.weights.int8.calibration import quantize as run
     from fastmnv2.weights.resolve import resolve
@@ -286,11 +290,11 @@ def quantize(
 
 def __dir__() -> list[str]:
     """The public names only."""
-    return [*__all__, *(part for part in PARTS if part not in __all__)]
+    return [*__all__, *(name for name in _SUBMODULES if name not in __all__)]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a part such as ``fastmnv2.image`` when it is first used."""
-    if name in PARTS:
+    """Import a module such as ``fastmnv2.image`` when it is first used."""
+    if name in _SUBMODULES:
         return importlib.import_module(f"fastmnv2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

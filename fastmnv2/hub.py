@@ -1,4 +1,4 @@
-"""TensorFlow Hub's calls on this engine: change one import of a script, and drop the session.
+"""TensorFlow Hub's functions on this engine: change one import of a script, and remove the session.
 
 >>> from fastmnv2 import hub  # instead of: import tensorflow_hub as hub
 >>> module = hub.Module("https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2")  # doctest: +SKIP
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.model import Model
 
 _Outputs = dict[str, NDArray[np.float32]]
@@ -28,11 +28,11 @@ class Module:
     Args:
         spec: a handle or anything else that ``fastmnv2.load`` takes, or a ``Model``.
         trainable: must be False; ``fastmnv2.keras`` is for training.
-        name: kept as an attribute, not used otherwise.
+        name: stored as an attribute, but not used.
         tags: must be empty; the module's {"train"} graph is ``fastmnv2.keras.build(...)(images, training=True)``.
 
     Raises:
-        ValueError: ``trainable`` or ``tags`` ask for training.
+        ValueError: if ``trainable`` or ``tags`` request training.
         FileNotFoundError, WeightsError: as ``fastmnv2.load``.
     """
 
@@ -45,10 +45,10 @@ class Module:
     ) -> None:
         if trainable or tags:
             raise ValueError(
-                f"expected a module for inference, got trainable={trainable!r} and tags={tags!r}; "
+                f"expected trainable=False and no tags, got trainable={trainable!r} and tags={tags!r}; "
                 "fastmnv2.keras.build makes a model to train"
             )
-        self.model = spec if isinstance(spec, Model) else kept.model(spec)
+        self.model = spec if isinstance(spec, Model) else model_cache.model(spec)
         self.name = name
 
     def __call__(
@@ -66,7 +66,7 @@ class Module:
             float32 ``[n,features]`` or ``[n,1001]``, or a dict of arrays.
 
         Raises:
-            ValueError: the signature or the input's name is unknown.
+            ValueError: if the signature or the input's name is unknown.
             TypeError, ValueError, WeightsError: as ``Model.embed`` and ``Model.logits``.
         """
         name = signature or "default"
@@ -108,12 +108,16 @@ def load(handle: str | os.PathLike[str]) -> Module:
 
 
 def get_expected_image_size(
-    module: Module, signature: str | None = None, input_name: str | None = None
+    module_or_spec: Module | Model | str | os.PathLike[str],
+    signature: str | None = None,
+    input_name: str | None = None,
 ) -> tuple[int, int]:
-    """Height and width of the images that a module takes, in pixels."""
-    return module.model.network.size
+    """Height and width, in pixels, of the images that a module, or the module of a handle, takes."""
+    from fastmnv2 import get_expected_image_size as size_of
+
+    return size_of(module_or_spec.model if isinstance(module_or_spec, Module) else module_or_spec)
 
 
-def get_num_image_channels(module: Module, signature: str | None = None, input_name: str | None = None) -> int:
+def get_num_image_channels(module_or_spec: Any, signature: str | None = None, input_name: str | None = None) -> int:
     """Number of channels of the images: 3, for red, green and blue."""
     return 3

@@ -1,4 +1,4 @@
-"""The network as a Keras model, for fine-tuning all of it or for training your own head on top.
+"""The network as a Keras model, to fine-tune all of it or to train your own head on top.
 
 >>> model = fastmnv2.keras.build("hub_module/", head=5)  # doctest: +SKIP
 >>> fastmnv2.keras.freeze(model); model.compile(...); model.fit(...)  # doctest: +SKIP
@@ -22,18 +22,18 @@ from fastmnv2.weights.forms.keras_graph import UNIT_RESCALING
 try:
     import keras
 except ImportError as _error:
-    _says = "training needs Keras and a backend for it: pip install 'fastmnv2[train]'"
-    raise ImportError(_says, name="keras") from _error
+    _message = "training needs Keras and a backend for it: pip install 'fastmnv2[train]'"
+    raise ImportError(_message, name="keras") from _error
 
 if TYPE_CHECKING:
     from fastmnv2.weights import Source
     from fastmnv2.weights.tensors import Folded
 
 DECAY = 0.997
-"""Decay of the moving statistics in TF-Slim and in the hub module. keras.applications uses 0.999."""
+"""The decay of the moving statistics in TF-Slim and in the hub module. keras.applications uses 0.999."""
 
 WEIGHT_DECAY = 4e-5
-"""TF-Slim's: each regularised kernel adds ``WEIGHT_DECAY * sum(kernel ** 2) / 2`` to the loss."""
+"""TF-Slim's weight decay: each regularised kernel adds ``WEIGHT_DECAY * sum(kernel ** 2) / 2`` to the loss."""
 
 _UNIT = 1 / 255
 
@@ -42,20 +42,20 @@ _UNIT = 1 / 255
 class BatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """Keras' batch norm with TF-Slim's moving variance, which estimates the population's variance.
 
-    TensorFlow's ``fused_batch_norm`` gives UPDATE_OPS the batch's variance times n / (n - 1), where n is the number of
-    values of a channel in the batch. Keras' own layer omits that factor, which is 1.014 for the last 3x3 maps of a
-    batch of 8.
+    TensorFlow's ``fused_batch_norm`` updates the moving variance with the batch's variance times n / (n - 1), where n
+    is the number of values of a channel in the batch. Keras' own layer omits that factor, which is 1.014 for the last
+    3x3 maps of a batch of 8.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise ``inputs``; see ``keras.layers.BatchNormalization``."""
-        kept = self.moving_variance * self.momentum
+        old_part = self.moving_variance * self.momentum
         outputs = super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
             shape = keras.ops.shape(inputs)
-            count = keras.ops.cast(shape[0] * shape[1] * shape[2], kept.dtype)
-            added = self.moving_variance - kept
-            self.moving_variance.assign(self.moving_variance + added / keras.ops.maximum(count - 1, 1))
+            count = keras.ops.cast(shape[0] * shape[1] * shape[2], old_part.dtype)
+            new_part = self.moving_variance - old_part
+            self.moving_variance.assign(self.moving_variance + new_part / keras.ops.maximum(count - 1, 1))
         return outputs
 
 
@@ -98,8 +98,8 @@ def build(
             it, and overrides it for others, for example to train a 224 network on images of 160.
 
     Returns:
-        float32 ``[n,height,width,3]`` in [0,1] or uint8 -> float32 ``[n,features]``, or the head's output. With
-        ``training=True`` it computes what the hub module's {"train"} graph does.
+        A model of float32 ``[n,height,width,3]`` in [0,1], or uint8 -> float32 ``[n,features]``, or the head's output.
+        With ``training=True`` it computes the same as the hub module's {"train"} graph.
 
     Raises:
         FileNotFoundError, WeightsError, WeightsUnavailable: as ``fastmnv2.load``.
@@ -117,26 +117,30 @@ def build(
 
 
 def freeze(model: keras.Model) -> None:
-    """Freeze the network, so that only the head is trained. Compile the model after this.
+    """Freeze the network, so that only the head is trained. Compile the model afterwards.
 
     As always in Keras, frozen batch norms use their moving statistics in training mode too.
+
+    Raises:
+        WeightsError: if the model does not contain the network.
     """
     for layer, _ in _network_layers(model):
         layer.trainable = False
 
 
 def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) -> None:
-    """Make the network's last ``top`` layers, or all, trainable. Compile the model after this, at a low learning rate.
+    """Make the network's last ``top`` layers, or all, trainable. Compile the model afterwards, with a low rate.
 
     Args:
         model: from ``build``, or another Keras model with the network in it.
-        top: the number of layers with weights, convolutions and batch norms, from the pooling backwards; None for all.
-            Layers before them are frozen.
+        top: the number of layers, counted backwards from the pooling; convolutions and batch norms count separately.
+            None for all. Layers before them are frozen.
         norms: whether batch norms among them are trained and use the batch's statistics. keras.io's guide to transfer
             learning leaves them frozen, which is right for small batches.
 
     Raises:
         ValueError: if ``top`` is negative or more than the number of layers.
+        WeightsError: if the model does not contain the network.
     """
     layers = _network_layers(model)
     count = len(layers) if top is None else top
@@ -148,16 +152,19 @@ def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) 
 
 
 def calibrate(model: keras.Model, images: Any, *, batch_size: int = 16) -> None:
-    """Give the batch norms the statistics of ``images``, without changing the model's output at inference.
+    """Set the batch norms' statistics to those of ``images``, without changing the model's output at inference.
 
-    This is for folded weights, whose norms have no statistics of any data. Each norm's moving mean and variance are set
-    to those of its inputs. gamma and beta are set so that ``gamma * (x - mean) / sqrt(variance + epsilon) + beta`` does
-    not change. After that, training mode gives nearly the same output as inference on batches like ``images``.
+    This is for folded weights, whose norms have no statistics of real data. Each norm's moving mean and variance are
+    set to those of its inputs. gamma and beta are set so that ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``
+    does not change. After that, training mode gives nearly the same output as inference on batches like ``images``.
 
     Args:
         model: from ``build``, or another Keras model that contains the network as its own layers.
-        images: as the model takes them; a few dozen that are like the training images.
-        batch_size: images at a time; for each, the norms' inputs take 5 MB at 0.75/96 and 27 MB at 1.0/224.
+        images: an array as for the model; a few dozen images that resemble the training images.
+        batch_size: images at a time. The norms' inputs take 5 MB per image at 0.75/96 and 27 MB at 1.0/224.
+
+    Raises:
+        WeightsError: if the model does not contain the network.
     """
     import numpy as np
 
@@ -180,7 +187,7 @@ def calibrate(model: keras.Model, images: Any, *, batch_size: int = 16) -> None:
 
 
 def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
-    """Set the network's variables by TF-Slim's names. Folded layers get norms that change nothing."""
+    """Set the network's variables from tensors by TF-Slim's names. Folded layers get norms that change nothing."""
     import numpy as np
 
     for layer, of in _network_layers(model):
@@ -195,18 +202,18 @@ def set_variables(model: keras.Model, tensors: dict[str, Any]) -> None:
         layer.set_weights(norm)
 
 
-def plain(source: "Source", folded: "Folded", behind: Sequence[tuple[Any, list[Any]]]) -> keras.Model:
-    """The network in Keras' own layers, for files, followed by the layers in ``behind``, which have their variables.
+def plain(source: "Source", folded: "Folded", head: Sequence[tuple[Any, list[Any]]]) -> keras.Model:
+    """The network in Keras' own layers, for files. ``head`` holds the layers after the pooling, and their variables.
 
     The model takes images in [0,1] for weights with any input range.
     """
     inputs = keras.Input(folded.network.image_shape, name="images")
     x = _Builder(folded.network, DECAY, 0, keras.layers.BatchNormalization)(inputs, *folded.range)
-    for layer, _ in behind:
+    for layer, _ in head:
         x = layer(x)
     model = keras.Model(inputs, x, name=_name(folded.network))
     set_variables(model, source.tensors)
-    for layer, variables in behind:
+    for layer, variables in head:
         layer.set_weights(variables)
     return model
 

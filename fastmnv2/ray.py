@@ -1,23 +1,23 @@
-"""Feature vectors in Ray's datasets, for more than one machine (``pip install 'fastmnv2[ray]'``).
+"""Feature vectors in Ray's datasets, for jobs on several machines (``pip install 'fastmnv2[ray]'``).
 
 >>> import ray
 >>> from fastmnv2.ray import ImageEmbedder
 >>> names = ray.data.from_items([{"path": path} for path in paths])
 >>> vectors = names.map_batches(ImageEmbedder, batch_size=64, num_cpus=1, concurrency=8)
 
-On one machine, ``fastmnv2.embed_images`` does the same faster: it starts no processes and copies nothing between them.
+On one machine, ``fastmnv2.embed_images`` is faster: it starts no processes and copies nothing between them.
 """
 
 import importlib
 import logging
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.errors import ImageError, printable
 from fastmnv2.core.model import Model
 from fastmnv2.image import embed
@@ -34,9 +34,9 @@ class ImageEmbedder:
     Args:
         weights: as for ``fastmnv2.load``, or a model.
         column: the column to embed: paths or URLs that every node can read, bytes of files, or arrays.
-        keep_errors: a picture that can't be read gets a vector of NaN. Its error is in the column ``error``, which is
-            empty for all others; ``transient`` is true if this machine or the network caused the error, so that a
-            later try may succeed. Without ``keep_errors`` the first such picture ends the job.
+        on_error: "raise" ends the job at the first picture that can't be read. "keep" gives such a picture a vector of
+            NaN and adds two columns: ``error``, the reason, which is empty for all other pictures; and ``transient``,
+            whether this machine or the network caused the error, so that a later try may succeed.
         threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
         normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
     """
@@ -46,7 +46,7 @@ class ImageEmbedder:
         weights: str | os.PathLike[str] | Model | None = None,
         *,
         column: str = "path",
-        keep_errors: bool = False,
+        on_error: Literal["raise", "keep"] = "raise",
         threads: int = 1,
         normalize: bool = False,
         method: Method = "tf2",
@@ -56,13 +56,16 @@ class ImageEmbedder:
         crop: Crop | None = None,
         background: Colour | None = None,
     ) -> None:
-        self._model = weights if isinstance(weights, Model) else kept.model(weights)
-        self._column, self._keep_errors, self._threads, self._normalize = column, keep_errors, threads, normalize
+        self._model = weights if isinstance(weights, Model) else model_cache.model(weights)
+        if on_error not in ("raise", "keep"):
+            raise ValueError(f"on_error: expected 'raise' or 'keep', got {on_error!r}")
+        self._column, self._threads, self._normalize = column, threads, normalize
+        self._keep_errors = on_error == "keep"
         size = self._model.network.size
         self._options = embed.options(method, decode, exif, max_pixels, size, crop, background)
 
     def __call__(self, batch: "Batch") -> "Batch":
-        """Add the column ``features``, float32 [n,features], and those of ``keep_errors``."""
+        """Add the column ``features``, float32 [n,features], and with "keep" also ``error`` and ``transient``."""
         items = list(batch[self._column])
         errors: list[ImageError] = []
         results = embed.vectors(
@@ -86,10 +89,10 @@ class ImageEmbedder:
 
 
 class _Embedder(ImageEmbedder):
-    """Names as bytes, because Arrow's text takes UTF-8 only."""
+    """The same for names in bytes, because Arrow's strings can hold UTF-8 only."""
 
     def __init__(self, model: Model, options: Options, normalize: bool) -> None:
-        super().__init__(model, keep_errors=True, normalize=normalize)
+        super().__init__(model, on_error="keep", normalize=normalize)
         self._options = options
 
     def __call__(self, batch: "Batch") -> "Batch":
@@ -100,9 +103,9 @@ class _Embedder(ImageEmbedder):
 def embed_names(
     model: Model, names: list[str], options: Options, *, batch_size: int, normalize: bool
 ) -> Generator[tuple[str, NDArray[np.float32] | None, str | None, bool], None, None]:
-    """Each name, its vector or None, its error or None, and whether that is transient, in the order of completion.
+    """Yield each name, its vector or None, its error or None, and whether that is transient, in order of completion.
 
-    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless that has been done.
+    Connects to the cluster that ``RAY_ADDRESS`` names, or starts one on this machine, unless Ray is already running.
     """
     try:
         importlib.import_module("ray.data")
@@ -113,7 +116,7 @@ def embed_names(
         return
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
-    blocks = -(-len(names) // batch_size)  # as small as batches: a lost node's blocks are all that is computed again
+    blocks = -(-len(names) // batch_size)  # as small as batches, because a lost node's blocks are computed again
     workers = max(1, min(int(ray.cluster_resources().get("CPU", 1)), blocks))
     listed = ray.data.from_items([{"name": os.fsencode(name)} for name in names], override_num_blocks=blocks)
     found = listed.map_batches(

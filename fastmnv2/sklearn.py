@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.core import kept
+from fastmnv2.core import model_cache
 from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
 from fastmnv2.image.resizing import Crop, Method
@@ -20,8 +20,8 @@ from fastmnv2.image.resizing import Crop, Method
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 except ImportError as _error:
-    _says = "the transformer needs scikit-learn: pip install 'fastmnv2[learn]'"
-    raise ImportError(_says, name="sklearn") from _error
+    _message = "the transformer needs scikit-learn: pip install 'fastmnv2[learn]'"
+    raise ImportError(_message, name="sklearn") from _error
 
 
 class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         method, crop: how pictures are resized, as for ``fastmnv2.embed_images``.
         normalize: scale each vector to length 1.
         batch_size: pictures per batch.
-        threads: maximum number of threads; None for every CPU that the process may use, shared by joblib's workers.
+        threads: maximum number of threads; None for every CPU that the process may use (a share in joblib's workers).
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.threads = threads
 
     def fit(self, X: Any, y: Any = None) -> "Embedder":
-        """Load the weights, so that errors in them show up here. ``X`` and ``y`` are ignored."""
+        """Load the weights, so that bad weights raise their error here. ``X`` and ``y`` are ignored."""
         self._model()
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Features of pictures.
+        """Feature vectors of pictures.
 
         Args:
             X: an array of images as for ``Model.embed``; or a sequence, array, Series or one-column DataFrame of
@@ -103,7 +103,7 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _model(self) -> Model:
         if isinstance(self.weights, Model):
             return self.weights
-        return kept.model(self.weights, precision=self.precision, size=self.size)
+        return model_cache.model(self.weights, precision=self.precision, size=self.size)
 
     def __sklearn_is_fitted__(self) -> bool:
         """True, because there is nothing to fit."""

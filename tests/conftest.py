@@ -1,4 +1,4 @@
-"""Shared fixtures: weights that need no network, images, and the real data where it is found."""
+"""Shared fixtures: untrained weights, images, a local server, and real weights and photos if they are available."""
 
 import os
 import re
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from server import Server
 
-# Test the installed package, although `python -m pytest` puts the checkout first on the path. A checkout that was built
-# in place is tested only if PYTHONPATH names it; then the programs that tests start find it too.
+# `python -m pytest` puts the checkout first on sys.path, but the installed package should be tested. A checkout that
+# was built in place is tested only if PYTHONPATH names it; then programs that tests start find it too.
 ROOT = Path(__file__).parents[1]
 if ROOT in [Path(entry).resolve() for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]:
     os.environ["PYTHONPATH"] = str(ROOT)
@@ -48,25 +48,27 @@ OPTIONAL = {
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--skips", metavar="THINGS", help="fail at skips that tests/skips.txt does not excuse where THINGS are lacking"
+        "--skips",
+        metavar="THINGS",
+        help="fail at skips that tests/skips.txt does not excuse if THINGS are not installed",
     )
 
 
-def excused(reason, lacking):
-    """Whether tests/skips.txt has a line for this skip, of a thing that is lacking here or of none."""
+def excused(reason, missing):
+    """Whether tests/skips.txt excuses this skip, given the things that are not installed here."""
     lines = Path(__file__).with_name("skips.txt").read_text().splitlines()
     rules = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
-    return any(thing in {"-", *lacking} and re.search(pattern, reason) for thing, pattern in rules)
+    return any(thing in {"-", *missing} and re.search(pattern, reason) for thing, pattern in rules)
 
 
 def pytest_sessionfinish(session):
-    lacking = session.config.getoption("--skips")
+    missing = session.config.getoption("--skips")
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if lacking is None or not reporter:  # none in xdist's workers
+    if missing is None or not reporter:  # xdist's workers have no reporter
         return
     reports = reporter.stats.get("skipped", [])
     reasons = sorted({report.longrepr[2].removeprefix("Skipped: ") for report in reports})
-    wrong = [reason for reason in reasons if not excused(reason, lacking.split())]
+    wrong = [reason for reason in reasons if not excused(reason, missing.split())]
     for reason in wrong:
         reporter.write_line(f"\nskipped, and not excused by tests/skips.txt: {reason}", red=True)
     if wrong and session.exitstatus == 0:
@@ -93,9 +95,9 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Programs that a test starts do not find the checkout in their working directory either.
+    """Run each test in a temporary directory, so that programs it starts don't import the checkout from there.
 
-    Nor does the test find weights in the package, which a wheel to be released has.
+    Also hides the weights that a released wheel contains.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastmnv2.weights.cache.EMBEDDED", tmp_path / "no weights")
@@ -162,7 +164,7 @@ def real_labels(real_tflite):
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of this test's own."""
+    """An empty cache folder for this test only."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("FASTMNV2_CACHE_DIR", str(folder))
     return folder
@@ -170,7 +172,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(monkeypatch, cache):
-    """A server, with downloading allowed and its /weights the only mirror."""
+    """A local server whose /weights is the only mirror, with downloads allowed."""
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

@@ -13,11 +13,11 @@ def program(name, *arguments):
 
 
 def run_program(name, *arguments, check=True, **options):
-    """Run a program to its end; its output is text."""
+    """Run a program to its end. Returns subprocess.run's result, with text output."""
     command = program(name, *arguments)
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=check, **options)
 
 
 def start(name, *arguments):
-    """Start a program; its output can be read as text while it runs."""
+    """Start a program. Returns a Popen, whose output can be read as text while it runs."""
     return subprocess.Popen(program(name, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

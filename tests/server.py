@@ -32,8 +32,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def speaking(*parts, every=None):
-    """The URL of a server that sends ``parts`` (bytes), and then the last one again every ``every`` seconds."""
+def raw_server(*parts, every=None):
+    """The URL of a server that sends ``parts`` (bytes), and then repeats the last one every ``every`` seconds."""
     stop = threading.Event()
 
     def serve():

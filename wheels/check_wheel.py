@@ -19,17 +19,18 @@ from pathlib import Path
 MEGABYTE = 1 << 20
 HERE = Path(__file__).resolve().parent
 DIGEST_PROGRAM = str(HERE / "digest.py")
-# What that program prints on any processor: the promise of the same bits.
+# The output of that program on every processor: features are the same bits everywhere.
 DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
-# Libraries that every manylinux system has, and libgomp, which a repaired wheel brings along under another name.
+# Libraries that every manylinux system has, and libgomp, which a repaired wheel contains under another name.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
 
 problems: list[str] = []
 
 
-def expect(good: object, what: str) -> None:
+def expect(good: object, problem: str) -> None:
+    """Note a problem unless ``good``."""
     if not good:
-        problems.append(what)
+        problems.append(problem)
 
 
 def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
@@ -51,10 +52,10 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
         f"{info}/licenses/LICENSE",
     ):
         expect(needed in names, f"{needed} is missing")
-    strange = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
-    expect(not strange, f"sources or rubbish: {strange}")
+    unexpected = [entry for entry in names if entry.endswith((".c", ".h", ".pyx", ".o", ".pyc"))]
+    expect(not unexpected, f"files that don't belong into a wheel: {unexpected}")
     embedded = "fastmnv2/data/imagenet.safetensors" in names
-    expect(embedded == weights, f"weights {'are' if embedded else 'are not'} in it")
+    expect(embedded == weights, f"the wheel {'contains' if embedded else 'does not contain'} weights")
     limit = 7.0 if weights else 1.5
     size = wheel.stat().st_size / MEGABYTE
     expect(size <= limit, f"{size:.2f} MB, expected at most {limit}")
@@ -85,9 +86,9 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
 def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
     venv.create(scratch / "env", with_pip=True)
     python = scratch / "env" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    # Without a compiler, so that nothing can be built during installation.
-    strange = ("FASTMNV2", "PYTHON", "TFHUB")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+    # Variables that could change the result are removed, and compilers replaced, so that installation builds nothing.
+    prefixes = ("FASTMNV2", "PYTHON", "TFHUB")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environment = clean | {"CC": "false", "CXX": "false", "FASTMNV2_CACHE_DIR": str(scratch / "cache")}
     environment["FASTMNV2_OFFLINE"] = "1"
 
@@ -103,9 +104,9 @@ def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
         found = run(DIGEST_PROGRAM).strip()
         expect(found == DIGEST, f"digest on {isa}: {found}, expected {DIGEST}")
     del environment["FASTMNV2_ISA"]
-    said = run(str(HERE / "embed_offline.py")).strip()
-    wanted = "True (2, 1280)" if weights else "False unavailable"
-    expect(said == wanted, f"info() and embed without the network: {said!r}, expected {wanted!r}")
+    output = run(str(HERE / "embed_offline.py")).strip()
+    expected = "True (2, 1280)" if weights else "False unavailable"
+    expect(output == expected, f"info() and embed without the network: {output!r}, expected {expected!r}")
     run("-m", "pip", "install", "-q", "--only-binary", ":all:", f"{wheel}[cli]")
     print(run("-m", "fastmnv2", "demo"))
 
@@ -113,10 +114,10 @@ def check_installed(wheel: Path, scratch: Path, weights: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
-    meant = os.environ.get("FASTMNV2_WHEEL_WEIGHTS") == "1"
-    parser.add_argument("--weights", action="store_true", default=meant, help="the wheel must contain weights")
-    parser.add_argument("--glibc", default="2.28", help="the newest glibc that it may need")
-    parser.add_argument("--no-install", action="store_true", help="don't install it: for wheels of other platforms")
+    from_environment = os.environ.get("FASTMNV2_WHEEL_WEIGHTS") == "1"
+    parser.add_argument("--weights", action="store_true", default=from_environment, help="the wheel must have weights")
+    parser.add_argument("--glibc", default="2.28", help="the newest glibc that the wheel may need (default 2.28)")
+    parser.add_argument("--no-install", action="store_true", help="don't install the wheel: for other platforms")
     options = parser.parse_args()
     wheel = options.wheel.resolve()
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""Print whether info() reports weights in the package, and the shape that embed gives, or "unavailable"."""
+"""Print whether info() reports weights in the package, and the shape of embed's result, or "unavailable"."""
 
 import numpy as np
 

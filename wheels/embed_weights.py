@@ -1,11 +1,11 @@
-"""Put weights into the package before a wheel is built, so that its ``embed`` needs no network.
+"""Put weights into the package before a wheel is built, so that ``embed`` needs no network.
 
     python wheels/embed_weights.py            # the official file; its hash must be known, or given by --sha256
     python wheels/embed_weights.py SOURCE     # any form that fastmnv2.load takes
     python wheels/embed_weights.py --remove
 
-It writes fastmnv2/data/imagenet.safetensors (not in git): folded, and without the logits layer, which would double the
-size of the wheel. It needs an installed fastmnv2.
+It writes fastmnv2/data/imagenet.safetensors, which is not in git. The weights are folded, and the logits layer is left
+out because it would double the size of the wheel. fastmnv2 must be installed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ TARGET = Path(__file__).resolve().parents[1] / "fastmnv2" / "data" / "imagenet.s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="a path; by default the official file")
-    parser.add_argument("--remove", action="store_true")
+    parser.add_argument("--remove", action="store_true", help="remove the weights from the package again")
     parser.add_argument("--sha256", metavar="HASH", help="expected sha256 of the downloaded file")
     parser.add_argument("--target", type=Path, default=TARGET, help="the file to write")
     options = parser.parse_args()
@@ -40,8 +40,8 @@ def main() -> None:
         unknown = [remote.url for remote in remotes if remote.sha256 is None]
         if unknown:
             sys.exit(
-                f"refused: no sha256 is known of {' and '.join(unknown)}; fill in REMOTES in "
-                "fastmnv2/weights/download.py, or give --sha256"
+                f"refused: the sha256 of {' and '.join(unknown)} is unknown; fill it into REMOTES in "
+                "fastmnv2/weights/download.py, or pass --sha256"
             )
         fetched, failures = download.fetch(remotes)
         if fetched is None:

@@ -13,7 +13,7 @@ enum {
 };
 
 struct fm_dense {
-    fm_conv conv;
+    fm_float32_conv conv;
     float *packed;
     int inputs, outputs;
 };
@@ -26,13 +26,13 @@ fm_status fm_dense_new(const fm_isa *isa, int inputs, int outputs, const float *
     if (!dense) return FM_NO_MEMORY;
     dense->inputs = inputs;
     dense->outputs = outputs;
-    dense->packed = fm_aligned_alloc(sizeof(float) * fm_packed_floats(&layer));
+    dense->packed = fm_aligned_alloc(sizeof(float) * fm_float32_packed_floats(&layer));
     if (!dense->packed) {
         free(dense);
         return FM_NO_MEMORY;
     }
-    const fm_kernels *kernels = fm_float32_choose(isa, fm_padded_columns(&layer));
-    dense->conv = fm_pack(&layer, kernels, kernel, bias, dense->packed);
+    const fm_float32_kernels *kernels = fm_float32_choose(isa, fm_float32_padded_columns(&layer));
+    dense->conv = fm_float32_pack(&layer, kernels, kernel, bias, dense->packed);
     *result = dense;
     return FM_OK;
 }
@@ -45,20 +45,20 @@ void fm_dense_free(fm_dense *dense) {
 
 /* Up to TILE rows of one panel's columns. Uses a buffer, because the last panel may be wider than the layer. */
 static void panel_rows(const fm_dense *dense, int p, const float *x, int rows, float *y) {
-    const fm_conv *conv = &dense->conv;
-    const fm_panel panel = fm_panel_at(conv, p);
+    const fm_float32_conv *conv = &dense->conv;
+    const fm_float32_panel panel = fm_float32_panel_at(conv, p);
     const int left = dense->outputs - panel.start, wanted = left < panel.width ? left : panel.width;
     float tile[TILE * WIDEST];
-    const fm_pointwise_args args = {.a = x,
-                                    .panel = fm_panel_weights(conv, panel),
-                                    .c = tile,
-                                    .rows = rows,
-                                    .k = conv->depth,
-                                    .ldb = panel.width,
-                                    .ldc = panel.width,
-                                    .columns = panel.width,
-                                    .epilogue = FM_LINEAR,
-                                    .ahead = conv->packed};
+    const fm_float32_pointwise_args args = {.a = x,
+                                            .panel = fm_float32_panel_weights(conv, panel),
+                                            .c = tile,
+                                            .rows = rows,
+                                            .k = conv->depth,
+                                            .ldb = panel.width,
+                                            .ldc = panel.width,
+                                            .columns = panel.width,
+                                            .epilogue = FM_LINEAR,
+                                            .ahead = conv->packed};
     if (wanted <= 0) return;
     conv->kernels->pointwise(&args);
     for (int i = 0; i < rows; i++) {

@@ -7,24 +7,26 @@
 
 #define ELEMENT float
 
-static const fm_conv *conv_of(const run *r, int layer) { return &((const fm_float32_model *)r->model)->conv[layer]; }
+static const fm_float32_conv *conv_of(const run *r, int layer) {
+    return &((const fm_float32_model *)r->model)->conv[layer];
+}
 
 static int slice_count(const run *r, int layer) { return layer == 0 ? 1 : conv_of(r, layer)->panels; }
 
 static slice slice_of(const run *r, int layer, int index, range channels) {
-    const fm_conv *conv = conv_of(r, layer);
+    const fm_float32_conv *conv = conv_of(r, layer);
     if (layer == 0) return (slice){.panel = 0, .start = 0, .width = conv->columns};
-    const fm_panel panel = fm_panel_at(conv, index);
-    const int first = fm_most(panel.start, channels.from), last = fm_least(panel.start + panel.width, channels.to);
-    return (slice){.panel = index, .start = first, .width = fm_most(0, last - first)};
+    const fm_float32_panel panel = fm_float32_panel_at(conv, index);
+    const int first = fm_max(panel.start, channels.from), last = fm_min(panel.start + panel.width, channels.to);
+    return (slice){.panel = index, .start = first, .width = fm_max(0, last - first)};
 }
 
 /* Shares are whole vectors, and may begin inside a panel. With 16 registers a narrow part of a panel is slow, but whole
  * panels are too coarse to follow the threads' speeds (1 % slower), and taller tiles for narrow parts gain nothing. */
 static int share_of(const run *r, int layer, fm_team team) {
-    const fm_conv *conv = conv_of(r, layer);
+    const fm_float32_conv *conv = conv_of(r, layer);
     const int lanes = conv->kernels->lanes;
-    return fm_least(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
+    return fm_min(fm_share(team, fm_vectors(conv->columns, lanes)) * lanes, conv->columns);
 }
 
 /* The team that splits a pointwise layer's channels: a team of one if the block is split by rows. */
@@ -34,9 +36,9 @@ static fm_team sharing(const run *r, int layer) {
 }
 
 /* The panel that holds a channel. */
-static fm_panel panel_around(const fm_conv *conv, int channel) {
-    fm_panel panel = fm_panel_at(conv, 0);
-    for (int p = 1; panel.start + panel.width <= channel; p++) panel = fm_panel_at(conv, p);
+static fm_float32_panel panel_around(const fm_float32_conv *conv, int channel) {
+    fm_float32_panel panel = fm_float32_panel_at(conv, 0);
+    for (int p = 1; panel.start + panel.width <= channel; p++) panel = fm_float32_panel_at(conv, p);
     return panel;
 }
 
@@ -44,29 +46,29 @@ static fm_panel panel_around(const fm_conv *conv, int channel) {
  * its share of the next pointwise layer. Each thread prefetches its own share; otherwise it waits for L3 in every
  * layer. */
 static const float *next_panel(const run *r, int layer, int index, size_t *floats) {
-    const fm_conv *conv = conv_of(r, layer);
-    fm_panel next = fm_panel_at(conv, index);
+    const fm_float32_conv *conv = conv_of(r, layer);
+    fm_float32_panel next = fm_float32_panel_at(conv, index);
     const int end = next.start + next.width;
     if (end < share_of(r, layer, fm_next(sharing(r, layer)))) {
-        next = fm_panel_at(conv, index + 1);
+        next = fm_float32_panel_at(conv, index + 1);
     } else if (layer < FM_HEAD) {
         layer += layer == fm_expand_layer(layer / 3) ? 2 : 1; /* the depthwise one between them is small */
         conv = conv_of(r, layer);
         next = panel_around(conv, share_of(r, layer, sharing(r, layer)));
     }
-    *floats = fm_panel_floats(conv, next);
-    return fm_panel_weights(conv, next);
+    *floats = fm_float32_panel_floats(conv, next);
+    return fm_float32_panel_weights(conv, next);
 }
 
 /* One slice of a pointwise layer. The caller has set args' a, residual, c, rows, ldc and epilogue. The next panel is
  * prefetched at the same time: also in layers with few weights, because those of a whole network don't fit in L2. */
-static void pointwise(const run *r, int layer, slice s, fm_pointwise_args args) {
-    const fm_conv *conv = conv_of(r, layer);
+static void pointwise(const run *r, int layer, slice s, fm_float32_pointwise_args args) {
+    const fm_float32_conv *conv = conv_of(r, layer);
     const uint64_t start = tick(r);
-    const fm_panel panel = fm_panel_at(conv, s.panel);
+    const fm_float32_panel panel = fm_float32_panel_at(conv, s.panel);
     size_t floats = 0;
     args.k = conv->depth;
-    args.panel = fm_panel_weights(conv, panel) + (s.start - panel.start);
+    args.panel = fm_float32_panel_weights(conv, panel) + (s.start - panel.start);
     args.ldb = panel.width;
     args.columns = s.width;
     args.ahead = next_panel(r, layer, s.panel, &floats);
@@ -78,7 +80,7 @@ static void pointwise(const run *r, int layer, slice s, fm_pointwise_args args) 
 /* Row y reads three image rows. The first may lie above the image, the last below it. Scaled rows are kept from one
  * call to the next; `fresh` means that there are none yet. */
 static void stem_row(const run *r, int y, int fresh, float *out) {
-    const fm_conv *conv = conv_of(r, 0);
+    const fm_float32_conv *conv = conv_of(r, 0);
     const int height = r->model->network.height, top = 2 * y - r->model->network.pad_top;
     const size_t items = r->model->plan.image_row;
     const size_t row_bytes = items * (r->request->dtype == FM_UINT8 ? 1 : sizeof(float));
@@ -91,20 +93,20 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
         float *scaled = r->own->image[row % FM_IMAGE_ROWS];
         rows[i] = scaled;
         if (i == 0 && !fresh) continue;
-        fm_scale_args scale = ((const fm_float32_model *)r->model)->scale;
+        fm_float32_scale_args scale = ((const fm_float32_model *)r->model)->scale;
         scale.from = pixels + (size_t)row * row_bytes;
         scale.to = scaled;
         if (r->request->dtype == FM_UINT8) conv->kernels->scale_u8(&scale);
         else *r->out_of_range |= conv->kernels->scale_f32(&scale);
     }
     /* Prefetches the rows of the call after the next, because a batch is in L3 or memory. */
-    const fm_stem_args args = {.rows = rows,
-                               .packed = conv->packed,
-                               .out = out,
-                               .width = r->model->network.width,
-                               .outputs = conv->columns,
-                               .ahead = pixels + (size_t)(top + 5) * row_bytes,
-                               .ahead_bytes = 2 * (int)row_bytes};
+    const fm_float32_stem_args args = {.rows = rows,
+                                       .packed = conv->packed,
+                                       .out = out,
+                                       .width = r->model->network.width,
+                                       .outputs = conv->columns,
+                                       .ahead = pixels + (size_t)(top + 5) * row_bytes,
+                                       .ahead_bytes = 2 * (int)row_bytes};
     conv->kernels->stem(&args);
     tock(r, 0, start);
 }
@@ -114,8 +116,9 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
  */
 FM_INLINE void prefetch_depthwise(const run *r, int b, slice s) {
 #if defined(__GNUC__)
-    const fm_conv *conv = conv_of(r, fm_depthwise_layer(b));
-    const float *weights = fm_depthwise_weights(conv, s.start), *end = fm_depthwise_weights(conv, s.start + s.width);
+    const fm_float32_conv *conv = conv_of(r, fm_depthwise_layer(b));
+    const float *weights = fm_float32_depthwise_weights(conv, s.start),
+                *end = fm_float32_depthwise_weights(conv, s.start + s.width);
     for (; weights < end; weights += FM_ALIGN / sizeof(float)) __builtin_prefetch(weights);
 #else
     (void)r, (void)b, (void)s;
@@ -123,23 +126,23 @@ FM_INLINE void prefetch_depthwise(const run *r, int b, slice s) {
 }
 
 static void expand(const run *r, int b, slice s, const float *in, int rows, float *out) {
-    const fm_pointwise_args args = {
+    const fm_float32_pointwise_args args = {
         .a = in, .c = out, .rows = rows * block_of(r, b)->width, .ldc = s.width, .epilogue = FM_RELU6};
     prefetch_depthwise(r, b, s);
     pointwise(r, fm_expand_layer(b), s, args);
 }
 
 static void depthwise(const run *r, int b, slice s, const float *const *rows, int count, float *out) {
-    const fm_conv *conv = conv_of(r, fm_depthwise_layer(b));
-    const fm_depthwise_args args = {.rows = rows,
-                                    .packed = fm_depthwise_weights(conv, s.start),
-                                    .out = out,
-                                    .channels = s.width,
-                                    .in_width = block_of(r, b)->width,
-                                    .in_stride = s.width,
-                                    .out_rows = count,
-                                    .out_stride = block_of(r, b)->expand,
-                                    .stride = block_of(r, b)->stride};
+    const fm_float32_conv *conv = conv_of(r, fm_depthwise_layer(b));
+    const fm_float32_depthwise_args args = {.rows = rows,
+                                            .packed = fm_float32_depthwise_weights(conv, s.start),
+                                            .out = out,
+                                            .channels = s.width,
+                                            .in_width = block_of(r, b)->width,
+                                            .in_stride = s.width,
+                                            .out_rows = count,
+                                            .out_stride = block_of(r, b)->expand,
+                                            .stride = block_of(r, b)->stride};
     const uint64_t start = tick(r);
     conv->kernels->depthwise(&args);
     tock(r, fm_depthwise_layer(b), start);
@@ -147,18 +150,18 @@ static void depthwise(const run *r, int b, slice s, const float *const *rows, in
 
 static void project(const run *r, int b, slice s, const float *in, int first, int pixels, float *out,
                     const float *residual) {
-    const fm_pointwise_args args = {.a = in,
-                                    .residual = residual,
-                                    .c = out,
-                                    .rows = pixels,
-                                    .ldc = block_of(r, b)->out,
-                                    .epilogue = residual ? FM_RESIDUAL : FM_LINEAR};
+    const fm_float32_pointwise_args args = {.a = in,
+                                            .residual = residual,
+                                            .c = out,
+                                            .rows = pixels,
+                                            .ldc = block_of(r, b)->out,
+                                            .epilogue = residual ? FM_RESIDUAL : FM_LINEAR};
     (void)first;
     pointwise(r, fm_project_layer(b), s, args);
 }
 
 static void head(const run *r, slice s, const float *in, int pixels, float *out) {
-    const fm_pointwise_args args = {.a = in, .c = out, .rows = pixels, .ldc = s.width, .epilogue = FM_RELU6};
+    const fm_float32_pointwise_args args = {.a = in, .c = out, .rows = pixels, .ldc = s.width, .epilogue = FM_RELU6};
     pointwise(r, FM_HEAD, s, args);
 }
 
@@ -167,7 +170,7 @@ static void record(const run *r, int endpoint, int pixel, int pixels, slice s, c
 static void pool(const run *r, slice s, const float *map, int image) {
     const size_t index = r->image0 + (size_t)image;
     float *features = r->request->features + index * (size_t)r->model->network.features + s.start;
-    const fm_pool_args args = {
+    const fm_float32_pool_args args = {
         .map = map, .out = features, .pixels = fm_last_pixels(&r->model->network), .channels = s.width};
     conv_of(r, FM_HEAD)->kernels->pool(&args);
     record(r, FM_POOL_ENDPOINT, image, 1, s, features, s.width);
@@ -181,17 +184,17 @@ static fm_status logits(const fm_model *model, const float *features, size_t n, 
     const run r = {.model = model, .request = &request, .team = {.size = 1}};
     fm_arena *arena = fm_arena_take((fm_model *)model);
     if (!arena) return FM_NO_MEMORY;
-    const fm_conv *conv = conv_of(&r, FM_LOGITS);
+    const fm_float32_conv *conv = conv_of(&r, FM_LOGITS);
     float *padded = arena->map[0]; /* a map buffer, because there are more columns than classes */
     const fm_fpenv saved = fm_fpenv_enter();
     for (size_t i = 0; i < n; i++) {
         for (int p = 0; p < conv->panels; p++) {
             const slice s = slice_of(&r, FM_LOGITS, p, (range){0, conv->columns});
-            const fm_pointwise_args args = {.a = features + i * (size_t)network->features,
-                                            .c = padded + s.start,
-                                            .rows = 1,
-                                            .ldc = conv->columns,
-                                            .epilogue = FM_LINEAR};
+            const fm_float32_pointwise_args args = {.a = features + i * (size_t)network->features,
+                                                    .c = padded + s.start,
+                                                    .rows = 1,
+                                                    .ldc = conv->columns,
+                                                    .epilogue = FM_LINEAR};
             pointwise(&r, FM_LOGITS, s, args);
         }
         memcpy(out + i * (size_t)network->classes, padded, sizeof(float) * (size_t)network->classes);

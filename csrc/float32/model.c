@@ -12,9 +12,10 @@ static size_t round_up(size_t floats) {
 }
 
 /* The scaling of image rows. Pixels more than a quarter outside [0,1] cause a warning. */
-static fm_scale_args scale_for(float black, float white, int count) {
+static fm_float32_scale_args scale_for(float black, float white, int count) {
     const float span = white - black, low = fabsf(black - span / 4.0f), high = fabsf(white + span / 4.0f);
-    return (fm_scale_args){.count = count, .multiplier = span, .addend = black, .limit = low > high ? low : high};
+    return (fm_float32_scale_args){
+        .count = count, .multiplier = span, .addend = black, .limit = low > high ? low : high};
 }
 
 fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_weights *weights, fm_model **result) {
@@ -24,7 +25,7 @@ fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_we
     base->tier = &fm_float32_tier;
     base->network = *network;
     base->has_logits = weights->kernels[FM_LOGITS] && weights->biases[FM_LOGITS];
-    const fm_kernels *widest = fm_float32_table(isa, 0);
+    const fm_float32_kernels *widest = fm_float32_table(isa, 0);
     base->plan = fm_plan_for(
         network,
         &(fm_tier_needs){.element = sizeof(float), .slice = widest->lanes * widest->panel, .tile_rows = widest->rows});
@@ -33,7 +34,7 @@ fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_we
     size_t floats = 0;
     for (int i = 0; i < layers; i++) {
         const fm_layer layer = fm_layer_info(network, i);
-        floats += round_up(fm_packed_floats(&layer));
+        floats += round_up(fm_float32_packed_floats(&layer));
     }
     base->bytes = floats * sizeof(float);
     base->packed = fm_aligned_alloc(base->bytes);
@@ -45,9 +46,9 @@ fm_status fm_model_new(const fm_isa *isa, const fm_network *network, const fm_we
     float *packed = base->packed;
     for (int i = 0; i < layers; i++) {
         const fm_layer layer = fm_layer_info(network, i);
-        const fm_kernels *kernels = fm_float32_choose(isa, fm_padded_columns(&layer));
-        model->conv[i] = fm_pack(&layer, kernels, weights->kernels[i], weights->biases[i], packed);
-        packed += round_up(fm_packed_floats(&layer));
+        const fm_float32_kernels *kernels = fm_float32_choose(isa, fm_float32_padded_columns(&layer));
+        model->conv[i] = fm_float32_pack(&layer, kernels, weights->kernels[i], weights->biases[i], packed);
+        packed += round_up(fm_float32_packed_floats(&layer));
     }
     *result = base;
     return FM_OK;

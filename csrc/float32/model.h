@@ -9,8 +9,8 @@
 
 typedef struct fm_float32_model {
     fm_model base; /* first: an fm_model of this tier is one of these */
-    fm_conv conv[FM_LAYERS];
-    fm_scale_args scale; /* from pixels in [0,1] to the first convolution's input; rows are set in each call */
+    fm_float32_conv conv[FM_LAYERS];
+    fm_float32_scale_args scale; /* from pixels in [0,1] to the first convolution's input; rows are set in each call */
 } fm_float32_model;
 
 _Static_assert(offsetof(fm_float32_model, base) == 0, "a model of any tier begins with an fm_model");

@@ -6,9 +6,9 @@
 #include "float32/kernels.h"
 
 /* The tables of an instruction set in order of preference; NULL after the last. */
-const fm_kernels *fm_float32_table(const fm_isa *isa, int index);
+const fm_float32_kernels *fm_float32_table(const fm_isa *isa, int index);
 
 /* The first of these tables that fits a layer of `channels` channels; the last one fits any. */
-const fm_kernels *fm_float32_choose(const fm_isa *isa, int channels);
+const fm_float32_kernels *fm_float32_choose(const fm_isa *isa, int channels);
 
 #endif

@@ -14,24 +14,24 @@
 #include <stdint.h>
 
 /* out[i] = l + (r - l) * weights[i] for i < n, where l and r are the samples left[i] and right[i]. */
-typedef struct fm_blend_columns_args {
+typedef struct fm_image_blend_columns_args {
     const uint8_t *left, *right;
     const float *weights;
     float unit, *out;
     int n;
-} fm_blend_columns_args;
+} fm_image_blend_columns_args;
 
 /* out[i] = upper[i] + (lower[i] - upper[i]) * weight for i < n. */
-typedef struct fm_blend_rows_args {
+typedef struct fm_image_blend_rows_args {
     const float *upper, *lower;
     float weight, *out;
     int n;
-} fm_blend_rows_args;
+} fm_image_blend_rows_args;
 
 /* Adds `rows` rows of samples, `stride` bytes apart, to two sums: sums[s][i] += weights[r][s] * sample(r, i) for i < n,
  * row by row. The two sums belong to neighbouring output rows whose spans share these samples, so each is loaded once.
  */
-typedef struct fm_add_rows_args {
+typedef struct fm_image_add_rows_args {
     const uint8_t *samples;
     ptrdiff_t stride;
     int rows;
@@ -39,7 +39,7 @@ typedef struct fm_add_rows_args {
     float unit;
     float *sums[2];
     int n;
-} fm_add_rows_args;
+} fm_image_add_rows_args;
 
 /* The inputs along one axis that make up each output: output o has counts[o] inputs from starts[o] on, with weights
  * weights[o * most + i]. Starts and ends never decrease from one output to the next. */
@@ -50,20 +50,25 @@ typedef struct fm_spans {
 } fm_spans;
 
 /* Adds pixels [first, stop) of a row of RGB to each output pixel o whose span contains them:
- * out[o][c] += weight * row[pixel - first][c]. One float behind the last pixel is read and ignored. */
-typedef struct fm_add_columns_args {
+ * out[o][c] += weight * row[pixel - first][c]. One float past the last pixel is read and ignored. */
+typedef struct fm_image_add_columns_args {
     const float *row;
     int first, stop;
     const fm_spans *spans;
     float *out;
-} fm_add_columns_args;
+} fm_image_add_columns_args;
 
-/* Every kernel. The table's members, its entries and the checks are made from this list; kernel k takes fm_k_args. */
-#define FM_IMAGE_KERNELS(KERNEL) KERNEL(blend_columns) KERNEL(blend_rows) KERNEL(add_rows) KERNEL(add_columns)
+/* Every kernel: its name, its arguments, its result. The table below, the templates' export and the checks are
+ * generated from this list. */
+#define FM_IMAGE_KERNELS(KERNEL)                             \
+    KERNEL(blend_columns, fm_image_blend_columns_args, void) \
+    KERNEL(blend_rows, fm_image_blend_rows_args, void)       \
+    KERNEL(add_rows, fm_image_add_rows_args, void)           \
+    KERNEL(add_columns, fm_image_add_columns_args, void)
 
 typedef struct fm_image_kernels {
     const char *name;
-#define KERNEL(kernel) void (*kernel)(const fm_##kernel##_args *args);
+#define KERNEL(name, arguments, result) result (*name)(const arguments *args);
     FM_IMAGE_KERNELS(KERNEL)
 #undef KERNEL
 } fm_image_kernels;

@@ -12,7 +12,7 @@ enum {
     GROUP_ROWS = 8       /* rows added per call, while the sums stay in registers */
 };
 
-static int least(int a, int b) { return a < b ? a : b; }
+static int min(int a, int b) { return a < b ? a : b; }
 
 static const uint8_t *pixel(const fm_picture *picture, int y, int x) {
     return picture->first + y * picture->row_stride + x * picture->pixel_stride;
@@ -41,7 +41,7 @@ static void blend_row(const blend *b, int y, float *out) {
     uint8_t left[BLEND_PIXELS * CHANNELS + 1], right[BLEND_PIXELS * CHANNELS + 1];
     copy_pixels(b, y, b->left, left);
     copy_pixels(b, y, b->right, right);
-    const fm_blend_columns_args args = {left, right, b->weights, b->unit, out, b->pixels * CHANNELS};
+    const fm_image_blend_columns_args args = {left, right, b->weights, b->unit, out, b->pixels * CHANNELS};
     b->kernels->blend_columns(&args);
 }
 
@@ -61,7 +61,7 @@ static void blend_pixels(const blend *b, const fm_places *rows, float *out, size
             }
             found[i] = kept[slot];
         }
-        const fm_blend_rows_args args = {found[0], found[1], rows->place[o], out, b->pixels * CHANNELS};
+        const fm_image_blend_rows_args args = {found[0], found[1], rows->place[o], out, b->pixels * CHANNELS};
         b->kernels->blend_rows(&args);
     }
 }
@@ -74,7 +74,7 @@ void fm_resize_bilinear(const fm_image_kernels *kernels, const fm_picture *pictu
     for (int start = 0; start < columns->outputs; start += BLEND_PIXELS) {
         b.left = columns->first + start;
         b.right = columns->second + start;
-        b.pixels = least(columns->outputs - start, BLEND_PIXELS);
+        b.pixels = min(columns->outputs - start, BLEND_PIXELS);
         b.wide = 0;
         while (picture->pixel_stride > CHANNELS - 1 && b.wide < b.pixels && b.left[b.wide] < picture->width - 1 &&
                b.right[b.wide] < picture->width - 1) {
@@ -118,11 +118,11 @@ static void copy_turned(block *b, int y, int rows) {
 /* Adds input rows [first, stop) to output row `output` and, unless `alone`, to the next output row. */
 static void add_rows(block *b, int output, int alone, int first, int stop) {
     float weights[GROUP_ROWS][2];
-    fm_add_rows_args args = {.weights = (const float (*)[2])weights, .unit = b->unit};
+    fm_image_add_rows_args args = {.weights = (const float (*)[2])weights, .unit = b->unit};
     args.n = (b->stop - b->first) * CHANNELS;
     for (int s = 0; s < 2; s++) args.sums[s] = b->sums[(output + s) % 2];
     for (int y = first; y < stop; y += args.rows) {
-        args.rows = least(stop - y, GROUP_ROWS);
+        args.rows = min(stop - y, GROUP_ROWS);
         for (int r = 0; r < args.rows; r++) {
             weights[r][0] = row_weight(b->rows, output, y + r);
             weights[r][1] = alone ? 0.0f : row_weight(b->rows, output + 1, y + r);
@@ -140,7 +140,7 @@ static void add_rows(block *b, int output, int alone, int first, int stop) {
 }
 
 static void finish_row(block *b, int output, float *out) {
-    const fm_add_columns_args args = {
+    const fm_image_add_columns_args args = {
         .row = b->sums[output % 2], .first = b->first, .stop = b->stop, .spans = b->columns, .out = out};
     b->kernels->add_columns(&args);
 }
@@ -174,7 +174,7 @@ void fm_resize_area(const fm_image_kernels *kernels, const fm_picture *picture, 
     memset(out, 0, (size_t)rows->outputs * out_stride * sizeof *out);
     const int most = picture->pixel_stride == CHANNELS ? BLOCK_PIXELS : COPY_PIXELS;
     for (b.first = 0; b.first < picture->width; b.first = b.stop) {
-        b.stop = least(picture->width, b.first + most);
+        b.stop = min(picture->width, b.first + most);
         add_block(&b, out, out_stride);
     }
     fm_fpenv_leave(saved);

@@ -1,4 +1,4 @@
-/* The order in which a block's expanded channels are computed, for tables with a pair_most. It is invisible outside:
+/* The order in which a block's expanded channels are computed, for tables with a pair_max. It is invisible outside:
  * the depthwise convolution keeps the order, projections sum over it, and endpoints get the file's order. */
 #ifndef FM_INT8_ARRANGE_H
 #define FM_INT8_ARRANGE_H
@@ -20,11 +20,12 @@ void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, con
                      const fm_layer *project, const fm_int8_layer *project_weights, fm_int8_couple *couples,
                      int16_t *order);
 
-/* The same weights with columns, or rows, in another order. They are in `room`: rows * columns bytes and 8 a column. */
+/* The same weights with columns, or rows, in another order. They are stored in `buffer`, of
+ * rows * columns bytes plus 8 bytes per column. */
 fm_int8_layer fm_int8_arranged_columns(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
-                                       char *room);
+                                       char *buffer);
 fm_int8_layer fm_int8_arranged_rows(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
-                                    char *room);
+                                    char *buffer);
 
 /* Restores `pixels` pixels that were computed in this order to the file's order. */
 void fm_int8_restore(uint8_t *map, size_t pixels, int channels, const int16_t *order);

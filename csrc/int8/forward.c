@@ -12,8 +12,6 @@
 
 #define ELEMENT uint8_t
 
-enum { NAN_SEEN = 2 }; /* a bit of run.out_of_range */
-
 static const fm_int8_model *model_of(const run *r) { return (const fm_int8_model *)r->model; }
 
 static void record(const run *r, int endpoint, int pixel, int pixels, slice s, const uint8_t *from, int stride);
@@ -36,7 +34,7 @@ static int share_of(const run *r, int layer, fm_team team) {
     const int columns = model_of(r)->conv[layer].columns;
     const int unit =
         expands ? fm_int8_depthwise_unit(&model_of(r)->depthwise[b]) : model_of(r)->conv[layer].kernels->lanes;
-    return fm_least(unit * fm_share(team, (columns + unit - 1) / unit), columns);
+    return fm_min(unit * fm_share(team, (columns + unit - 1) / unit), columns);
 }
 
 /* A slice of a convolution. The caller has set args' a, lda, pixels, c, ldc, width and gap. */
@@ -71,9 +69,8 @@ static void load_rows(const run *r, int y, int fresh) {
         } else if (r->request->dtype == FM_UINT8) {
             memcpy(out, (const uint8_t *)r->request->images + at, items);
         } else {
-            fm_int8_image_args args = {.pixels = (const float *)r->request->images + at, .out = out, .n = items};
-            model_of(r)->conv[0].kernels->image(&args);
-            *r->out_of_range |= args.out_of_range | (args.nan ? NAN_SEEN : 0);
+            const fm_int8_image_args args = {.pixels = (const float *)r->request->images + at, .out = out, .n = items};
+            *r->out_of_range |= model_of(r)->conv[0].kernels->image(&args);
         }
     }
 }
@@ -192,7 +189,7 @@ static void pool(const run *r, slice s, const uint8_t *map, int image) {
     const size_t index = r->image0 + (size_t)image;
     float *features = r->request->features + index * (size_t)model->base.network.features + s.start;
     for (int from = 0; from < s.width; from += AT_ONCE) {
-        const slice part = {.start = s.start + from, .width = fm_least(AT_ONCE, s.width - from)};
+        const slice part = {.start = s.start + from, .width = fm_min(AT_ONCE, s.width - from)};
         uint16_t sums[AT_ONCE] = {0};
         uint8_t pooled[AT_ONCE];
         for (int p = 0; p < pixels; p++) {
@@ -235,10 +232,10 @@ static void restore_order(const fm_int8_model *model, const fm_request *request)
 }
 
 static fm_status int8_forward(const fm_model *model, const fm_request *request, int *out_of_range) {
-    int outside = 0;
-    const fm_status status = forward(model, request, &outside);
-    if (outside & NAN_SEEN) spread_nan(&model->network, request);
-    if (outside & 1) *out_of_range = 1;
+    int flags = 0;
+    const fm_status status = forward(model, request, &flags);
+    if (flags & FM_INT8_NAN) spread_nan(&model->network, request);
+    if (flags & FM_INT8_OUT_OF_RANGE) *out_of_range = 1;
     if (status == FM_OK) restore_order((const fm_int8_model *)model, request);
     return status;
 }

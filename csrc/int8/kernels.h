@@ -12,14 +12,14 @@
  * 16 bits, 4 where it multiplies one at a time. pack.c lays weights out accordingly.
  *
  * Common to all: NHWC, no alignment needed; nothing is written outside the outputs described here, and inputs may
- * be read up to FM_INT8_SLACK bytes behind their last one. Outputs do not overlap inputs. */
+ * be read up to FM_INT8_SLACK bytes past their end. Outputs do not overlap inputs. */
 #ifndef FM_INT8_KERNELS_H
 #define FM_INT8_KERNELS_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MOST_STEPS = 640, FM_INT8_PAIR_MOST = 128 };
+enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MAX_STEPS = 640, FM_INT8_PAIR_MAX = 128 };
 
 /* How sums become bytes. `plain` means that zero is 0 and the clamp is [0, 255], so that saturation does both, and that
  * sums and scales are in the range of the following shortcut to float32.
@@ -38,10 +38,10 @@ enum { FM_INT8_MAGIC = 0x4b000000 };
  * a + i * lda; its quad k is `offsets[k]` bytes further. Output pixel i starts at c + i * ldc, plus `gap` for each
  * `width` pixels before it. In the last vector only the first `columns` are written.
  *
- * Tables with a pair_most begin with quads whose weights are bytes: 2 * doubles + singles of them, `part` bytes apart.
- * A single obeys pair_most alone; the two quads of a double obey it together. The other `steps` quads, which all tables
+ * Tables with a pair_max begin with quads whose weights are bytes: 2 * doubles + singles of them, `part` bytes apart.
+ * A single obeys pair_max alone; the two quads of a double obey it together. The other `steps` quads, which all tables
  * have, use weights that are `ldw` bytes apart from step to step and `part` bytes from part to part. There are at most
- * FM_INT8_MOST_STEPS quads if they are cut into parts. */
+ * FM_INT8_MAX_STEPS quads if they are cut into parts. */
 typedef struct fm_int8_conv_args {
     const uint8_t *a;
     size_t lda;
@@ -89,20 +89,31 @@ typedef struct fm_int8_add_args {
     fm_int8_output output;
 } fm_int8_add_args;
 
-/* float32 pixels to bytes, round_half_even(255 x), clamped. */
+/* float32 pixels to bytes, round_half_even(255 x), clamped; NaN becomes 0. Returns FM_INT8_OUT_OF_RANGE if any pixel is
+ * below -0.25 or above 1.25, plus FM_INT8_NAN if any is NaN. */
 typedef struct fm_int8_image_args {
     const float *pixels;
     uint8_t *out;
     size_t n;
-    int out_of_range, nan; /* results: any pixel below -0.25 or above 1.25, any NaN (which becomes 0) */
 } fm_int8_image_args;
 
-/* Every kernel of a table: X(name, arguments). Tables, checks and benches are generated from this list. */
-#define FM_INT8_KERNELS(X)                       \
-    X(conv, const fm_int8_conv_args *)           \
-    X(depthwise, const fm_int8_depthwise_args *) \
-    X(add, const fm_int8_add_args *)             \
-    X(image, fm_int8_image_args *)
+enum { FM_INT8_OUT_OF_RANGE = 1, FM_INT8_NAN = 2 };
+
+/* For measurements: `rounds` times FM_INT8_PEAK_CHAINS independent vector dot products of one quad. Returns a number
+ * that depends on all of them. */
+typedef struct fm_int8_peak_args {
+    long rounds;
+    int32_t x, w;
+} fm_int8_peak_args;
+
+/* Every kernel: its name, its arguments, its result. The table below, the templates' export and the checks are
+ * generated from this list. */
+#define FM_INT8_KERNELS(KERNEL)                     \
+    KERNEL(conv, fm_int8_conv_args, void)           \
+    KERNEL(depthwise, fm_int8_depthwise_args, void) \
+    KERNEL(add, fm_int8_add_args, void)             \
+    KERNEL(image, fm_int8_image_args, int)          \
+    KERNEL(peak, fm_int8_peak_args, int32_t)
 
 typedef struct fm_int8_kernels {
     const char *name;
@@ -112,18 +123,15 @@ typedef struct fm_int8_kernels {
     int parts; /* parts of a quad */
     int bytes; /* bytes of a weight: 1 or 2 */
     int deep;  /* vectors in a block of depthwise channels: 4, or 1 if the kernel slides along a row */
-    /* FM_INT8_PAIR_MOST in tables whose conv adds products in 16 bits, otherwise 0. It is the max sum of the two
+    /* FM_INT8_PAIR_MAX in tables whose conv adds products in 16 bits, otherwise 0. It is the max sum of the two
      * weights that multiply bytes 0 and 1 of a quad, or 2 and 3; positive and negative weights are summed separately.
      * pack_pairs.c explains it. */
-    int pair_most;
+    int pair_max;
     int magic;    /* whether the bias of plain sums includes FM_INT8_MAGIC */
     int x_offset; /* subtracted from each input byte by the kernels; the bias compensates for it */
-#define MEMBER(name, args) void (*name)(args);
-    FM_INT8_KERNELS(MEMBER)
-#undef MEMBER
-    /* For measurements: `rounds` times FM_INT8_PEAK_CHAINS independent vector dot products of one quad. Returns a
-     * number that depends on all of them. */
-    int32_t (*peak)(long rounds, int32_t x, int32_t w);
+#define KERNEL(name, arguments, result) result (*name)(const arguments *args);
+    FM_INT8_KERNELS(KERNEL)
+#undef KERNEL
 } fm_int8_kernels;
 
 /* The channel of lane `lane` of vector `vec` in a depthwise block of four vectors. Interleaving four rows within

@@ -45,7 +45,7 @@ static void arrange_block(fm_int8_model *model, fm_int8_store *store, const fm_i
     model->order[b] = order;
 }
 
-/* A layer's weights in its block's order. */
+/* A layer's weights in the order of its block's expanded channels. */
 static fm_int8_layer arranged(const fm_int8_model *model, const fm_layer *layer, int index, const fm_int8_layer *own,
                               const scratch *room) {
     const int16_t *order = index < 3 * FM_BLOCKS ? model->order[index / 3] : NULL;
@@ -68,7 +68,7 @@ static void pack_all(fm_int8_model *model, fm_int8_store *store, const fm_int8_k
         const int b = i / 3, expands = b < FM_BLOCKS && i == fm_expand_layer(b);
         /* If block 0 has a residual, its outputs are added to its expanded channels, so these keep their order. */
         const int added = b == 0 && network->blocks[0].residual;
-        if (kernels->pair_most && expands && !added) {
+        if (kernels->pair_max && expands && !added) {
             arrange_block(model, store, kernels, weights, b, room);
         }
         const fm_int8_layer own = arranged(model, &layer, i, &weights->layers[i], room);

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { ALIGN = 64, QUAD = 4, MOST_LANES = 16 };
+enum { ALIGN = 64, QUAD = 4, MAX_LANES = 16 };
 
 void *fm_int8_take(fm_int8_store *store, size_t bytes) {
     void *found = store->block ? store->block + store->used : NULL;
@@ -188,13 +188,13 @@ static void pack_in_order(fm_int8_store *store, const fm_int8_kernels *kernels, 
 }
 
 static fm_int8_order order_of(const fm_int8_kernels *kernels, const panel_source *source) {
-    fm_int8_load loads[FM_INT8_MOST_STEPS];
+    fm_int8_load loads[FM_INT8_MAX_STEPS];
     for (int step = 0; step < source->map->steps; step++) {
         const uint8_t *rows[QUAD];
         for (int t = 0; t < QUAD; t++) rows[t] = source_row(source, step, t);
         fm_int8_load_of(rows, source->real, source->zero, &loads[step]);
     }
-    return fm_int8_order_quads(loads, source->map->steps, kernels->pair_most);
+    return fm_int8_order_quads(loads, source->map->steps, kernels->pair_max);
 }
 
 /* Packs quads whose sums fit in 16 bits first, as bytes. While the store is only measured, every quad counts as wide:
@@ -230,8 +230,8 @@ static void pack_panel(fm_int8_store *store, const fm_int8_kernels *kernels, con
                                  .all = all,
                                  .zero = weights->kernel_zero,
                                  .columns = columns,
-                                 .real = fm_least(columns, all - panel->start)};
-    if (kernels->pair_most) pack_by_pairs(store, kernels, &source, panel);
+                                 .real = fm_min(columns, all - panel->start)};
+    if (kernels->pair_max) pack_by_pairs(store, kernels, &source, panel);
     else pack_in_order(store, kernels, &source, sets, offsets, panel);
 }
 
@@ -269,15 +269,15 @@ fm_int8_conv fm_int8_pack_conv(fm_int8_store *store, const fm_int8_kernels *kern
         }
     }
     /* Stores have at least eight bytes, so columns are padded with zeros to a multiple of 8. */
-    const int columns = fm_least((all + 7) / 8 * 8, vecs * kernels->lanes);
+    const int columns = fm_min((all + 7) / 8 * 8, vecs * kernels->lanes);
     return (fm_int8_conv){kernels, panels, count, columns, bias, scale, offset, output};
 }
 
 int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8_conv_args *args) {
     const fm_int8_panel *panel = &conv->panels[p];
     const int lanes = conv->kernels->lanes, each = quad_bytes(conv->kernels), columns = panel->vecs * lanes;
-    const int first = fm_most(panel->start, from), inside = first - panel->start;
-    const int last = fm_least(fm_least(panel->start + columns, to), conv->columns);
+    const int first = fm_max(panel->start, from), inside = first - panel->start;
+    const int last = fm_min(fm_min(panel->start + columns, to), conv->columns);
     args->doubles = panel->doubles;
     args->singles = panel->singles;
     args->steps = panel->steps;
@@ -288,7 +288,7 @@ int fm_int8_conv_part(const fm_int8_conv *conv, int p, int from, int to, fm_int8
     args->bias = conv->bias + first;
     args->scale = conv->scale + first;
     args->offset = conv->offset + first;
-    args->columns = fm_most(0, last - first);
+    args->columns = fm_max(0, last - first);
     args->output = conv->output;
     return first;
 }
@@ -330,7 +330,7 @@ static void pack_vec(const fm_int8_kernels *kernels, const fm_int8_layer *weight
     const quad_form form = form_of(kernels);
     const int lanes = kernels->lanes, deep = kernels->deep, zero = weights->kernel_zero;
     const size_t vec_bytes = (size_t)(lanes * quad_bytes(kernels) / form.parts), own_bytes = set_bytes(kernels);
-    int totals[MOST_LANES] = {0};
+    int totals[MAX_LANES] = {0};
     for (int i = 0; i < 9; i++) {
         const uint8_t *row = weights->kernel + i * channels;
         for (int lane = 0; lane < lanes; lane++) totals[lane] += channel[lane] < 0 ? 0 : row[channel[lane]] - zero;
@@ -366,7 +366,7 @@ fm_int8_depthwise fm_int8_pack_depthwise(fm_int8_store *store, const fm_int8_ker
     if (store->block) memset(packed, 0, bytes);
     for (int b = 0; store->block && b < blocks; b++) {
         for (int vec = 0; vec < kernels->deep; vec++) {
-            int of_lane[MOST_LANES];
+            int of_lane[MAX_LANES];
             for (int lane = 0; lane < kernels->lanes; lane++) {
                 const int inside = kernels->deep == 1 ? lane : fm_int8_channel(kernels->lanes, vec, lane);
                 const int found = b * block + inside;

@@ -1,4 +1,4 @@
-/* Only this code and the kernels know the packed layouts. */
+/* The packed layouts of weights, which only this code and the kernels know. */
 #ifndef FM_INT8_PACK_H
 #define FM_INT8_PACK_H
 

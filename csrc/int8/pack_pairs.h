@@ -1,4 +1,4 @@
-/* Which quads of a panel can be summed in 16 bits, for tables with a pair_most. Internal to pack. */
+/* Which quads of a panel can be summed in 16 bits, for tables with a pair_max. Internal to pack.c and arrange.c. */
 #ifndef FM_INT8_PACK_PAIRS_H
 #define FM_INT8_PACK_PAIRS_H
 
@@ -24,7 +24,7 @@ typedef struct fm_int8_load {
 /* The order of a panel's quads: `doubles` times two, then `singles`, then the wide ones. */
 typedef struct fm_int8_order {
     int doubles, singles;
-    int16_t quads[FM_INT8_MOST_STEPS];
+    int16_t quads[FM_INT8_MAX_STEPS];
 } fm_int8_order;
 
 /* The load of a quad. `rows` are the weights of its four bytes; NULL for a byte without weights. `zero` is the weights'
@@ -32,14 +32,14 @@ typedef struct fm_int8_order {
 void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int8_load *load);
 
 /* Orders a panel's `count` quads by their `loads`. */
-fm_int8_order fm_int8_order_quads(const fm_int8_load *loads, int count, int pair_most);
+fm_int8_order fm_int8_order_quads(const fm_int8_load *loads, int count, int pair_max);
 
 /* The number of columns in which two rows of weights, those of a pair of bytes, don't fit. If 16 does not divide the
  * columns, some count twice. */
-int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_most);
+int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_max);
 
-/* Sets `bit` in marks[c] for each such column c. */
-void fm_int8_mark_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_most, uint8_t bit,
+/* Sets `bit` in marks[c] for each column c in which they don't fit. */
+void fm_int8_mark_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_max, uint8_t bit,
                           uint8_t *marks);
 
 #endif

@@ -22,7 +22,8 @@ double fm_int8_peak_macs(const fm_isa *isa, double macs) {
     const fm_int8_kernels *kernels = fm_int8_table(isa);
     const double each = 4.0 * FM_INT8_PEAK_CHAINS * kernels->lanes;
     const long rounds = (long)(macs / each) + 1;
-    volatile int32_t result = kernels->peak(rounds, 3, 5); /* volatile, so that the work is not removed */
+    volatile int32_t result =
+        kernels->peak(&(fm_int8_peak_args){rounds, 3, 5}); /* volatile, so that the work is not removed */
     (void)result;
     return (double)rounds * each;
 }

@@ -23,7 +23,7 @@ void fm_aligned_free(void *memory);
 
 struct fm_model;
 
-/* Take an idle arena of the model, or make one (NULL if there is no memory), and give it back. Thread-safe. */
+/* Take an idle arena of the model, or make one (NULL if there is no memory); give it back afterwards. Thread-safe. */
 fm_arena *fm_arena_take(struct fm_model *model);
 void fm_arena_give(struct fm_model *model, fm_arena *arena);
 void fm_arena_free_all(struct fm_model *model);

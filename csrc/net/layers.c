@@ -16,15 +16,15 @@ enum {
     EXPANSION = 6,   /* expanded channels for each of a block's input channels, after rounding */
     KERNEL = 3,      /* height and width of every kernel that isn't pointwise */
     STEM_STRIDE = 2,
-    LEAST_SIZE = 32, /* the last map is one pixel */
-    MOST_SIZE = 512, /* the 8-bit pool's sums have 16 bits */
+    MIN_SIZE = 32,  /* the last map is one pixel */
+    MAX_SIZE = 512, /* the 8-bit pool's sums have 16 bits */
 };
 
 /* Rounds to the nearest multiple of 8, or to the next larger one if rounding would lose more than a tenth. */
 static int channels_of(int unscaled, double multiplier) {
     enum { UNIT = 8 };
     const double wanted = unscaled * multiplier;
-    const int nearest = fm_most(UNIT, (int)(wanted + UNIT / 2) / UNIT * UNIT);
+    const int nearest = fm_max(UNIT, (int)(wanted + UNIT / 2) / UNIT * UNIT);
     return nearest < 0.9 * wanted ? nearest + UNIT : nearest;
 }
 
@@ -32,7 +32,7 @@ static int channels_of(int unscaled, double multiplier) {
  * the two sides; an odd one goes to the end. */
 static int same_outputs(int inputs, int stride) { return (inputs + stride - 1) / stride; }
 static int same_padding_before(int inputs, int stride) {
-    return fm_most(0, (same_outputs(inputs, stride) - 1) * stride + KERNEL - inputs) / 2;
+    return fm_max(0, (same_outputs(inputs, stride) - 1) * stride + KERNEL - inputs) / 2;
 }
 
 static fm_block block_after(int height, int width, int in, int expand, int out, int stride) {
@@ -49,7 +49,7 @@ static fm_block block_after(int height, int width, int in, int expand, int out, 
                       .residual = stride == 1 && in == out};
 }
 
-static int size_exists(int size) { return size >= LEAST_SIZE && size <= MOST_SIZE; }
+static int size_exists(int size) { return size >= MIN_SIZE && size <= MAX_SIZE; }
 
 fm_status fm_network_make(double multiplier, int height, int width, fm_network *result) {
     if (!(multiplier >= 0.25 && multiplier <= 2.0)) return FM_NO_NETWORK; /* also if it is NaN */
@@ -177,7 +177,7 @@ fm_endpoint fm_endpoint_info(const fm_network *network, int index) {
     const int projection = index >= FM_ENDPOINTS;
     const int number = projection ? index - FM_ENDPOINTS : index / 4, part = projection ? 4 : index % 4;
     const int at_head = index == FM_HEAD_ENDPOINT;
-    const fm_layer layer = fm_layer_info(network, at_head ? FM_HEAD : fm_expand_layer(number) + fm_least(part, 2));
+    const fm_layer layer = fm_layer_info(network, at_head ? FM_HEAD : fm_expand_layer(number) + fm_min(part, 2));
     if (index == 0) {
         snprintf(endpoint.name, sizeof endpoint.name, "MobilenetV2/layer_1");
     } else {

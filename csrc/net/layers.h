@@ -27,7 +27,7 @@ static inline int fm_in_pixels(const fm_block *block) { return block->height * b
 static inline int fm_out_pixels(const fm_block *block) { return block->out_height * block->out_width; }
 static inline int fm_last_pixels(const fm_network *network) { return fm_out_pixels(&network->blocks[FM_BLOCKS - 1]); }
 
-static inline int fm_least(int a, int b) { return a < b ? a : b; }
-static inline int fm_most(int a, int b) { return a > b ? a : b; }
+static inline int fm_min(int a, int b) { return a < b ? a : b; }
+static inline int fm_max(int a, int b) { return a > b ? a : b; }
 
 #endif

@@ -41,12 +41,12 @@ static fm_block_plan plan_block(const fm_block *block, int slice, const fm_tier_
         plan.images = GROUP;
     }
     const size_t ring_row = (size_t)block->width * (size_t)slice * needs->element;
-    plan.ring_rows = fm_most(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, (int)(RING_BYTES / ring_row));
+    plan.ring_rows = fm_max(needs->ring_rows ? needs->ring_rows : KERNEL_ROWS, (int)(RING_BYTES / ring_row));
     plan.chunk_rows = needs->chunk_rows ? needs->chunk_rows : block->out_height;
     if (!needs->chunk_rows && plan.way == FM_BY_ROWS && weights * needs->element <= CHUNK_WEIGHT_BYTES) {
         const size_t row = (size_t)block->out_width * (size_t)block->expand * needs->element;
-        const int pairs = fm_most(1, (int)(CHUNK_BYTES / (2 * row))); /* kernels compute two rows at a time */
-        plan.chunk_rows = fm_least(2 * pairs, block->out_height);
+        const int pairs = fm_max(1, (int)(CHUNK_BYTES / (2 * row))); /* kernels compute two rows at a time */
+        plan.chunk_rows = fm_min(2 * pairs, block->out_height);
     }
     plan.out_rows = block->out_height;
     return plan;
@@ -61,7 +61,7 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
         const fm_block *block = &network->blocks[b];
         fm_block_plan *own = &plan.blocks[b];
         /* The first convolution is never sliced: it reads the image once. */
-        const int slice = needs->slice && b > 0 ? fm_least(needs->slice, block->expand) : block->expand;
+        const int slice = needs->slice && b > 0 ? fm_min(needs->slice, block->expand) : block->expand;
         *own = plan_block(block, slice, needs);
         /* Grouped blocks must be the last ones, without a gap. */
         if (own->way == FM_GROUPED && plan.first_grouped == b + 1) {
@@ -77,10 +77,10 @@ fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs) {
         plan.map = larger(plan.map, outputs * (size_t)block->out);
         const int by_rows = own->way == FM_BY_ROWS; /* one chunk of an image at a time */
         const size_t depthwise =
-            by_rows ? (size_t)(fm_least(own->chunk_rows, block->out_height) * block->out_width) : outputs;
+            by_rows ? (size_t)(fm_min(own->chunk_rows, block->out_height) * block->out_width) : outputs;
         plan.depthwise = larger(plan.depthwise, depthwise * (size_t)block->expand);
         plan.ring = larger(plan.ring, (size_t)(own->ring_rows + (needs->padding > 0)) * row);
-        plan.tallest_ring = fm_most(plan.tallest_ring, own->ring_rows);
+        plan.tallest_ring = fm_max(plan.tallest_ring, own->ring_rows);
     }
     /* Block 0 is never grouped: its maps are the largest. */
     const fm_block *last_early = &network->blocks[plan.first_grouped - 1];

@@ -15,11 +15,11 @@ typedef struct run {
     fm_arena *own;    /* this thread's arena: rows of the expanded map */
     void *depthwise;  /* the current block's depthwise outputs, from pixel `depthwise_pixel` on */
     int depthwise_pixel;
-    int *
-        out_of_range; /* this thread's flags: bit 0 reports float pixels far outside [0,1], a tier may use the others */
+    /* This thread's flags: bit 0 reports float pixels far outside [0,1], and tiers may use the others. */
+    int *out_of_range;
 } run;
 
-/* From `from` up to and without `to`: rows, pixels or channels, as the variable's name says. */
+/* From `from` up to, but not including, `to`: rows, pixels or channels, as the variable's name says. */
 typedef struct range {
     int from, to;
 } range;

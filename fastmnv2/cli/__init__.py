@@ -9,7 +9,7 @@ from typing import Any
 
 try:
     import click
-except ImportError:  # one line instead of a traceback, because this module is only imported to run commands
+except ImportError:  # users of the command get one line instead of a traceback
     raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
 
 from fastmnv2._version import __version__
@@ -55,13 +55,15 @@ def main() -> None:
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores one
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, stop)
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # text that a terminal can't show, such as in cp1252, is escaped
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # escape characters that the terminal's encoding, such as cp1252, lacks
             stream.reconfigure(errors="backslashreplace")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # about broken metadata of pictures that decode anyway
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # Pillow warns about broken metadata of pictures that it decodes
     try:
         cli(prog_name="fastmnv2")
     except KeyboardInterrupt:

@@ -15,10 +15,11 @@ from fastmnv2.image import MAX_PIXELS
 from fastmnv2.image.resizing import METHODS
 
 if TYPE_CHECKING:
+    from fastmnv2.core.errors import ImageError
     from fastmnv2.image.find import Found
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
-_KINDS = 4  # kinds of skipped files that a summary names
+_NAMED_SUFFIXES = 4  # suffixes of skipped files that a summary lists
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -29,7 +30,7 @@ def shown(name: object) -> str:
 
 
 class Commands(click.Group):
-    """Turns the exceptions that the package documents into one line on stderr and an exit code."""
+    """Turns the package's documented exceptions into one line on stderr and an exit code."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Parse the arguments, reporting errors as ``invoke`` does."""
@@ -60,7 +61,7 @@ class Commands(click.Group):
 
 @contextlib.contextmanager
 def shown_errors() -> Iterator[None]:
-    """Make errors' text safe for a terminal."""
+    """Make the text of errors safe for a terminal."""
     try:
         yield
     except click.UsageError as error:
@@ -75,12 +76,13 @@ WEIGHTS = click.option(
 PRECISION = click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    help="int8 computes with an 8-bit file's own integers, float32 dequantises them.  [default: as in the file]",
+    help="int8 computes with an 8-bit file's own integers, float32 dequantises them.  "
+    "[default: int8 for native 8-bit files, float32 for all others]",
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="Maximum number of threads.  [default: every usable CPU]"
 )
-FORCE = click.option("--force", is_flag=True, help="Overwrite a file that is there already.")
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that exist already.")
 FOLLOW_LINKS = click.option(
     "--follow-links", is_flag=True, help="Search folders within folders that are symbolic links too."
 )
@@ -89,7 +91,7 @@ SOURCES = (
     click.option(
         "--from", "listed", metavar="FILE", help="Read paths or URLs from FILE, one per line, in UTF-8 or UTF-16."
     ),
-    click.option("-0", "null", is_flag=True, help="Names in lists end with NUL, as find -print0 writes them."),
+    click.option("-0", "null", is_flag=True, help="Names in lists end with NUL, as written by find -print0."),
     click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search folders within folders."),
     FOLLOW_LINKS,
     click.option(
@@ -106,7 +108,7 @@ DECODING = (
         "--crop",
         type=click.Choice(["center"]),
         metavar="center",
-        help="Resize the largest window in the middle that has the network's shape, not the whole picture.",
+        help="Resize the largest window in the middle that has the network's aspect ratio.  [default: whole picture]",
     ),
     click.option(
         "--background",
@@ -125,13 +127,13 @@ DECODING = (
         type=click.Choice(["exact", "scaled"]),
         default="exact",
         show_default=True,
-        help="scaled decodes large JPEGs at part of their size: faster, but the features differ.",
+        help="scaled decodes large JPEGs at a fraction of their size: faster, but the features differ.",
     ),
     click.option(
         "--exif/--no-exif",
         default=True,
         show_default=True,
-        help="Turn pictures as their EXIF orientation says; TensorFlow doesn't.",
+        help="Turn pictures upright by their EXIF orientation; TensorFlow doesn't.",
     ),
     click.option(
         "--max-pixels",
@@ -175,7 +177,7 @@ def suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Pat
 
 
 def distinct(**files: "str | Path | None") -> None:
-    """A usage error if two options or arguments name the same file, of which one would overwrite the other."""
+    """Raise a usage error if two options or arguments name the same file, so that one would overwrite the other."""
     seen: dict[str, str] = {}
     for option, path in files.items():
         if path is None or str(path) == "-":
@@ -189,7 +191,7 @@ def distinct(**files: "str | Path | None") -> None:
 def check_free(path: Path, *, force: bool) -> None:
     """Raise an error if a file exists and may not be overwritten, or if its folder does not exist."""
     if path.exists() and not force:
-        raise click.ClickException(f"{path} is there already; --force overwrites it")
+        raise click.ClickException(f"{path} exists already; --force overwrites it")
     if not path.parent.is_dir():
         raise click.ClickException(f"{path}: there is no folder {str(path.parent)!r} to write it to")
 
@@ -197,6 +199,11 @@ def check_free(path: Path, *, force: bool) -> None:
 def report_skipped(path: object, why: object) -> None:
     """Print the line on standard error for a skipped picture."""
     print(shown(f"skipped {path}: {why}"), file=sys.stderr, flush=True)  # click.echo would write into the bar
+
+
+def report_error(error: "ImageError") -> None:
+    """The same for an error, as a handler for ``on_error``."""
+    report_skipped(error.name, error.reason)
 
 
 def find_pictures(
@@ -209,9 +216,9 @@ def find_pictures(
     batch_size: int = 64,
     **decoding: Any,
 ) -> "Pictures":
-    """The pictures that were named or listed, or are in named folders. ``decoding`` holds the fields of ``Options``."""
+    """The pictures that were named or listed, or are in named folders. ``decoding``: the fields of ``Options``."""
     from fastmnv2.image.decode import Options
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
     if not paths and listed is None:
         raise click.UsageError("expected PATH..., - for paths on standard input, or --from FILE")
@@ -226,24 +233,30 @@ def find_pictures(
         batch_size=batch_size,
     )
     if found.total == 0:
-        raise click.ClickException(f"no picture found in {', '.join(paths)}{left_out(found)}")
+        raise click.ClickException("; ".join([f"no picture found in {', '.join(paths)}", *left_out(found)]))
     return found
 
 
-def left_out(found: "Pictures | Found") -> str:
-    """A report of the files that a search of folders skipped, because users may not expect that."""
-    told = ""
+def left_out(found: "Pictures | Found") -> list[str]:
+    """What a search of folders left out, in words, because users may not expect that."""
+    parts = []
     if found.others:
-        kinds = [suffix or "no suffix" for suffix, _ in found.others.most_common(_KINDS)]
-        more = ["…"] if len(found.others) > _KINDS else []
-        told += f"; {count(found.others.total(), 'file')} of other kinds left out ({', '.join(kinds + more)})"
+        suffixes = [suffix or "no suffix" for suffix, _ in found.others.most_common(_NAMED_SUFFIXES)]
+        more = ["…"] if len(found.others) > _NAMED_SUFFIXES else []
+        parts.append(f"{count(found.others.total(), 'file')} of other kinds left out ({', '.join(suffixes + more)})")
     if found.links:
-        told += f"; {count(len(found.links), 'linked folder')} left out (--follow-links searches them)"
-    return told
+        parts.append(f"{count(len(found.links), 'linked folder')} left out (--follow-links searches them)")
+    return parts
+
+
+def report_left_out(found: "Pictures | Found") -> None:
+    """Print on standard error what a search of folders left out, if anything."""
+    if parts := left_out(found):
+        click.echo(shown("; ".join(parts)), err=True)
 
 
 def count(number: int, what: str) -> str:
-    """A number of things, in words: "1 file", "2,000 files"."""
+    """A number with a noun: "1 file", "2,000 files"."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
@@ -260,17 +273,17 @@ def check_missing(pictures: "Pictures") -> None:
 
 
 def read_lines(path: Path, count: int | None = None) -> list[str]:
-    """Labels, one per line. ValueError if the file is large or not text, or has another number of labels."""
+    """Labels, one per line. ValueError if the file is too large or not text, or does not have ``count`` labels."""
     with path.open("rb") as file:
         data = file.read((1 << 20) + 1)
     if len(data) > 1 << 20:
-        raise ValueError(f"{path}: expected a file of labels, one a line; got {len(data)} bytes or more")
+        raise ValueError(f"{path}: expected a file of labels, one per line; got {len(data)} bytes or more")
     try:
-        # Not splitlines, because it splits at ten more characters than text files use to end lines.
+        # Not splitlines, which also splits at form feeds, U+2028 and other characters within a line.
         text = data.decode("utf-8-sig").removesuffix("\n")
         lines = [line.strip() for line in text.split("\n")] if text else []
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected labels in UTF-8, one a line: {error}") from error
+        raise ValueError(f"{path}: expected labels in UTF-8, one per line: {error}") from error
     if count is not None and len(lines) != count:
-        raise ValueError(f"{path}: expected {count} labels, one a line, got {len(lines)} lines")
+        raise ValueError(f"{path}: expected {count} labels, one per line, got {len(lines)} lines")
     return lines

@@ -17,7 +17,7 @@ from fastmnv2.core import threads
 from fastmnv2.core.errors import CONTROLS
 
 if TYPE_CHECKING:
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
 _BATCH = 32
 
@@ -26,22 +26,25 @@ Named = tuple[list[str], NDArray[np.float32]]
 
 
 def load_without_network(weights: str | None, count: int | None, precision: Any = None) -> tuple[fastmnv2.Model, str]:
-    """The model, and "" or, if "imagenet" (None) is not on this machine, why the model is untrained."""
+    """Load a model. If ``weights`` is None and "imagenet" is not on this machine, the model is untrained.
+
+    Returns the model, and a text that explains why it is untrained, or "".
+    """
     try:
         return fastmnv2.load(weights, threads=count, download=False, precision=precision), ""
     except fastmnv2.WeightsUnavailable:
         if weights is not None:
             raise
         return fastmnv2.load("untrained", threads=count), (
-            "The imagenet weights are not on this machine, and the demo does not use the network: these\n"
-            "weights are random and the features mean nothing; the timings are real. To get real weights,\n"
-            "run `fastmnv2 convert imagenet FILE.safetensors` once with a network, or set FASTMNV2_WEIGHTS\n"
-            "to a TF-Hub module, TF-Slim checkpoint, Keras, TFLite or native file."
+            "The imagenet weights are not on this machine, and the demo does not download them. It uses\n"
+            "random weights: the features mean nothing, but the timings are real. To get real weights, run\n"
+            "`fastmnv2 convert imagenet FILE.safetensors` once with a network, or set FASTMNV2_WEIGHTS to\n"
+            "a TF-Hub module, TF-Slim checkpoint, Keras, TFLite or native file."
         )
 
 
 def samples(size: tuple[int, int]) -> Named:
-    """Three pairs of near-duplicates, through PNG and the usual preprocessing: names, [6,height,width,3]."""
+    """Names of three pairs of near-duplicates, and the pictures [6,height,width,3], read from PNG as usual."""
     import PIL.Image
 
     names, pictures = [], []
@@ -55,7 +58,7 @@ def samples(size: tuple[int, int]) -> Named:
 
 
 def decoded(pictures: "Pictures", size: tuple[int, int]) -> Named:
-    """The command's pictures through the usual preprocessing: names, [n,height,width,3]."""
+    """Names of the command's pictures, and the pictures [n,height,width,3], decoded and resized as usual."""
     found = list(pictures.results(lambda images, _threads: images.copy(), threads.available(), size))
     images = np.stack([value for _, value in found]) if found else np.empty((0, *size, 3), np.float32)
     return [name for name, _ in found], images
@@ -88,7 +91,7 @@ def _clouds(variant: int) -> NDArray[np.float64]:
 
 
 def similarities(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosines between rows, [n,n]; 0 where a row is all zeros."""
+    """Cosines between rows, [n,n]; 0 for a row of zeros."""
     wide = features.astype(np.float64)
     unit = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
     return np.asarray(unit @ unit.T)
@@ -155,9 +158,9 @@ def _short(name: str, most: int) -> str:
 
 def _median_seconds(call: Callable[[], object], runs: int) -> float:
     call()
-    spent = []
+    times = []
     for _ in range(runs):
         start = time.perf_counter()
         call()
-        spent.append(time.perf_counter() - start)
-    return statistics.median(spent)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

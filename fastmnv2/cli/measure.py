@@ -16,7 +16,7 @@ from fastmnv2.cli.common import (
     with_options,
 )
 
-_DEMO_PICTURES = 12  # the table's width
+_DEMO_PICTURES = 12  # as many as fit into the table
 
 
 @click.command(epilog=examples("fastmnv2 demo", "fastmnv2 demo photos/ --threads 1"))
@@ -25,7 +25,7 @@ _DEMO_PICTURES = 12  # the table's width
 def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, precision: Any, **find: Any) -> None:
     """Embed a few sample pictures, or the first dozen of yours, and print similarities and timings.
 
-    It doesn't use the network.
+    It downloads nothing; without weights it uses random ones.
     """
     from fastmnv2.cli import demonstration
 
@@ -44,8 +44,10 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
 
 
 @click.command(epilog=examples("fastmnv2 bench", "fastmnv2 bench --layers", "fastmnv2 bench -n 8 --threads 2"))
-@click.option("--layers", is_flag=True, help="Time each layer, on one thread.")
-@click.option("--networks", is_flag=True, help="Time each of the 22 published networks, in both precisions.")
+@click.option("--layers", is_flag=True, help="Time each layer on one thread, instead of calls.")
+@click.option(
+    "--networks", is_flag=True, help="Time each of the 22 published networks in both precisions, instead of calls."
+)
 @click.option("-n", "n", type=click.IntRange(1, 4096), metavar="N", help="Images per call.  [default: 1, 8 and 32]")
 @THREADS
 @PRECISION
@@ -57,7 +59,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     help="File or folder with weights. Their values don't affect the timings.",
 )
 def bench(layers: bool, networks: bool, n: int | None, threads: int | None, weights: str, precision: Any) -> None:
-    """Time calls, layers or networks, and compare calls and layers with this processor's peak of multiply-adds."""
+    """Time calls, layers or networks. Calls and layers are compared with this processor's peak of multiply-adds."""
     if networks:
         if layers or n or threads or precision or weights != "untrained":
             raise click.UsageError("--networks times all networks with untrained weights and takes no other option")

@@ -47,7 +47,7 @@ def models(network: Network) -> dict[str, Model]:
 
 
 def measured(seconds: float = 0.4) -> Iterator[Member]:
-    """Every published member, narrow and small ones first, with about ``seconds`` of timing for each figure."""
+    """Measure every published member, narrow and small ones first, for about ``seconds`` per figure."""
     for (multiplier, size), top1 in TOP1.items():
         network = of(multiplier, size, size)
         speed = {}

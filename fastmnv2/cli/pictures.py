@@ -25,6 +25,7 @@ from fastmnv2.cli.common import (
     find_pictures,
     left_out,
     read_lines,
+    report_left_out,
     shown,
     with_options,
 )
@@ -32,10 +33,10 @@ from fastmnv2.cli.common import (
 if TYPE_CHECKING:
     from fastmnv2.core.model import Model
     from fastmnv2.core.progress import Advance
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
     from fastmnv2.image.outputs import Writer
 
-_ROWS = 64  # rows that a writer gets together
+_ROWS = 64  # rows that a writer gets at a time
 
 _Item = TypeVar("_Item")
 
@@ -43,7 +44,7 @@ _FILES = (".npy", ".npz", ".csv", ".parquet")
 
 
 def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[Path, bool]:
-    """The path, and whether it ends with a slash and so names a folder, which a pathlib.Path does not keep."""
+    """The output's path, and whether it is a folder: a pathlib.Path would lose the slash at its end."""
     known = Path(value).suffix.lower() in _FILES
     folder = value.endswith(("/", os.sep)) or (Path(value).is_dir() and not known)
     if not folder and not known:
@@ -66,20 +67,24 @@ def _output(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[P
     required=True,
     callback=_output,
     metavar="OUT",
-    help="FILE.npy, .npz, .csv or .parquet, or FOLDER/.",
+    help="The file to write (.npy, .npz, .csv or .parquet), or FOLDER/ for a long job.",
 )
-@click.option("--force", is_flag=True, help="Overwrite FILE if it is there already. A FOLDER/ is added to.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists already. A FOLDER/ is always added to.")
 @click.option("--normalize", is_flag=True, help="Scale each feature vector to length 1.")
 @click.option("--json", "as_json", is_flag=True, help="Print a summary as one JSON object on standard output.")
-@click.option("--float16", is_flag=True, help="FOLDER/: store float16, which takes half the space.")
-@click.option("--prune", is_flag=True, help="FOLDER/: drop the rows of pictures that no longer exist.")
-@click.option("--retry-errors", is_flag=True, help="FOLDER/: retry all pictures with an error.")
+@click.option("--float16", is_flag=True, help="For FOLDER/: store float16, which takes half the space.")
+@click.option("--prune", is_flag=True, help="For FOLDER/: drop the rows of pictures that no longer exist.")
+@click.option(
+    "--retry-errors",
+    is_flag=True,
+    help="For FOLDER/: retry all pictures with an error, not only those that this machine or the network caused.",
+)
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="FOLDER/: compute on this machine, or on the Ray cluster that RAY_ADDRESS names.",
+    help="For FOLDER/: compute on this machine, or on the Ray cluster that RAY_ADDRESS names.",
 )
 def embed(
     paths: tuple[str, ...],
@@ -123,7 +128,7 @@ def embed(
     if not folder and (float16 or prune or retry_errors or engine != "local"):
         raise click.UsageError("--float16, --prune, --retry-errors and --engine are for -o FOLDER/")
     if not folder and target.is_file() and not force:
-        raise click.ClickException(f"{target} is there already; --force overwrites it")
+        raise click.ClickException(f"{target} exists already; --force overwrites it")
     distinct(**{"--output": None if folder else target, "--from": find["listed"], "--weights": weights})
     if folder:
         from fastmnv2.image import jobs
@@ -158,16 +163,16 @@ def embed(
     check_missing(pictures)
 
 
-_TOLD = {
+_COUNTS = {
     "errors": "with an error (--retry-errors tries them again)",
-    "missing": "not there, but kept: their folder is missing or empty",
+    "missing": "not found, but their rows kept because the folder is missing or empty",
 }
 
 
 def _summary(counts: dict[str, int], pictures: "Pictures") -> str:
-    told = [f"{number:,} {_TOLD.get(what, what)}" for what, number in counts.items() if what != "pictures"]
-    told += [f"{pictures.skipped:,} skipped"]
-    return f"features of {count(counts['pictures'], 'picture')}, {', '.join(told)}{left_out(pictures)}"
+    parts = [f"features of {count(counts['pictures'], 'picture')}"]
+    parts += [f"{number:,} {_COUNTS.get(name, name)}" for name, number in counts.items() if name != "pictures"]
+    return "; ".join([", ".join([*parts, f"{pictures.skipped:,} skipped"]), *left_out(pictures)])
 
 
 def _weights_used(model: "Model") -> str:
@@ -191,13 +196,13 @@ def _embed_to_file(model: "Model", pictures: "Pictures", writer: "Writer", norma
 
     results = pictures.results(compute, model.thread_count(), model.network.size)
     with contextlib.closing(results), progress("embedding", pictures.total, unit="pictures") as advance:
-        told = _telling(results, pictures, advance)
-        while batch := list(itertools.islice(told, _ROWS)):
+        shown_results = _with_progress(results, pictures, advance)
+        while batch := list(itertools.islice(shown_results, _ROWS)):
             writer.append([name for name, _ in batch], np.stack([vector for _, vector in batch]))
 
 
-def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance") -> Iterator[_Item]:
-    """Pass the results on, and advance the progress bar at each."""
+def _with_progress(results: Iterable[_Item], pictures: "Pictures", advance: "Advance") -> Iterator[_Item]:
+    """Yield the results, and advance the progress bar at each."""
     for result in results:
         advance(pictures.read + pictures.skipped)
         yield result
@@ -214,7 +219,8 @@ def _telling(results: Iterable[_Item], pictures: "Pictures", advance: "Advance")
 @click.option(
     "--labels",
     metavar="FILE",
-    help="Names of the classes, one per line: for all outputs, or for ImageNet's 1000 without background.",
+    help="Names of the classes, one per line: for all outputs, or for ImageNet's 1000 without background.  "
+    "[default: the names in the weights, or else numbers]",
 )
 @click.option(
     "--top",
@@ -235,9 +241,9 @@ def classify(
     threads: int | None,
     **find: Any,
 ) -> None:
-    """Print the path, class and probability of pictures, separated by tabs.
+    """Print a line for each picture and class: path, class and probability, separated by tabs.
 
-    PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input. Classes are those of the
+    PATH is a picture, a folder, a quoted glob, a URL, or - for a list on standard input. The classes are those of the
     weights' own head, such as one from "fastmnv2 train", or ImageNet's if there is no head.
     """
     import fastmnv2
@@ -259,7 +265,7 @@ def classify(
     quiet = sys.stdout.isatty()  # the lines themselves show the progress
     bar = contextlib.nullcontext(silent) if quiet else progress("classifying", pictures.total, unit="pictures")
     with contextlib.closing(results), bar as advance:
-        for path, (row, values) in _telling(results, pictures, advance):
+        for path, (row, values) in _with_progress(results, pictures, advance):
             if as_json:
                 classes = [
                     {"index": i, **({"label": names[i]} if names else {}), "probability": float(str(p))}
@@ -269,19 +275,18 @@ def classify(
                 continue
             for i, p in zip(row.tolist(), values, strict=True):
                 click.echo(f"{shown(path)}\t{shown(names[i] if names else i)}\t{p:.4f}")
-    if left_out(pictures):
-        click.echo(shown(left_out(pictures).removeprefix("; ")), err=True)
+    report_left_out(pictures)
     check_some(pictures)
     check_missing(pictures)
 
 
 def _read_labels(path: Path, classes: int) -> list[str]:
-    """One label for each class index. ValueError unless the file has one line for each class, or one line less."""
+    """One label for each class. ValueError unless the file has a line for each class, or for all but background."""
     lines = read_lines(path)
     if len(lines) == classes - 1:
         lines = ["background", *lines]
     if len(lines) != classes:
         raise ValueError(
-            f"{path}: expected {classes} labels, one a line, or {classes - 1} without background; got {len(lines)}"
+            f"{path}: expected {classes} labels, one per line, or {classes - 1} without background; got {len(lines)}"
         )
     return lines

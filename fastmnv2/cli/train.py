@@ -13,7 +13,7 @@ from fastmnv2.cli.common import (
     check_free,
     distinct,
     examples,
-    report_skipped,
+    report_error,
     shown,
     with_options,
 )
@@ -41,7 +41,7 @@ _PAIRS = 5
 @click.option(
     "--weights",
     metavar="W",
-    help='The network that features come from: "imagenet" (default), "untrained", or a file or folder.',
+    help='The weights that compute the features: "imagenet" (default), "untrained", or a file or folder.',
 )
 @PRECISION
 @click.option("--report", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a report as a web page.")
@@ -49,13 +49,13 @@ _PAIRS = 5
     "--augment/--no-augment",
     default=False,
     show_default=True,
-    help="Train on mirror images and crops too, if that lowers the loss.",
+    help="Also train on mirror images and crops, if that lowers the loss.",
 )
 @click.option(
     "--balanced/--no-balanced",
     default=True,
     show_default=True,
-    help="Weight classes equally, or pictures equally.",
+    help="Give all classes the same weight, or all pictures.",
 )
 @click.option(
     "--folds",
@@ -63,7 +63,7 @@ _PAIRS = 5
     default=5,
     show_default=True,
     metavar="N",
-    help="Parts of the cross-validation that measures the accuracy.",
+    help="Number of parts in the cross-validation that measures the accuracy.",
 )
 @with_options(*DECODING, FOLLOW_LINKS)
 @click.option(
@@ -71,10 +71,10 @@ _PAIRS = 5
     "use_cache",
     default=True,
     show_default=True,
-    help="Keep features in the user's cache for the next training.",
+    help="Cache features on disk for the next training.",
 )
 @with_options(THREADS)
-@click.option("--force", is_flag=True, help="Overwrite the output and the report if they are there already.")
+@click.option("--force", is_flag=True, help="Overwrite the output and the report if they exist.")
 def train(
     data: Path,
     output: Path,
@@ -90,12 +90,12 @@ def train(
     force: bool,
     **decoding: Any,
 ) -> None:
-    """Train a classifier on DATA's pictures and write it to FILE. Needs fastmnv2[learn].
+    """Train a classifier on the pictures in DATA and write it to FILE. Needs fastmnv2[learn].
 
     DATA is a folder with a folder of pictures for each class, or a .csv, .tsv or .parquet table with the columns path
     and label. Several labels of one picture are separated by ";". Pictures whose label is missing are skipped.
 
-    Classify with the same options for decoding and resizing as in training.
+    Use the same options for decoding and resizing when you classify.
     """
     if output.suffix.lower() != ".safetensors":
         raise click.BadParameter(f"expected a name ending in .safetensors, got {str(output)!r}")
@@ -117,20 +117,20 @@ def train(
         options=Options(**decoding),
         follow_links=follow_links,
         threads=threads,
-        on_skip=report_skipped,
+        on_error=report_error,
         progress=True,
         **cache,
     )
     learn.save(output, outcome)
     if report is not None:
         learn.write_report(report, outcome)
-    _say(outcome)
+    _print_measures(outcome)
     click.echo(shown(f"wrote {output}{f' and {report}' if report else ''}"), err=True)
 
 
-def _say(outcome: Any) -> None:
+def _print_measures(outcome: Any) -> None:
     low, high = outcome.measures.interval
-    click.echo(f"accuracy {outcome.measures.accuracy:.1%} ({low:.1%} to {high:.1%}), pictures not trained on")
+    click.echo(f"accuracy {outcome.measures.accuracy:.1%} ({low:.1%} to {high:.1%}) on held-out pictures")
     for note in outcome.notes:
         click.echo(f"note: {printable(note)}")
     names = [printable(name, 40) for name in outcome.data.classes]
@@ -141,4 +141,4 @@ def _say(outcome: Any) -> None:
     if outcome.data.exclusive and (pairs := outcome.measures.confused(_PAIRS)):
         click.echo("most confused")
         for i, j, number in pairs:
-            click.echo(f"  {names[i]} taken for {names[j]}: {number}")
+            click.echo(f"  {names[i]} predicted as {names[j]}: {number}")

@@ -17,8 +17,9 @@ from fastmnv2.cli.common import (
     check_free,
     distinct,
     examples,
-    left_out,
     read_lines,
+    report_error,
+    report_left_out,
     report_skipped,
     shown,
     suffix,
@@ -43,7 +44,7 @@ SIZE = click.option(
     "--size",
     callback=_edges,
     metavar="N|HxW",
-    help="Height and width of the network's images in pixels, if SRC doesn't record them.",
+    help="Height and width of the network's images in pixels.  [default: as recorded in SRC]",
 )
 
 
@@ -59,15 +60,20 @@ SIZE = click.option(
 @click.option(
     "--force",
     is_flag=True,
-    help="Overwrite DST if it is there already. A folder is replaced only if convert wrote it.",
+    help="Overwrite DST if it exists. A folder is replaced only if convert wrote it.",
 )
-@click.option("--head/--no-head", default=True, show_default=True, help="Keep the layers after the pooling, the head.")
-@click.option("--classes", metavar="FILE", help="Names of the head's classes, one per line.")
+@click.option(
+    "--head/--no-head",
+    default=True,
+    show_default=True,
+    help="Keep the head (the layers after the pooling), or drop it.",
+)
+@click.option("--classes", metavar="FILE", help="Names of the head's classes, one per line.  [default: as in SRC]")
 @click.option(
     "--input-range",
     type=(float, float),
     metavar="BLACK WHITE",
-    help="The network's input values for black and white, if SRC doesn't record them and they are not -1 and 1.",
+    help="The network's input values for black and white.  [default: as recorded in SRC, or else -1 and 1]",
 )
 @SIZE
 @PRECISION
@@ -81,7 +87,7 @@ def convert(
     input_range: tuple[float, float] | None,
     size: Any,
 ) -> None:
-    """Convert weights of any form to the one that DST's suffix names.
+    """Convert weights of any form to the form that DST's suffix names.
 
     \b
     .safetensors    the native form, which loads fastest
@@ -106,7 +112,7 @@ def convert(
     click.echo(f"form     {folded.form}")
     click.echo(f"origin   {shown(folded.origin)}")
     click.echo(f"sha256   {folded.sha256}")
-    click.echo(f"tensors  {len(folded.tensors)}, logits layer {'included' if folded.has_logits else 'not there'}")
+    click.echo(f"tensors  {len(folded.tensors)}, {'with' if folded.has_logits else 'without'} the logits layer")
     for note in folded.notes:
         click.echo(f"note     {note}")
     written = sum(
@@ -129,13 +135,13 @@ def convert(
     multiple=True,
     required=True,
     metavar="PATH",
-    help="Pictures, folders or quoted globs to calibrate on. Repeat it for several.",
+    help="Pictures, folders or quoted globs to calibrate on. Can be repeated.",
 )
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Draw the report to this file, such as report.png; needs matplotlib.",
+    help="Draw the report to this file, such as report.png. Needs matplotlib.",
 )
 @SIZE
 @with_options(*DECODING, FOLLOW_LINKS, FORCE, THREADS)
@@ -152,8 +158,8 @@ def quantize(
 ) -> None:
     """Convert the float weights SRC to an int8 network, calibrated on pictures.
 
-    This needs at least 5 pictures; a few dozen are enough. Every fifth is held out for the report, which shows how
-    close the features are to float32's.
+    It takes at least 5 pictures; a few dozen are enough. Every fifth is held out for the report, which shows how close
+    the features are to those in float32.
     """
     check_free(target, force=force)
     if plot:
@@ -170,14 +176,13 @@ def quantize(
     found = find(paths, report_skipped, follow_links=follow_links)
     results = embed.run(
         lambda images, _threads: images.copy(), found.paths, options, batch_size=64,
-        threads=available(), on_error=lambda error: report_skipped(error.name, error.reason),
+        threads=available(), on_error=report_error,
     )  # fmt: skip
     pictures = [result.value for result in results]
-    if left_out(found):
-        click.echo(shown(left_out(found).removeprefix("; ")), err=True)
+    report_left_out(found)
     if not pictures:
         raise click.ClickException("no picture found to calibrate on")
-    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads)
+    report = calibration.quantize(folded, target, np.stack(pictures), threads=threads, progress=True)
     for line in report.lines():
         click.echo(line)
     if plot:
@@ -187,9 +192,9 @@ def quantize(
 
 @click.command(epilog=examples("fastmnv2 info", "fastmnv2 info --weights mine.keras --json"))
 @WEIGHTS
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def info(weights: str | None, as_json: bool) -> None:
-    """Print versions, instruction sets and weights: what a bug report needs."""
+    """Print versions, instruction sets and weights, for bug reports."""
     import fastmnv2
 
     found = fastmnv2.info(weights)

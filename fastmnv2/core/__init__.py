@@ -1,4 +1,4 @@
-"""The base of the package: the C core, the network, models. Nothing here reads weights files or pictures."""
+"""The base of the package: the C core, networks and models. Nothing here reads weights files or pictures."""
 
 import contextlib
 import os

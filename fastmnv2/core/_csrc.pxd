@@ -1,4 +1,4 @@
-"""What Python uses of the C core; the headers in csrc/ document it."""
+"""The C core's declarations that Python uses; the headers in csrc/ document them."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 

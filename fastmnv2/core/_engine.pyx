@@ -1,6 +1,6 @@
-"""A thin wrapper of the C core: takes buffers, releases the GIL, turns status codes into exceptions.
+"""A thin wrapper of the C core: takes buffers, releases the GIL, and turns status codes into exceptions.
 
-Callers (model.py) have checked shapes and dtypes. This module repeats only the checks that memory safety needs.
+Callers (model.py) check shapes and dtypes. This module repeats only the checks that memory safety needs.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,8 +30,10 @@ cdef class Network:
 
     cdef fm_network network
 
-    def __cinit__(self, double multiplier, int height, int width):
-        if fm_network_make(multiplier, height, width, &self.network) != FM_OK:
+    def __cinit__(self, double multiplier, height, width):
+        # Clamped, because a C int can't hold every size; the limits are not valid sizes.
+        cdef int rows = min(max(height, 0), 1 << 20), columns = min(max(width, 0), 1 << 20)
+        if fm_network_make(multiplier, rows, columns, &self.network) != FM_OK:
             raise ValueError(
                 "expected a multiplier from 0.25 to 2, and a height and width from 32 to 512 pixels; "
                 f"got {multiplier:g} and {height} x {width}"
@@ -49,7 +51,7 @@ cdef class Network:
 
     @property
     def channels(self):
-        """Channels that identify the multiplier: those of the first convolution, each block and the last one."""
+        """Channel counts that identify the multiplier: of the first convolution, each block and the last convolution."""
         return (self.network.blocks[0].expand, *[self.network.blocks[b].out for b in range(FM_BLOCKS)],
                 self.network.features)
 
@@ -65,7 +67,7 @@ cdef class Network:
         return tuple(rows)
 
     def endpoints(self):
-        """Rows of ``fastmnv2.core.network.Endpoint``, in order; and the blocks' projections, for 8-bit models."""
+        """Rows of ``fastmnv2.core.network.Endpoint``, in order, and the same for the blocks' projections."""
         rows = []
         for i in range(FM_ENDPOINTS + FM_BLOCKS):
             row = fm_endpoint_info(&self.network, i)
@@ -77,16 +79,16 @@ _isas = ()
 
 
 def isas():
-    """(name, can run here) of every instruction set compiled in, slowest first."""
+    """(name, whether this machine can run it) of every instruction set compiled in, slowest first."""
     global _isas
-    if not _isas:  # asked once: virtual machines take a tenth of a millisecond for each CPUID
+    if not _isas:  # cached, because virtual machines take a tenth of a millisecond for each CPUID
         _isas = tuple((fm_isa_name(fm_isa_at(i)).decode(), bool(fm_isa_supported(fm_isa_at(i))))
                       for i in range(fm_isa_count()))
     return _isas
 
 
 def isa_for(str precision, str isa):
-    """Name of the instruction set that models of a precision run when ``isa`` is asked for."""
+    """Name of the instruction set that models of a precision use if ``isa`` is requested."""
     return fm_isa_name(fm_isa_for(precision.encode(), find_isa(isa))).decode()
 
 
@@ -96,12 +98,12 @@ def images_in_a_moment(str isa):
 
 
 def max_threads():
-    """OpenMP's present limit for the calling thread; 1 without OpenMP, and after a fork that lost OpenMP's workers."""
+    """OpenMP's current limit for the calling thread; 1 without OpenMP, and after a fork that lost OpenMP's workers."""
     return fm_max_threads()
 
 
 def late_teams():
-    """The number of calls in this process that stopped sharing an image because one of their threads was late."""
+    """The number of calls in this process that went on with one thread because another thread was late."""
     return fm_late_teams()
 
 
@@ -129,7 +131,7 @@ cdef const fm_isa *find_isa(str name) except NULL:
 
 
 def peak_macs(str isa, double macs, str precision="float32"):
-    """Do at least ``macs`` multiply-adds at full rate on this thread; returns how many. For measurements."""
+    """Do at least ``macs`` multiply-adds at full rate on this thread, for measurements, and return how many were done."""
     cdef const fm_isa *chosen = find_isa(isa)
     cdef bint bytes_ = precision == "int8"
     cdef double done
@@ -139,12 +141,12 @@ def peak_macs(str isa, double macs, str precision="float32"):
 
 
 def ticks():
-    """The clock that ``Engine.forward`` uses for layers' times; callers must measure its rate."""
+    """The clock that ``Engine.forward`` uses for the layers' times; callers must measure its rate."""
     return fm_ticks()
 
 
 def ping_ticks():
-    """Latency of a cache line between two processors, in ticks of that clock; 0 if there is just one processor."""
+    """Latency of a cache line between two processors, in the units of ``ticks``; 0 if there is only one processor."""
     cdef double taken
     with nogil:
         taken = fm_ping_ticks()
@@ -158,7 +160,7 @@ cdef int check_length(Py_ssize_t got, size_t items, size_t item_bytes) except -1
 
 
 cdef class Views:
-    """Buffers held for the length of a call."""
+    """Buffers that are held until a call ends."""
 
     cdef Py_buffer *views
     cdef int count
@@ -193,7 +195,7 @@ cdef class Views:
 
 
 cdef class Blob:
-    """Memory, zeroed."""
+    """A block of zeroed memory."""
 
     cdef void *at
 
@@ -227,7 +229,7 @@ cdef int check_made(fm_status status) except -1:
 
 
 cdef class Engine:
-    """A model of the core, whatever its precision. Immutable: any thread may call it at any time."""
+    """A model of the core, of any precision. Immutable: any thread may call it at any time."""
 
     cdef fm_model *model
     cdef readonly Network network
@@ -244,10 +246,15 @@ cdef class Engine:
     def forward(self, images, bint uint8, Py_ssize_t n, features, int threads, dict records=None, ticks=None):
         """Write the features of n images into ``features``; return whether float pixels were far outside [0,1].
 
-        All arrays are C-contiguous and do not overlap: images [n,height,width,3] float32 or uint8, features
-        [n,features] float32, records {endpoint index: [n,height,width,channels]}, float32 or for int8 weights uint8.
-        For int8 weights, the index endpoints + block means a block's projection. The time spent in each layer is added
-        to ticks, uint64 [layers], on one thread. Raises MemoryError.
+        All arrays are C-contiguous and do not overlap:
+
+        - images: float32 or uint8 [n,height,width,3];
+        - features: float32 [n,features];
+        - records: {endpoint index: [n,height,width,channels]}, float32, or uint8 for int8 weights. For int8 weights,
+          the number of endpoints plus a block's number is the index of the block's projection.
+        - ticks: uint64 [layers], to which the time of each layer is added; on one thread only.
+
+        Raises MemoryError.
         """
         cdef const fm_network *network = &self.network.network
         cdef fm_request request
@@ -288,7 +295,7 @@ cdef class Engine:
         with nogil:
             status = fm_logits(self.model, source, n, target)
         if status == FM_NO_LOGITS:
-            raise ValueError("the weights came without the logits layer")
+            raise ValueError("the weights have no logits layer")
         if status != FM_OK:
             raise MemoryError("not enough memory for the working buffers")
 
@@ -297,9 +304,9 @@ cdef class Float32Engine(Engine):
     """Packed float32 weights for one instruction set."""
 
     def __cinit__(self, str isa, Network network not None, list kernels, list biases, float black=-1, float white=1):
-        """``kernels`` and ``biases``: float32 arrays by layer, TF-Slim layouts; None for missing logits.
+        """``kernels`` and ``biases``: a float32 array for each layer, in TF-Slim's layouts; None for missing logits.
 
-        ``black`` and ``white``: what an image's 0 and 1 become before the first convolution.
+        ``black`` and ``white``: the values that an image's 0 and 1 become before the first convolution.
         """
         cdef const fm_isa *chosen = find_isa(isa)
         cdef const fm_network *shape = &network.network
@@ -333,11 +340,13 @@ cdef class Int8Engine(Engine):
     """Packed 8-bit weights for one instruction set; endpoints are uint8."""
 
     def __cinit__(self, str isa, Network network not None, list layers, list sums, pool, feature, logit):
-        """All arguments as in ``fm_int8_weights`` (fastmnv2.h).
+        """Pack 8-bit weights. All arguments are as in ``fm_int8_weights`` (fastmnv2.h).
 
-        layers: (kernel uint8, bias int32, multipliers float32, (kernel, input and output zero point, low, high)),
-        one less without logits. sums: by block (ma, mb, shift, zero points of a, b and output, low, high) or None.
-        pool: uint8 by the sum; feature, logit: float32 [256], logit None without logits.
+        - layers: for each layer, kernel uint8, bias int32, multipliers float32, and the tuple (zero points of kernel,
+          input and output, low, high). The logits may be missing.
+        - sums: for each block (ma, mb, shift, zero points of a, b and output, low, high), or None.
+        - pool: uint8, the average for each possible sum.
+        - feature, logit: float32 [256], the number that each byte stands for; logit is None without logits.
         """
         cdef const fm_isa *chosen = find_isa(isa)
         cdef const fm_network *shape = &network.network

@@ -1,4 +1,4 @@
-"""Checks of what callers pass in: images and output arrays. Nothing is computed before these pass."""
+"""Checks of callers' images and output arrays, before anything is computed."""
 
 from typing import Any, Literal, get_args
 
@@ -18,11 +18,14 @@ _FLOAT32, _UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 def as_images(images: Any, network: Network) -> tuple[NDArray[Any], bool]:
     """``images`` as a C-contiguous float32 or uint8 array [n,height,width,3], and whether it was a single image.
 
-    An array that already has this form is not copied. Raises TypeError (not an array, wrong dtype) or
-    ValueError (wrong shape) with a message that names what was expected and what came.
+    An array that already has this form is not copied.
+
+    Raises:
+        TypeError: if it is not an array, or has another dtype.
+        ValueError: if it has another shape.
     """
     if type(images) is np.ndarray:
-        # The usual case first: these checks are most of a call's overhead.
+        # The usual case comes first, because these checks are most of a call's overhead.
         dtype = images.dtype
         if (dtype is _FLOAT32 or dtype is _UINT8) and images.flags.carray and images.shape[1:] == network.image_shape:
             return images, False

@@ -1,4 +1,4 @@
-"""Writing files atomically, through a temporary file next to each and a rename; and locks for one writer per folder."""
+"""Write files atomically, by renaming a temporary file next to them, and lock folders for one writer at a time."""
 
 import contextlib
 import errno
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[BinaryIO]:
-    """A new file, open for writing, that replaces ``target`` when the block ends and keeps its permissions.
+    """A new file, open for writing, that replaces ``target`` when the block ends, with the permissions of ``target``.
 
     If the block raises, the new file is removed and ``target`` is unchanged. If ``target`` is a symbolic link, the file
     that it points to is replaced. A killed process may leave a hidden temporary file, but never half a target.
@@ -41,7 +41,7 @@ def writing(target: Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(target: Path) -> None:
-    """Raise what ``writing`` raises at its beginning."""
+    """Raise the error that ``writing`` would raise before anything is written."""
     with contextlib.suppress(_Checked), writing(target):
         raise _Checked
 
@@ -51,13 +51,14 @@ class _Checked(Exception):
 
 
 def _mode(place: Path, target: Path) -> int | None:
-    """Permissions of the file that will be replaced; None if there is no such file."""
+    """Permissions of the file that will be replaced; None if it does not exist."""
     try:
         mode = place.stat().st_mode
-    except OSError:  # not found; any other problem shows when the temporary file is opened next to it
+    except OSError:  # not found; any other problem is reported when the temporary file is opened next to it
         return None
     if not stat.S_ISREG(mode):
-        raise ValueError(f"{target}: expected a file to write, got {'a folder' if stat.S_ISDIR(mode) else 'none'}")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
+        raise ValueError(f"{target}: expected a file to write, got {kind}")
     return stat.S_IMODE(mode)
 
 
@@ -68,7 +69,7 @@ def _discard(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same lock out of ``folder``. The lock ends with this process.
+    """Lock ``folder`` against other processes that use this function. The lock ends with this process.
 
     Raises:
         BlockingIOError: if another process holds the lock.

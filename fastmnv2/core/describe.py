@@ -1,4 +1,4 @@
-"""``fastmnv2.info()``: everything that a bug report needs, in one dict."""
+"""``fastmnv2.info()``: details for bug reports."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from fastmnv2._version import __version__
-from fastmnv2.core import _engine, kept, threads
+from fastmnv2.core import _engine, model_cache, threads
 from fastmnv2.core.model import Model, available_isas, isa
 
 
@@ -27,11 +27,11 @@ def describe(weights: str | os.PathLike[str] | Model | None) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": platform.platform(),
-        "environment": {name: value for name, value in sorted(os.environ.items()) if _matters(name)},
+        "environment": {name: value for name, value in sorted(os.environ.items()) if _is_relevant(name)},
     }
 
 
-def _matters(name: str) -> bool:
+def _is_relevant(name: str) -> bool:
     return name.startswith(("FASTMNV2_", "OMP_", "GOMP_", "KMP_")) or name == "TFHUB_CACHE_DIR"
 
 
@@ -39,7 +39,7 @@ def _describe_weights(weights: str | os.PathLike[str] | Model | None) -> dict[st
     if isinstance(weights, Model):
         return weights.weights
     try:
-        return kept.model(weights, download=False).weights
+        return model_cache.model(weights, download=False).weights
     except (ValueError, OSError) as error:
         return {"error": str(error)}
 

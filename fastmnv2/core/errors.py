@@ -1,4 +1,4 @@
-"""fastmnv2's own exceptions; it raises builtin exceptions otherwise."""
+"""fastmnv2's own exceptions. All other errors are built-in exceptions."""
 
 import errno
 from typing import TypeGuard
@@ -13,18 +13,18 @@ _MACHINES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, e
 
 
 def is_this_machines(error: object) -> TypeGuard[OSError]:
-    """Whether an error is about this machine's state (disk full, too many open files), not about the file read."""
+    """Whether this machine's state (disk full, too many open files) caused an error, not the file that was read."""
     return isinstance(error, OSError) and error.errno in _MACHINES
 
 
 # Errors of the path itself: a retry on the same machine gives the same error.
 _PATHS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL})
 _NETWORK = frozenset({"aiohttp", "aiobotocore", "asyncio", "botocore", "http", "requests", "urllib3"})
-_REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 that a retry may not meet
+_REFUSED = frozenset({401, 403, 407, 408, 425, 429})  # HTTP statuses below 500 after which a retry may succeed
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether this machine or the network caused an error, not the picture: a later try may succeed.
+    """Whether this machine or the network caused an error, not the picture, so that a later try may succeed.
 
     Examples are missing permissions, packages, memory or file handles, and HTTP 503. The causes of ``error`` count too.
     """
@@ -52,7 +52,7 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's message, or the name of its type if the message is empty or can't be made."""
+    """An exception's message, or the name of its type if the message is empty or raises itself."""
     try:
         return str(error) or type(error).__name__
     except Exception:
@@ -60,8 +60,8 @@ def text_of(error: BaseException) -> str:
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """``text`` made safe for any terminal and log: control characters and lone surrogates escaped, the middle cut."""
-    # Text from a file may be anything. Cut first, because there may be megabytes of it.
+    """Make ``text`` safe for terminals and logs: escape control characters and lone surrogates, cut a long middle."""
+    # Cut first, because text from a file may have megabytes.
     escaped = (sign if sign.isprintable() else ascii(sign)[1:-1] for sign in _shortened(text, limit))
     return _shortened("".join(escaped), limit)
 
@@ -88,16 +88,16 @@ class WeightsError(ValueError):
 class WeightsUnavailable(WeightsError):
     """The default weights are neither configured, embedded, cached nor downloadable."""
 
-    _longest = 4000  # it lists what was tried, and three ways out
+    _longest = 4000  # the message lists what was tried, and three remedies
 
 
 class ImageError(ValueError):
-    """A picture among several can't be read or decoded.
+    """One of several pictures can't be read or decoded.
 
     Attributes:
-        index: its position among the items, from 0.
-        name: its path or URL, or for other items their kind.
-        reason: what is wrong with it.
+        index: the picture's position among the items, from 0.
+        name: the picture's path or URL; for other items, their type.
+        reason: why it can't be read.
         transient: whether this machine or the network caused the error, not the picture, so that a later try may
             succeed: missing permissions, packages or memory, HTTP 503 and the like.
     """

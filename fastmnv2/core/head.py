@@ -2,7 +2,7 @@
 
 Dense layers run on the engine's pointwise kernels, where each output is one chain of fused multiply-adds in the order
 of the inputs; the rest is elementwise in numpy. So a row gives the same bits alone or in any batch. numpy's own
-matrix product does not promise that.
+matrix product does not guarantee that.
 """
 
 from collections.abc import Sequence
@@ -53,11 +53,10 @@ ACTIVATIONS: dict[str, Any] = {
     "softmax": softmax,
     "unit": unit,
 }
-"""Activations by Keras' names, with "unit" for UnitNormalization. "linear" does nothing. All compute in float64 and
-round once."""
+"""Activations by Keras' names, and "unit" for UnitNormalization. They compute in float64; ``Runner`` rounds once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Step:
     """One step of a head.
 
@@ -74,11 +73,12 @@ class Step:
 
 
 TENSORS = {"dense": ("kernel", "bias"), "affine": ("scale", "shift")}
+"""Names of a step's tensors, by its kind."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Head:
-    """Steps from the features ``[n,inputs]`` to ``[n,outputs]``, checked; and names of the classes, if there are any.
+    """Checked steps from the features ``[n,inputs]`` to ``[n,outputs]``, and the names of the classes, if known.
 
     Raises:
         WeightsError: if shapes don't fit together, values are not finite, or the number of names is wrong.
@@ -112,8 +112,8 @@ class Head:
     @property
     def outputs(self) -> int:
         """Length of a row of the result."""
-        wide = [step.tensors["bias"].size for step in self.steps if step.kind == "dense"]
-        return int(wide[-1]) if wide else self.inputs
+        widths = [step.tensors["bias"].size for step in self.steps if step.kind == "dense"]
+        return int(widths[-1]) if widths else self.inputs
 
     @property
     def activation(self) -> str:
@@ -123,11 +123,11 @@ class Head:
 
     @property
     def count(self) -> int:
-        """The number of classes: a single output distinguishes two."""
+        """The number of classes. A head with a single output has two."""
         return 2 if self.outputs == 1 else self.outputs
 
     def runner(self, isa: str) -> "Runner":
-        """The runner that computes it on an instruction set."""
+        """A runner of this head for an instruction set."""
         return Runner(self, isa)
 
     def probabilities(self, outputs: _Array) -> NDArray[np.float64]:
@@ -143,7 +143,7 @@ class Head:
 
 
 def _check(step: Step, inputs: int) -> int:
-    """Return the length of the step's output rows. WeightsError if its tensors are wrong."""
+    """Check the step's tensors and return the length of its output rows. Raises WeightsError."""
     shapes = {name: values.shape for name, values in step.tensors.items()}
     if step.kind == "dense":
         outputs = int(step.tensors["bias"].size) if "bias" in shapes else 0
@@ -177,7 +177,7 @@ class Runner:
             self._steps.append((step, dense))
 
     def run(self, features: _Array) -> _Array:
-        """float32 ``[n,inputs]``, C-contiguous -> ``[n,outputs]``."""
+        """Compute the head: C-contiguous float32 ``[n,inputs]`` -> float32 ``[n,outputs]``."""
         x = features
         for step, dense in self._steps:
             if dense is not None:
@@ -192,12 +192,17 @@ class Runner:
 
 
 def named(head: Head | None, classes: Sequence[str] | None) -> Head | None:
-    """The head with these class names. ValueError if there is no head or the number of names is wrong."""
+    """The head with these class names; unchanged if ``classes`` is None.
+
+    Raises:
+        TypeError: if ``classes`` is not a sequence of str.
+        WeightsError: if there is no head, or the number of names is wrong.
+    """
     if classes is None:
         return head
     names = tuple(classes)
     if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"classes: expected a sequence of str, got {classes!r}")
     if head is None:
-        raise WeightsError("classes: the weights came without a head whose classes could be named")
+        raise WeightsError("classes: the weights have no head whose classes could be named")
     return Head(head.steps, names, head.inputs)

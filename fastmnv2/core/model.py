@@ -28,7 +28,7 @@ PROJECTION_NAMES = tuple(endpoint.name for endpoint in DEFAULT.projections)
 
 _ENDPOINT_INDEX = {name: index for index, name in enumerate((*ENDPOINT_NAMES[1:], *PROJECTION_NAMES))}
 _PART_SECONDS = 0.04
-_LOGITS_PART = 64  # vectors between checks for signals; they take a few milliseconds at most
+_LOGITS_PART = 64  # vectors between two checks for signals; they take a few milliseconds at most
 
 
 def available_isas(precision: Precision = "float32") -> tuple[str, ...]:
@@ -53,9 +53,9 @@ def isa(precision: Precision = "float32") -> str:
 
 
 class Model:
-    """The network with its weights, packed for one instruction set. Immutable, safe from many threads.
+    """The network with its weights, packed for one instruction set. Immutable and thread-safe.
 
-    Made by ``fastmnv2.load``. The same image gives the same bits alone or in any batch, at any position,
+    ``fastmnv2.load`` makes models. The same image gives the same bits alone or in any batch, at any position,
     with any number of threads and on any instruction set.
 
     Models can be pickled, for process pools and the like. A model from a native file pickles as the file's path and
@@ -95,7 +95,7 @@ class Model:
 
     @property
     def isa(self) -> str:
-        """Name of the instruction set this model runs on."""
+        """Name of the instruction set that this model runs on."""
         return self._isa
 
     @property
@@ -105,7 +105,7 @@ class Model:
 
     @property
     def has_logits(self) -> bool:
-        """Whether ``logits`` can be used: the weights hold ImageNet's classification layer."""
+        """Whether the weights have ImageNet's classification layer, which ``logits`` needs."""
         return self._folded.has_logits
 
     @property
@@ -115,7 +115,7 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Names of the head's classes, or of ImageNet's without a head, in order; None if the names are unknown."""
+        """Names of the head's classes in order, or of ImageNet's if there is no head; None if they are unknown."""
         return self._folded.head.classes if self._folded.head else self._folded.labels if self.has_logits else None
 
     @property
@@ -157,8 +157,8 @@ class Model:
 
     def __repr__(self) -> str:
         precision = "" if self.precision == "float32" else f" {self.precision}"
-        told = self._folded
-        return f"<fastmnv2.Model {self._network.name} {told.form}{precision} {told.origin!r} on {self._isa}>"
+        folded = self._folded
+        return f"<fastmnv2.Model {self._network.name} {folded.form}{precision} {folded.origin!r} on {self._isa}>"
 
     def embed(
         self,
@@ -172,9 +172,9 @@ class Model:
 
         Args:
             images: ``[n,height,width,3]`` or one ``[height,width,3]``, RGB, of the network's size; float in [0,1], or
-                uint8, which is scaled inside as ``u8 * float32(1/255)``. A numpy array, anything with the buffer
-                protocol or ``__array__``, or a DLPack tensor on the CPU. An int8 model takes uint8 as they are, and
-                floats rounded to the pixels they came from, ``round_half_even(255 x)``: both give the same bits.
+                uint8, which is scaled by ``float32(1/255)``. A numpy array, anything with the buffer protocol or
+                ``__array__``, or a DLPack tensor on the CPU. An int8 model uses uint8 pixels unchanged, and rounds
+                floats to the nearest pixel, ``round_half_even(255 x)``, so both give the same bits.
             out: C-contiguous float32 array for the result, not overlapping ``images``.
             threads: the maximum number of threads, limited by the CPUs that this process may use and the threads that
                 the system lets it start; None for the model's own setting, which defaults to all those CPUs.
@@ -221,7 +221,7 @@ class Model:
         crop: "Crop | None" = None,
         background: "Colour | None" = None,
     ) -> NDArray[np.float32]:
-        """Feature vectors of picture files and other pictures: see ``fastmnv2.embed_images``."""
+        """Feature vectors of picture files and other pictures. Arguments and errors: ``fastmnv2.embed_images``."""
         from fastmnv2.image import embed
 
         return embed.embed_images(
@@ -244,7 +244,7 @@ class Model:
         crop: "Crop | None" = None,
         background: "Colour | None" = None,
     ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
-        """Pairs of an item and its feature vector, one after the other: see ``fastmnv2.iter_embed_images``."""
+        """Pairs of an item and its feature vector, in order. Arguments and errors: ``fastmnv2.iter_embed_images``."""
         from fastmnv2.image import embed
 
         return embed.iter_embed_images(
@@ -306,7 +306,7 @@ class Model:
     def classify(
         self, images: Any, *, top: int | None = None, threads: int | None = None
     ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """The most probable classes of images: those of the weights' own head, or without one, of ImageNet.
+        """The most probable classes of images: the head's classes, or ImageNet's if the weights have no head.
 
         Args:
             images: as for ``embed``.
@@ -314,11 +314,11 @@ class Model:
             threads: as for ``embed``.
 
         Returns:
-            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, best first. Indices point into
-            ``classes``, the head's outputs or ImageNet's 1001 classes, whose index 0 is "background". Probabilities are
-            the softmax over all classes, or the results of the head's sigmoid. A head with a single output has two
-            classes; the output is the probability of the second. If an int8 model's file ends with a uint8 softmax,
-            probabilities are that softmax's results, multiples of 1/256.
+            ``(indices, probabilities)``, each ``[n,top]`` or ``[top]`` for one image, the most probable class first.
+            Indices are positions in ``classes``: in the head's outputs, or in ImageNet's 1001 classes, of which 0 is
+            "background". Probabilities are the softmax over all classes, or the outputs of the head's sigmoid. A head
+            with a single output has two classes, and the output is the probability of the second. If an int8 model's
+            file ends with a uint8 softmax, probabilities are the outputs of that softmax, multiples of 1/256.
 
         Raises:
             WeightsError: if the weights have neither a head nor a logits layer.
@@ -348,21 +348,22 @@ class Model:
 
         Args:
             images: as for ``embed``.
-            names: which of ``fastmnv2.core.model.ENDPOINT_NAMES``, None for all 71; one name may be given as a
-                plain string. int8 models also have those of ``fastmnv2.core.model.PROJECTION_NAMES``.
+            names: some of ``fastmnv2.core.model.ENDPOINT_NAMES``, or one as a plain string; None for all 71. int8
+                models also have those of ``fastmnv2.core.model.PROJECTION_NAMES``.
             threads: as for ``embed``.
             raw: return an int8 model's integers, uint8 or int8 as in its file; see ``quantization``.
 
         Returns:
-            ``{name: float32 [n,height,width,channels]}``, ``'default'`` being ``[n,features]``; without the
-            first axis for one image. These are the bits that ``embed`` computes on its way.
+            ``{name: float32 [n,height,width,channels]}``; ``'default'`` is ``[n,features]``. One image gives arrays
+            without the first axis. These are the very values that ``embed`` computes on the way to the features.
+            An int8 model gives NaN for every output of an image that contains a NaN, but ``raw`` integers have no NaN.
 
         Raises:
             ValueError: if a name is unknown, or ``raw`` is set for a float32 model.
             TypeError, ValueError: as ``embed``.
         """
-        wanted = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
-        for name in wanted:
+        requested = ENDPOINT_NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
+        for name in requested:
             self._check_name(name)
         quantised = self._folded.quantised
         if raw and quantised is None:
@@ -372,16 +373,19 @@ class Model:
         features: NDArray[np.float32] = np.empty((n, self._network.features), np.float32)
         records: dict[int, NDArray[Any]] = {}
         pooled = _ENDPOINT_INDEX[ENDPOINT_NAMES[-1]]
-        own = {name: _ENDPOINT_INDEX.get(name, pooled if raw else -1) for name in wanted}  # -1: the features
-        for index in sorted(set(own.values()) - {-1}):
+        indices = {name: _ENDPOINT_INDEX.get(name, pooled if raw else -1) for name in requested}  # -1: the features
+        for index in sorted(set(indices.values()) - {-1}):
             shape = (*self._network.endpoints, *self._network.projections)[index][1:]
             records[index] = np.empty((n, *shape), np.float32 if quantised is None else np.uint8)
         self._forward(array, features, threads, records)
         found: dict[str, NDArray[Any]] = {}
-        for name, index in own.items():
+        lost = np.isnan(features).any(axis=1)
+        for name, index in indices.items():
             found[name] = features if index == -1 else records[index]
             if quantised is not None and index != -1:
                 found[name] = quantised.integers(found[name]) if raw else quantised.numbers(found[name], name)
+                if not raw:  # integers have no NaN
+                    found[name][lost] = np.nan
             if name == "default":
                 found[name] = found[name].reshape(n, self._network.features)
         return {name: value[0] for name, value in found.items()} if single else found
@@ -446,8 +450,8 @@ class Model:
     def _need_logits(self) -> None:
         if not self.has_logits:
             raise WeightsError(
-                f"{self._folded.origin}: the weights came without the logits layer "
-                f"({self._network.logits.weights_name}), so there are features but no classes"
+                f"{self._folded.origin}: these weights are without the logits layer "
+                f"({self._network.logits.weights_name}), so they give features but no classes"
             )
 
 
@@ -458,7 +462,7 @@ def _unpickled(cls: type[Model], folded: "Folded", digest: str, options: dict[st
 
 
 def _parts(n: int, first: int) -> Iterator[slice]:
-    """Parts of a long batch, so that Python can run signal handlers between them: a short one, then 40 ms each."""
+    """Split a batch into parts, between which Python can run signal handlers: ``first`` images, then 40 ms each."""
     start, done, size = time.perf_counter(), 0, first
     while done < n:
         stop = min(n, done + size)
@@ -468,6 +472,6 @@ def _parts(n: int, first: int) -> Iterator[slice]:
 
 
 def _normalize(features: NDArray[np.float32]) -> None:
-    """Scale each vector, along the last axis, to length 1, in place; zeros stay zeros."""
+    """Scale each vector along the last axis to length 1, in place. Vectors of zeros stay unchanged."""
     lengths = np.linalg.norm(features.astype(np.float64), axis=-1, keepdims=True)
     features /= np.where(lengths == 0, 1, lengths)

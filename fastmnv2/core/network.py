@@ -1,4 +1,4 @@
-"""The family as values: each member's layers and endpoints. The C core, which holds the only table, provides them."""
+"""The family of networks: each member's layers and endpoints, taken from the C core, which has the only table."""
 
 import functools
 import numbers
@@ -14,7 +14,7 @@ BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 """TF-Slim's variables under ``<scope>/BatchNorm``, for every layer except the logits."""
 
 MULTIPLIERS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
-"""The multipliers with published trained weights. Any other from 0.25 to 2 gives a network too."""
+"""The multipliers of published trained weights. Every other multiplier from 0.25 to 2 is valid too."""
 
 
 class Layer(NamedTuple):
@@ -28,8 +28,8 @@ class Layer(NamedTuple):
     in_width: int
     out_height: int
     out_width: int
-    pad_top: int  # zeros before the first row and column; after the last ones, as many as the last window reads
-    pad_left: int
+    pad_top: int  # rows of zeros above the map; as many follow below as the last window reads
+    pad_left: int  # the same for columns
     in_channels: int
     out_channels: int
     relu6: bool
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
     @property
     def biases_name(self) -> str:
-        """Name of the bias: TF-Slim's own for the logits, ours for a folded batch norm."""
+        """Name of the bias: TF-Slim's for the logits, this package's for a folded batch norm."""
         return f"{self.scope}/biases"
 
     @property
@@ -79,7 +79,7 @@ class Layer(NamedTuple):
         return self.out_height * self.out_width * kernel_height * kernel_width * inputs * outputs
 
     def folded(self) -> Shapes:
-        """Names and shapes of its tensors as they run: kernel and bias."""
+        """Names and shapes of its folded tensors: kernel and bias."""
         return {self.weights_name: self.weights_shape, self.biases_name: (self.out_channels,)}
 
     def trained(self) -> Shapes:
@@ -100,10 +100,10 @@ class Endpoint(NamedTuple):
 
 
 class Network:
-    """One member of the family: MobileNet V2 of a multiplier, for images of a height and width. Made by ``of``.
+    """One member of the family: MobileNet V2 with a multiplier, for images of a height and width. ``of`` makes them.
 
-    A value: immutable, and equal to any other with the same multiplier and size. Names, kinds and order of layers and
-    endpoints are the same for every member.
+    Immutable, and equal to any other with the same multiplier and size. Names, kinds and order of layers and endpoints
+    are the same for every member.
 
     Attributes:
         multiplier: the channel multiplier; 1.0 is the paper's network.
@@ -152,7 +152,7 @@ class Network:
 
     @functools.cached_property
     def name(self) -> str:
-        """TF-Hub's name: "mobilenet_v2_075_96"; ends with "96x128" if height and width differ."""
+        """TF-Hub's name, such as "mobilenet_v2_075_96"; ends with "96x128" if height and width differ."""
         hundredths = f"{self.multiplier:.2f}" if round(self.multiplier, 2) == self.multiplier else f"{self.multiplier}"
         size = f"{self.height}" if self.height == self.width else f"{self.height}x{self.width}"
         return f"mobilenet_v2_{hundredths.replace('.', '')}_{size}"
@@ -203,15 +203,20 @@ def of(multiplier: float, height: int, width: int) -> Network:
 
 
 DEFAULT = of(0.75, 96, 96)
-"""The network of the "imagenet" weights, 0.75/96. Code that needs only names, or other properties that all members
-share, uses it for any of them."""
+"""The network of the "imagenet" weights, 0.75/96. It also stands for any member where only the names of layers, or
+other properties that all members share, are needed."""
 
 WIDEST = 2.0
 """The largest multiplier; it bounds the size of a file."""
 
 
 def checked_size(size: Any) -> tuple[int, int]:
-    """``size`` as height and width; one int means both. TypeError or ValueError if it is neither."""
+    """``size`` as (height, width); one int means both.
+
+    Raises:
+        TypeError: if it is not an int or a pair of ints.
+        ValueError: if there is no network for this size.
+    """
     pair = (size, size) if isinstance(size, numbers.Integral) else size
     try:
         height, width = (int(edge) if isinstance(edge, numbers.Integral) else None for edge in pair)
@@ -221,15 +226,15 @@ def checked_size(size: Any) -> tuple[int, int]:
         raise TypeError(f"size: expected an int or (height, width), in pixels, got {size!r}")
     try:
         of(1.0, height, width)
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise ValueError(f"size: there is no network for images of {height} x {width}: {error}") from None
     return height, width
 
 
 def nearest_multiplier(channels: Sequence[int | None]) -> float:
-    """The multiplier that gives these channels, in the order of ``_engine.Network.channels``; None for unknown counts.
+    """The multiplier that gives these channel counts (None if unknown), in the order of ``_engine.Network.channels``.
 
-    If no multiplier gives them all, the one that gives the most. The caller reports the differences.
+    If no multiplier gives all of them, the result is the one that gives the most. The caller reports the differences.
     """
     best, most = 1.0, -1
     for multiplier in _multipliers():
@@ -243,14 +248,14 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 
 
 def _multipliers() -> Iterator[float]:
-    """Published multipliers, then round ones, then steps of less than 0.001, the distance between two networks."""
+    """Published multipliers, then round ones, then all in steps of 1/800, which miss no network."""
     yield from MULTIPLIERS
     for parts in (10, 20, 100, 800):
         yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
 
 
 def shapes(layers: Iterable[Layer], *, folded: bool) -> Shapes:
-    """Names and shapes of the layers' tensors, in order: the table that weights are checked against."""
+    """Names and shapes of the layers' tensors, in order. Weights are checked against this table."""
     table: Shapes = {}
     for layer in layers:
         table |= layer.folded() if folded else layer.trained()

@@ -1,4 +1,4 @@
-"""How long calls take and where the time goes, compared with the processor's peak."""
+"""The times of calls and of layers, compared with the processor's peak."""
 
 import math
 import time
@@ -19,7 +19,7 @@ class LayerTime(NamedTuple):
     name: str  # TF-Slim's scope without "MobilenetV2/"
     kind: str  # "conv", "depthwise" or "pointwise"
     macs: int  # multiply-adds, including taps in the padding
-    bytes: int  # size of weights, input map and output map, each counted once
+    bytes: int  # size of weights, input maps and output maps
     seconds: float  # median over the calls
     peak: float  # this core's maximum of multiply-adds per second, measured between the calls
 
@@ -40,7 +40,7 @@ class CallTime(NamedTuple):
 
 
 def peak(isa: str, amount: float = 1.2e8, precision: Precision = "float32") -> float:
-    """One core's present maximum of multiply-adds per second, measured with ``amount`` of them (about 2 ms)."""
+    """One core's current maximum of multiply-adds per second, measured with ``amount`` of them (about 2 ms)."""
     amount *= 4 if precision == "int8" else 1
     _engine.peak_macs(isa, amount / 10, precision)  # the clock has to settle first
     start = time.perf_counter()
@@ -48,10 +48,10 @@ def peak(isa: str, amount: float = 1.2e8, precision: Precision = "float32") -> f
 
 
 def ping() -> float:
-    """Present one-way latency of a cache line between two cores, in seconds; 0 if there is just one core.
+    """Current one-way latency of a cache line between two cores, in seconds; 0 if there is only one core.
 
-    Threads that share one image wait at least this long for each other's data. The latency depends on where the host of
-    a virtual machine has put its cores: 50 ns if they share a cache, four times as long otherwise.
+    Threads that share one image wait at least this long for each other's data. In a virtual machine, the latency
+    depends on where the host runs the cores: 50 ns if they share a cache, four times as long otherwise.
     """
     clock, begin = _engine.ticks(), time.perf_counter()
     taken = sorted(_engine.ping_ticks() for _ in range(5))[2]
@@ -63,7 +63,7 @@ def _images(model: Model, n: int) -> NDArray[np.float32]:
 
 
 def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
-    """Time ``model.embed`` for about ``seconds``, at least 5 calls."""
+    """Time calls of ``model.embed`` for about ``seconds``, but at least 5 calls."""
     images, out = _images(model, n), np.empty((n, model.network.features), np.float32)
     times: list[float] = []
     peaks = [peak(model.isa, precision=model.precision)]
@@ -82,8 +82,8 @@ def calls(model: Model, n: int, threads: int, seconds: float = 1.0) -> CallTime:
 def layers(model: Model, *, n: int = 1, calls: int = 300) -> list[LayerTime]:
     """Time of each layer for ``n`` images, on one thread: medians of ``calls`` calls.
 
-    Reading the clock around each kernel adds about 2 % in total. A layer's time includes the loads of its inputs from
-    the cache level where the layer before left them. The pooling is not counted.
+    Reading the clock around each kernel adds about 2 % in total. A layer's time includes loading its inputs from the
+    cache level to which the layer before wrote them. The pooling is not counted.
     """
     images, features = _images(model, n), np.empty((n, model.network.features), np.float32)
     ticks = np.zeros((calls, len(model.network.layers)), np.uint64)

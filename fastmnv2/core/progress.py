@@ -21,11 +21,10 @@ def silent(done: int, total: int | None = None) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None = None, *, in_bytes: bool = False, unit: str = "") -> Iterator[Advance]:
-    """Draw a bar while the block runs. Yields the function to call with the amount done.
+    """Draw a bar labelled ``what`` while the block runs. Yields the function to call with the amount done.
 
-    With a ``unit``, such as "pictures", the bar also shows units per second.
-
-    If standard error is not a terminal, nothing is drawn. Without rich, ``what`` is printed there once.
+    With a ``unit``, such as "pictures", the bar also shows units per second. If standard error is not a terminal,
+    nothing is drawn. If rich is not installed, ``what`` is printed instead of a bar.
     """
     if sys.stderr is None or not sys.stderr.isatty():  # None: closed, or a program without a console
         yield silent

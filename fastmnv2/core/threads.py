@@ -1,4 +1,4 @@
-"""How many threads a call may use: the system, OpenMP's settings and the caller limit them."""
+"""The number of threads that a call may use, which the system, OpenMP's settings and the caller limit."""
 
 import functools
 import operator
@@ -54,7 +54,7 @@ def usable() -> int:
 
 
 def available() -> int:
-    """The number of threads that ``threads=None`` stands for now.
+    """The current number of threads for ``threads=None``.
 
     The minimum of ``usable()`` and OpenMP's limit (``OMP_NUM_THREADS`` when the process started, ``threadpoolctl``
     since). It is 1 in a thread that survived the fork of a process with other threads.
@@ -63,10 +63,13 @@ def available() -> int:
 
 
 def resolve(threads: Any) -> int:
-    """The number of threads to run: ``threads`` if given (TypeError or ValueError unless it is a positive int).
+    """The number of threads to run for the argument ``threads``: at most ``usable()``, and ``available()`` for None.
 
-    It is at most ``usable()``. The threads of a call wait for each other some thirty times, and if two share a
-    processor, each wait lasts as long as the system lets the other one run.
+    More would be slow: the threads of a call wait for each other some thirty times, and if two share a processor, each
+    wait lasts as long as the system lets the other thread run.
+
+    Raises:
+        TypeError, ValueError: if ``threads`` is not None or a positive int.
     """
     if threads is None:
         return available() if _engine.openmp else 1

@@ -1,4 +1,4 @@
-"""Export weights to the formats of other engines: this is what ``fastmnv2 convert`` writes.
+"""Export weights to the formats of other engines, for ``fastmnv2 convert``.
 
 Every exported model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
 ``[n,features]``. It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights
@@ -20,7 +20,7 @@ SUFFIXES = (".safetensors", ".keras", ".h5", ".tflite", ".onnx", "")
 """Valid suffixes of a target; without one, the target is the folder of a TF2 SavedModel."""
 
 MARK = "fastmnv2.json"
-"""A file in the folder of a SavedModel, by which ``write`` knows what it may replace."""
+"""A file in our SavedModels, by which ``write`` recognises folders that it may replace."""
 
 _OURS = frozenset({MARK, "saved_model.pb", "fingerprint.pb"})
 _VARIABLES = re.compile(r"variables/variables\.(index|data-\d+-of-\d+)")
@@ -42,18 +42,20 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
         The folded weights that were written.
 
     Raises:
-        WeightsError: ``source`` is not complete.
-        ValueError: the suffix is unknown, 8-bit weights were to be written to another form than ``.safetensors``, or
-            ``target`` is something that must not be replaced.
-        ImportError: a package is missing; the message says which.
-        OSError: ``target`` can't be written.
+        WeightsError: if ``source`` is not complete.
+        ValueError: if the suffix is unknown, if 8-bit weights were to be written to another form than
+            ``.safetensors``, or if ``target`` exists and must not be replaced.
+        ImportError: if a package is missing; the message names it.
+        OSError: if ``target`` can't be written.
     """
     path = Path(target)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"{path}: expected a name ending in {', '.join(SUFFIXES[:-1])}, or a folder without a suffix")
     check_replaceable(path)
     if source.quantised and path.suffix.lower() != ".safetensors":
-        raise ValueError(f"{path}: 8-bit weights are written to .safetensors only; precision float32 dequantises them")
+        raise ValueError(
+            f"{path}: expected a name ending in .safetensors for 8-bit weights; precision float32 dequantises them"
+        )
     folded = source.quantised or fold(source)
     if path.suffix.lower() == ".safetensors":
         from fastmnv2.weights.forms import native
@@ -66,7 +68,7 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
     try:
         scratch.mkdir()
     except OSError as error:
-        error.filename = str(path)  # the user does not know the temporary name
+        error.filename = str(path)  # the name that the user knows
         raise
     try:
         made = scratch / path.name
@@ -102,8 +104,8 @@ def check_replaceable(path: Path) -> None:
     ours = MARK in found and all(name in _OURS or _VARIABLES.fullmatch(name) for name in found)
     if not ours and any(path.iterdir()):
         raise ValueError(
-            f"{path}: a folder that holds other files than fastmnv2 wrote is not replaced; remove it, or write to "
-            "another place"
+            f"{path}: this folder contains files that fastmnv2 did not write and is not replaced; remove it, or "
+            "write to another folder"
         )
 
 
@@ -127,6 +129,6 @@ def _writer(suffix: str) -> Callable[[Path, Source, Folded], None]:
             return onnx_file.write
         from fastmnv2.export import tensorflow_file
     except ImportError as error:
-        says = f"writing {suffix or 'a SavedModel'} needs {error.name}: pip install 'fastmnv2[{needs}]'"
-        raise ImportError(says, name=error.name) from error
+        message = f"writing {suffix or 'a SavedModel'} needs {error.name}: pip install 'fastmnv2[{needs}]'"
+        raise ImportError(message, name=error.name) from error
     return tensorflow_file.write_tflite if suffix else tensorflow_file.write_saved_model

@@ -14,13 +14,13 @@ from fastmnv2.weights.tensors import Folded, Source
 
 def write(path: Path, source: Source, folded: Folded) -> None:
     """Write ``source`` with its batch norms; see ``fastmnv2.export``."""
-    own.plain(source, folded, _behind(folded)).save(path)
+    own.plain(source, folded, _head_layers(folded)).save(path)
     if path.suffix.lower() == ".keras" and folded.head is not None and folded.head.classes:
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(CLASSES_MEMBER, json.dumps(folded.head.classes))
 
 
-def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
+def _head_layers(folded: Folded) -> list[tuple[Any, list[Any]]]:
     """The layers after the pooling, with their variables."""
     import keras
 
@@ -29,7 +29,7 @@ def _behind(folded: Folded) -> list[tuple[Any, list[Any]]]:
             return []
         logits = folded.network.logits
         kernel, bias = folded.tensors[logits.weights_name][0, 0], folded.tensors[logits.biases_name]
-        first = 0 if folded.has_background else 1  # Keras' files have no background class
+        first = 0 if folded.has_background else 1  # weights from Keras have no real background class
         layer = keras.layers.Dense(
             len(bias) - first, activation="softmax", name="Logits" if not first else "predictions"
         )

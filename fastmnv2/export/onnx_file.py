@@ -11,7 +11,7 @@ from fastmnv2 import _version
 from fastmnv2.core.network import Layer
 from fastmnv2.weights.tensors import Folded, Source
 
-_OPSET, _IR = 17, 9  # from 2022: every runtime since then reads them
+_OPSET, _IR = 17, 9  # versions of 2022, which every later runtime reads
 
 
 class _Graph:
@@ -112,8 +112,8 @@ def _head_step(graph: _Graph, kind: str, x: str, tensors: list[str], name: str) 
         return graph.add("Add", [scaled, tensors[1]], name)
     if kind == "unit":  # divided by the length, with a minimum that keeps vectors of zeros finite
         squares = graph.add("ReduceSumSquare", [x], f"{name}/squares", axes=[-1], keepdims=1)
-        least = graph.constant(f"{name}/least", np.float32(1e-12))
-        length = graph.add("Sqrt", [graph.add("Max", [squares, least], f"{name}/kept")], f"{name}/length")
+        minimum = graph.constant(f"{name}/minimum", np.float32(1e-12))
+        length = graph.add("Sqrt", [graph.add("Max", [squares, minimum], f"{name}/clamped")], f"{name}/length")
         return graph.add("Div", [x, length], name)
     if kind == "relu6":
         return graph.add("Clip", [x, "zero", "six"], name)

@@ -32,8 +32,8 @@ def write_saved_model(path: Path, source: Source, folded: Folded) -> None:
     tensors = dict(source.tensors if trained else folded.tensors) | (folded.head.tensors if folded.head else {})
     module = tf.Module()
     names = {name: tf.Variable(values, trainable="moving_" not in name, name=name) for name, values in tensors.items()}
-    said = tf.Variable(folded.range, trainable=False, dtype=tf.float32, name=RANGE_VARIABLE)
-    module.all_variables = [*names.values(), said]
+    input_range = tf.Variable(folded.range, trainable=False, dtype=tf.float32, name=RANGE_VARIABLE)
+    module.all_variables = [*names.values(), input_range]
     run = _outputs(folded, names.__getitem__, _norm_of(folded.network.epsilon) if trained else _folded_norm)
     batch = [tf.TensorSpec([None, *folded.network.image_shape], **_SPEC)]
     module.__call__ = tf.function(lambda images: run(images)["features"], input_signature=batch)

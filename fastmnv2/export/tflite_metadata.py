@@ -1,6 +1,7 @@
-"""TFLite's standard metadata in a file that is written: how images are normalised, and names of the classes.
+"""Add TFLite's standard metadata to a file: the normalisation of images, and the names of the classes.
 
-The files take images in [0,1], which pixels become by ``(x - 0) / 255``; what the graph does after that it says itself.
+The files take images in [0,1], so the metadata records the normalisation ``(x - 0) / 255`` of pixels. Any further
+scaling is part of the graph.
 """
 
 import io
@@ -18,7 +19,7 @@ _NORMALIZATION, _AXIS_LABELS = 1, 2  # ProcessUnitOptions, AssociatedFileType
 
 
 def added(data: bytes, classes: Sequence[str] | None) -> bytes:
-    """A TFLite file with metadata, and a zip archive appended to it with the names of the classes, one per line."""
+    """The TFLite file ``data`` with metadata, and with a zip archive appended that has the classes, one per line."""
     from tensorflow.lite.python import schema_py_generated as schema
 
     model = flatbuffer_utils.convert_bytearray_to_object(data)
@@ -39,7 +40,7 @@ def added(data: bytes, classes: Sequence[str] | None) -> bytes:
 
 
 def _metadata(outputs: int, *, labelled: bool) -> bytes:
-    """A ModelMetadata (metadata_schema.fbs) that names the labels of every output except the first, the features."""
+    """A ModelMetadata (metadata_schema.fbs). ``labelled``: the last output has the labels in the appended archive."""
     builder = flatbuffers.Builder(1024)
 
     def table(fields: dict[int, int], count: int, kind: tuple[int, int] | None = None) -> int:
@@ -64,13 +65,13 @@ def _metadata(outputs: int, *, labelled: bool) -> bytes:
     mean, std = numbers(0.0), numbers(255.0)
     unit = table({1: table({0: mean, 1: std}, 2)}, 2, (0, _NORMALIZATION))
     image = table({0: builder.CreateString("images"), 4: vector([unit])}, 7)
-    given = []
+    output_tables = []
     for number in range(outputs):
         files = {}
         if labelled and number == outputs - 1 and outputs > 1:
             files = {6: vector([table({0: builder.CreateString(LABELS)}, 5, (2, _AXIS_LABELS))])}
-        given.append(table(files, 7))
-    graph = table({2: vector([image]), 3: vector(given)}, 8)
+        output_tables.append(table(files, 7))
+    graph = table({2: vector([image]), 3: vector(output_tables)}, 8)
     root = table({0: builder.CreateString("fastmnv2"), 3: vector([graph])}, 8)
     builder.Finish(root, file_identifier=_IDENTIFIER)
     return bytes(builder.Output())

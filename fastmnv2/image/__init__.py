@@ -1,6 +1,6 @@
-"""Pictures to arrays: decode with Pillow or simplejpeg, resize exactly as TensorFlow does.
+"""Decode pictures with Pillow or simplejpeg, and resize them exactly as TensorFlow does.
 
-``load_image`` is the whole preprocessing: a file in, float32 ``[height,width,3]`` in [0,1] out. Only ``read`` and
+``load_image`` is the whole preprocessing, from a file to float32 ``[height,width,3]`` in [0,1]. Only ``read`` and
 ``load_image`` need Pillow (``pip install 'fastmnv2[images]'``).
 """
 

@@ -1,6 +1,6 @@
 """A thin wrapper of resizing in C: takes buffers and releases the GIL.
 
-The caller (image/resizing.py) says where to sample; what is checked here is what would be unsafe.
+The caller (image/resizing.py) computes where to sample. This module repeats only the checks that memory safety needs.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -48,7 +48,7 @@ cdef extern from "image/resize.h" nogil:
 
 
 cdef void *copied(array, size_t size) except NULL:
-    """A copy of an array's bytes. There must be exactly ``size``."""
+    """A copy of an array's bytes. ValueError unless there are exactly ``size``."""
     cdef Py_buffer view
     cdef void *copy
     PyObject_GetBuffer(array, &view, PyBUF_SIMPLE)
@@ -65,7 +65,7 @@ cdef void *copied(array, size_t size) except NULL:
 
 
 cdef class Places:
-    """For each output along an axis: its two neighbours (int32 [n] each) and its place between them (float32 [n])."""
+    """For each output along an axis: its two neighbours (int32 [n] each) and its position between them (float32 [n])."""
 
     cdef fm_places places
     cdef int32_t *first
@@ -80,7 +80,7 @@ cdef class Places:
         self.place = <float *>copied(place, n * sizeof(float))
         for i in range(n):
             if not (0 <= self.first[i] < inputs and 0 <= self.second[i] < inputs):
-                raise ValueError(f"output {i} is between {self.first[i]} and {self.second[i]}, of {inputs}")
+                raise ValueError(f"output {i} is between inputs {self.first[i]} and {self.second[i]} of {inputs}")
         self.inputs = inputs
         self.places = fm_places(self.first, self.second, self.place, n)
 
@@ -108,7 +108,7 @@ cdef class Spans:
         for i in range(n):
             if not (start <= self.starts[i] < inputs and 0 < self.counts[i] <= most
                     and end <= self.starts[i] + self.counts[i] <= inputs):
-                raise ValueError(f"output {i} takes {self.counts[i]} from {self.starts[i]} on, of {inputs}")
+                raise ValueError(f"output {i} takes {self.counts[i]} of {inputs} inputs, from {self.starts[i]} on")
             start, end = self.starts[i], self.starts[i] + self.counts[i]
         self.inputs = inputs
         self.spans = fm_spans(self.starts, self.counts, self.weights, n, most)
@@ -128,11 +128,11 @@ cdef const fm_image_kernels *find(str name) except NULL:
     for i in range(fm_isa_count()):
         if fm_isa_name(fm_isa_at(i)).decode() == name:
             return fm_image_table(fm_isa_at(i))
-    raise ValueError(f"no instruction set {name!r}")
+    raise ValueError(f"there is no instruction set {name!r}")
 
 
 def resize(str isa, image, rows, columns, float unit, out):
-    """uint8 [H,W,3] of any strides -> float32 [h,w,3], C-contiguous: values times ``unit``.
+    """Resize uint8 [H,W,3] with any strides to C-contiguous float32 [h,w,3], and multiply by ``unit``.
 
     ``rows`` and ``columns`` are both Places (bilinear) or both Spans (area), of H and W inputs.
     """
@@ -141,14 +141,14 @@ def resize(str isa, image, rows, columns, float unit, out):
     cdef fm_picture picture
     cdef Places down, across
     cdef Spans down_spans, across_spans
-    cdef Py_ssize_t wanted
+    cdef Py_ssize_t pixels
     cdef bint area = type(rows) is Spans
     if area:
         down_spans, across_spans = rows, columns
-        wanted = <Py_ssize_t>down_spans.spans.outputs * across_spans.spans.outputs
+        pixels = <Py_ssize_t>down_spans.spans.outputs * across_spans.spans.outputs
     else:
         down, across = rows, columns
-        wanted = <Py_ssize_t>down.places.outputs * across.places.outputs
+        pixels = <Py_ssize_t>down.places.outputs * across.places.outputs
     PyObject_GetBuffer(image, &source, PyBUF_STRIDES)
     try:
         if source.ndim != 3 or source.itemsize != 1 or source.shape[2] != 3 or source.strides[2] != 1:
@@ -159,8 +159,8 @@ def resize(str isa, image, rows, columns, float unit, out):
                              <int>source.shape[0], <int>source.shape[1])
         PyObject_GetBuffer(out, &target, PyBUF_WRITABLE)
         try:
-            if target.len != wanted * 3 * <Py_ssize_t>sizeof(float):
-                raise ValueError(f"expected a buffer of {wanted * 3 * sizeof(float)} bytes, got {target.len}")
+            if target.len != pixels * 3 * <Py_ssize_t>sizeof(float):
+                raise ValueError(f"expected a buffer of {pixels * 3 * sizeof(float)} bytes, got {target.len}")
             with nogil:
                 if area:
                     fm_resize_area(kernels, &picture, &down_spans.spans, &across_spans.spans, unit,

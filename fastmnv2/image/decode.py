@@ -1,4 +1,4 @@
-"""Pictures of any kind to RGB: JPEG with simplejpeg if it is installed, everything else with Pillow.
+"""Decode pictures of any kind to RGB: JPEG with simplejpeg if it is installed, everything else with Pillow.
 
 Both come with ``pip install 'fastmnv2[images]'``. The result does not depend on whether simplejpeg is installed,
 because JPEGs that the two decoders may treat differently always go to Pillow.
@@ -56,7 +56,7 @@ def read(
     Args:
         file: a path, an fsspec URL (needs ``fastmnv2[fsspec]``), a ``data:`` URL, the file's bytes, a file open in
             binary mode, or a Pillow picture.
-        exif: turn the picture as its EXIF orientation says. TensorFlow does not.
+        exif: turn the picture upright by its EXIF orientation. TensorFlow does not.
         max_pixels: refuse larger pictures; Pillow's own limit (``PIL.Image.MAX_IMAGE_PIXELS``) applies too. Pictures
             whose decoder would take more than ``6 * max_pixels`` bytes are also refused: see docs/pictures.md.
         background: a colour behind transparent parts: (red, green, blue) from 0 to 255, "#rrggbb", "white" or "black".
@@ -73,7 +73,7 @@ def read(
 
 
 def read_with(file: "File", options: Options) -> NDArray[np.uint8]:
-    """The same with all options for decoding; the picture is neither cropped nor resized."""
+    """The same as ``read``, with ``Options``. The picture is neither cropped nor resized."""
     picture = open_picture(file, options)
     height, width = picture.height, picture.width
     if picture.whole:
@@ -105,7 +105,7 @@ def load_image(
         file: as for ``read``.
         size: as for ``resize``.
         method: as for ``resize``.
-        exif: turn the picture as its EXIF orientation says, as viewers do; TensorFlow does not.
+        exif: turn the picture upright by its EXIF orientation, as viewers do; TensorFlow does not.
         max_pixels: as for ``read``.
         crop: as for ``resize``.
         background: as for ``read``.
@@ -123,7 +123,7 @@ def load_image(
 
 
 def content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
-    """A file's bytes and their SHA-256. Decoding these bytes, not the file, ensures that the hash is theirs.
+    """A file's bytes and their SHA-256. Decode these bytes, not the file, so that the hash certainly matches.
 
     Raises:
         OSError: if it can't be opened.
@@ -144,7 +144,7 @@ def name_of(item: Any) -> str:
         name = getattr(item, "name", None) or getattr(item, "filename", None)
         if name and isinstance(name, (str, os.PathLike)):
             return os.fsdecode(name)
-    except Exception:  # the item's own code may raise anything, and a name is not worth failing for
+    except Exception:  # the item's own code may raise anything; a missing name should not stop the call
         pass
     return f"<{type(item).__name__}>"
 
@@ -156,14 +156,14 @@ def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -
     """
     name = name_of(item)
     if hasattr(item, "getexif"):
-        with _turns.turn(item):
+        with _picture_locks.hold(item):
             return pillow.of_pillow(item, name, options)
     if isinstance(item, (bytes, bytearray, memoryview)):
         return _of_bytes(bytes(item), name, options, buffer)
     if hasattr(item, "read"):
         return _of_bytes(read_whole(item, name), name, options, buffer)
     if isinstance(item, str) and keys.is_data(item):
-        return _of_bytes(_in_url(item, name), name, options, buffer)
+        return _of_bytes(_data_url_bytes(item, name), name, options, buffer)
     if isinstance(item, str) and "://" in item:
         return _of_bytes(_fetch(item), name, options, buffer)
     if not isinstance(item, (str, os.PathLike)):
@@ -184,19 +184,20 @@ def _opened(path: str | os.PathLike[str] | os.PathLike[bytes]) -> Any:
     found = Path(name)
     mode = found.stat().st_mode
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
-        raise ValueError(f"{found}: expected a picture, got {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
+        kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
+        raise ValueError(f"{found}: expected a picture, got {kind}")
     return found.open("rb", buffering=0)
 
 
 def read_whole(stream: Any, name: str, size: int = MAX_BYTES) -> bytes:
     """Read a file from its beginning (a pipe from its current position), up to ``size`` bytes."""
-    with contextlib.suppress(AttributeError, OSError):  # members of an archive in a pipe can't seek
+    with contextlib.suppress(AttributeError, OSError):  # pipes, and members of an archive in a pipe, can't seek
         if stream.seekable():
             stream.seek(0)
     most = min(size, MAX_BYTES) + 1
     data = stream.read(most)
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeError(f"{name}: expected a file open in binary mode, whose read() gives bytes")
+        raise TypeError(f"{name}: expected a file open in binary mode, got one whose read() returns no bytes")
     while len(data) < most and (more := stream.read(most - len(data))):  # unbuffered files may return less
         data = bytes(data) + more
     if len(data) > MAX_BYTES:
@@ -213,7 +214,7 @@ def _fetch(url: str) -> bytes:
         return read_whole(stream, url)
 
 
-def _in_url(url: str, name: str) -> bytes:
+def _data_url_bytes(url: str, name: str) -> bytes:
     """The content of a data: URL, as browsers read it: white space and a missing padding in base64 are allowed."""
     head, comma, text = url.partition(",")
     if not comma:
@@ -237,8 +238,8 @@ def _of_bytes(data: bytes, name: str, options: Options, buffer: Buffer | None) -
         return pillow.decode(io.BytesIO(data), name, options)
     except ValueError as error:
         if kind := _text_kind(data):
-            says = f"expected the bytes of a picture, got those of a {kind}; hand over os.fsdecode({kind})"
-            raise ValueError(f"{name}: {says}") from error
+            message = f"expected the bytes of a picture, got a {kind} in bytes; pass os.fsdecode({kind})"
+            raise ValueError(f"{name}: {message}") from error
         raise
 
 
@@ -260,31 +261,31 @@ def _orientation(data: bytes) -> int:
     try:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG"]) as opened:
             return pillow.orientation_of(opened)
-    except Exception:  # broken metadata don't affect the pixels
+    except Exception:  # broken metadata doesn't affect the pixels
         return 1
 
 
-# ---- Pillow pictures, one of which may be two items ----
+# ---- one Pillow picture may be several items, but only one thread may decode it at a time ----
 
 
-class _Turns:
+class _PictureLocks:
     """A lock for each Pillow picture that is being decoded.
 
-    Locks are made on demand, because gevent may replace ``threading``'s. A forked process starts with none, because
+    Locks are made on demand, because gevent may replace ``threading``'s. A forked process starts without locks, because
     threads that exist only in its parent may hold them.
     """
 
     def __init__(self) -> None:
-        self._begin()
+        self._reset()
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._begin)
+            os.register_at_fork(after_in_child=self._reset)
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._guard = threading.Lock()  # held only briefly, never while waiting
         self._locks: dict[int, tuple[threading.Lock, list[None]]] = {}
 
     @contextlib.contextmanager
-    def turn(self, picture: Any) -> Iterator[None]:
+    def hold(self, picture: Any) -> Iterator[None]:
         """Hold the picture's lock."""
         key = id(picture)
         with self._guard:
@@ -300,4 +301,4 @@ class _Turns:
                     self._locks.pop(key, None)
 
 
-_turns = _Turns()
+_picture_locks = _PictureLocks()

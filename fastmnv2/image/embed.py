@@ -1,4 +1,4 @@
-"""Pictures in, vectors out: the implementation of ``fastmnv2.embed_images`` and ``Model.embed_images``."""
+"""Feature vectors of pictures: the implementation of ``fastmnv2.embed_images`` and ``Model.embed_images``."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ class Network(Protocol):
         """See ``Model.thread_count``."""
 
 
-_NAMED = 5  # skipped items that a warning names
+_NAMED_ERRORS = 5  # skipped items that a warning names
 
 
 def options(
@@ -74,35 +74,35 @@ def embed_images(
         model, items, options, batch_size=batch_size, threads=threads, normalize=normalize,
         on_error=(lambda error: _note(skipped, error)) if on_error == "skip" else on_error,
     )  # fmt: skip
-    known = out if out is not None else None if count is None else np.empty((count, features), np.float32)
+    result_rows = out if out is not None else None if count is None else np.empty((count, features), np.float32)
     rows: list[NDArray[np.float32]] = []
     done = 0
     bar = progress_bar("", count, unit="pictures") if progress else contextlib.nullcontext(lambda done: None)
     with contextlib.closing(results), bar as advance:
         for result in results:
-            if known is None:
+            if result_rows is None:
                 rows.append(result.value)
-            elif done == len(known):
-                raise ValueError(f"out: expected a row for every item, got {len(known)} rows, and more items")
+            elif done == len(result_rows):
+                raise ValueError(f"out: expected a row for every item, got {len(result_rows)} rows and more items")
             else:
-                known[done] = result.value
+                result_rows[done] = result.value
             done += 1
             advance(result.index + 1)
     if skipped:
-        named = "; ".join(map(str, skipped[:_NAMED]))
-        more = f"; and {skipped[-1].index} more" if len(skipped) > _NAMED else ""
+        named = "; ".join(map(str, skipped[:_NAMED_ERRORS]))
+        more = f"; and {skipped[-1].index} more" if len(skipped) > _NAMED_ERRORS else ""
         warnings.warn(f"skipped items that can't be read: {named}{more}", stacklevel=3)
-    if known is None:
+    if result_rows is None:
         return np.stack(rows) if rows else np.empty((0, features), np.float32)
-    return known[:done]
+    return result_rows[:done]
 
 
 def iter_embed_images(
     model: Network, items: Iterable[Any], options: Options, *, on_error: OnError, **how: Any
 ) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     """See ``fastmnv2.iter_embed_images``."""
-    silently = (lambda error: None) if on_error == "skip" else on_error
-    results = vectors(model, items, options, on_error=silently, **how)
+    handler = (lambda error: None) if on_error == "skip" else on_error
+    results = vectors(model, items, options, on_error=handler, **how)
     return _pairs(results)
 
 
@@ -122,7 +122,7 @@ def vectors(
     on_error: OnError,
     normalize: bool,
 ) -> Results:
-    """The results that are vectors, in order. ``on_error`` is "raise", or a function that takes the others' errors."""
+    """The vectors of items, in order. ``on_error`` is "raise", or a function that is called with each error."""
 
     def compute(images: NDArray[np.float32], count: int) -> NDArray[np.float32]:
         return model.embed(images, threads=count, normalize=normalize)
@@ -140,14 +140,14 @@ def run(
     threads: int,
     on_error: OnError,
 ) -> Results:
-    """The same for any ``compute``. Arguments are checked before the first item is taken."""
+    """The same with any function instead of ``Model.embed``. Arguments are checked before the first item is taken."""
     _check_items(items)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"batch_size: expected a positive int, got {batch_size!r}")
     if on_error != "raise" and not callable(on_error):
         raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
     results = stream(items, compute, options, threads=threads, batch_size=int(batch_size))
-    return _handed_on(results, on_error)
+    return _without_errors(results, on_error)
 
 
 def _check_items(items: Any) -> None:
@@ -156,13 +156,13 @@ def _check_items(items: Any) -> None:
         raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
     names = isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "UTO"
     if isinstance(items, np.ndarray) and items.ndim != 4 and not names:
-        says = "expected arrays of pictures, one array [n, H, W, C] or one of paths [n]"
-        raise ValueError(f"items: {says}, got {items.dtype} {list(items.shape)}")
+        expected = "expected a list of arrays, or an array of pictures [n, H, W, C] or of paths [n]"
+        raise ValueError(f"items: {expected}; got {items.dtype} {list(items.shape)}")
     if not isinstance(items, Iterable):
         raise TypeError(f"items: expected an iterable of pictures, got {type(items).__name__}")
 
 
-def _handed_on(results: Results, on_error: Any) -> Results:
+def _without_errors(results: Results, on_error: Any) -> Results:
     with contextlib.closing(results):
         for result in results:
             if result.error is None:
@@ -174,10 +174,10 @@ def _handed_on(results: Results, on_error: Any) -> Results:
 
 
 def _note(skipped: list[ImageError], error: ImageError) -> None:
-    """Keep the first few errors, and count the rest."""
-    if len(skipped) <= _NAMED:
-        skipped.append(error if len(skipped) < _NAMED else ImageError(0, "", ""))
-    if len(skipped) > _NAMED:
+    """Store the first few errors, and count the rest in the index of one more."""
+    if len(skipped) <= _NAMED_ERRORS:
+        skipped.append(error if len(skipped) < _NAMED_ERRORS else ImageError(0, "", ""))
+    if len(skipped) > _NAMED_ERRORS:
         skipped[-1].index += 1
 
 

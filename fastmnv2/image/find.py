@@ -20,7 +20,7 @@ class Found:
     """The result of a search.
 
     Attributes:
-        paths: paths and named URLs of the pictures, sorted, each once.
+        paths: the pictures' paths and the named URLs, sorted and without duplicates.
         others: the number of files of other kinds in the folders, by suffix.
         links: symbolic links to folders, within the folders, that were not searched.
         searched: arguments that are folders with pictures.
@@ -60,7 +60,7 @@ class _Search:
         self.paths: dict[Path | str, str] = {}
 
     def add(self, argument: str) -> None:
-        """All pictures behind an argument."""
+        """Add all pictures that an argument stands for."""
         names = [argument]
         if not _exists(argument):
             if keys.is_url(argument):
@@ -81,7 +81,7 @@ class _Search:
                 (self.found.searched if count else self.found.empty).append(name)
 
     def _add(self, path: Path) -> None:
-        self.paths.setdefault(path.absolute(), str(path))
+        self.paths.setdefault(keys.absolute(path), str(path))
 
     def _unlisted(self, source: str, why: str) -> None:
         self.found.unlisted[source] = why
@@ -115,7 +115,7 @@ class _Search:
 def _exists(path: str) -> bool:
     try:
         return os.path.lexists(path)
-    except ValueError:  # a NUL in it
+    except ValueError:  # the path contains a NUL
         return False
 
 
@@ -124,7 +124,7 @@ def _is_link(parent: str, name: str) -> bool:
 
 
 def _first_visit(folder: str, visited: set[tuple[int, int]]) -> bool:
-    """Whether a folder was not visited before, and mark it as visited. A second visit means a circle of links."""
+    """Mark a folder as visited. Return False if it had been visited before, which means that links form a circle."""
     try:
         found = os.stat(folder)
     except OSError:

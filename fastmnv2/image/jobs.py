@@ -1,8 +1,8 @@
-"""Long jobs: ``fastmnv2 embed -o FOLDER/`` brings a folder of parts up to date with pictures, and can be interrupted.
+"""Long jobs: ``fastmnv2 embed -o FOLDER/`` updates a folder of vectors, and can be interrupted and resumed.
 
-The parts are those of ``fastmnv2.image.parts``. A run computes new pictures, pictures whose size, time or ETag has
-changed, and pictures with a transient error, one that the machine or the network caused. A transient error never
-replaces an existing vector.
+``fastmnv2.image.parts`` describes the folder. A run computes new pictures, pictures whose size, time or ETag has
+changed, and pictures with a transient error, which the machine or the network caused. A transient error never replaces
+an existing vector.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress
 from fastmnv2.image import keys
 from fastmnv2.image.decode import Options
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 from fastmnv2.image.parts import Known, Parts, Row, State
 from fastmnv2.image.stream import stream
 
@@ -56,22 +56,23 @@ class Done(NamedTuple):
 
 
 class CannotPrune(ValueError):
-    """Everything else was done, but there is no way to know which pictures no longer exist."""
+    """Everything was done except pruning, because it is unknown which pictures no longer exist."""
 
 
 def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Settings) -> dict[str, int]:
-    """Bring ``folder`` up to date with ``pictures``.
+    """Compute the vectors of ``pictures`` that are missing in ``folder`` or out of date.
 
     Returns:
-        Counts: ``pictures``, the vectors in the folder, and those of the following that are not 0. Rows that this run
-        added or removed are ``new``, ``changed``, ``retried`` or ``dropped``. ``errors`` are pictures with an error.
-        ``missing`` are pictures that ``prune`` kept because their folder is missing too.
+        Counts by name: ``pictures`` is the number of vectors in the folder. The others are present if they are not 0:
+        ``new``, ``changed``, ``retried`` and ``dropped`` are rows that this run added or removed, ``errors`` are rows
+        with an error, and ``missing`` are pictures that ``prune`` kept because their folder is missing or empty.
 
     Raises:
-        ValueError: if the folder holds features with other settings, or other files; or ``CannotPrune``.
-        OSError: if it can't be written to, or another process is writing to it.
+        ValueError: if the folder holds features with other settings, or other files.
+        CannotPrune: if ``prune`` is set and a source can't be searched.
+        OSError: if the folder can't be written to, or another process is writing to it.
         ImportError: if pyarrow (or ray) is not installed.
-        KeyboardInterrupt: when interrupted, with a message that says how much the folder holds.
+        KeyboardInterrupt: if interrupted, with a message that tells how much the folder holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -82,24 +83,24 @@ def embed_to_folder(model: Model, pictures: Pictures, folder: Path, settings: Se
             _run(model, pictures, parts, todo, settings)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"interrupted; {folder} keeps the features of {parts.good:,} pictures, and the same command goes on "
+                f"interrupted; {folder} has the features of {parts.good:,} pictures, and the same command resumes "
                 "from there"
             ) from None
         counts = dict(todo.counts)
-        refusal = None
+        obstacle = None
         if settings.prune:
-            refusal = _why_not_prune(pictures, parts)
-            gone, missing = _gone(pictures, parts, todo) if refusal is None else ([], 0)
+            obstacle = _why_not_prune(pictures, parts)
+            gone, missing = _gone(pictures, parts, todo) if obstacle is None else ([], 0)
             counts |= {"dropped": parts.drop(gone), "missing": missing}
         parts.finish()
-        if refusal is not None:
-            raise CannotPrune(refusal)
+        if obstacle is not None:
+            raise CannotPrune(obstacle)
         counts |= {"errors": parts.bad}
-        return {"pictures": parts.good, **{what: number for what, number in counts.items() if number}}
+        return {"pictures": parts.good, **{name: number for name, number in counts.items() if number}}
 
 
 def _made_with(model: Model, options: Options, settings: Settings) -> dict[str, Any]:
-    """Everything except the pictures that the features depend on."""
+    """All settings that the features depend on."""
     return {
         "weights": model.features_digest,
         "network": model.network.name,
@@ -139,12 +140,12 @@ class _Todo:
     Attributes:
         seen: keys of all pictures so far.
         missing: keys of pictures that don't exist.
-        counts: the number of rows by what was done.
+        counts: the numbers of "new", "changed" and "retried" rows.
     """
 
     def __init__(self, names: Iterable[str], parts: Parts, *, retry_errors: bool) -> None:
         self._names, self._parts, self._retry_errors = names, parts, retry_errors
-        self._asked: dict[str, tuple[State, str]] = {}
+        self._pending: dict[str, tuple[State, str]] = {}  # state and reason of each picture in progress, by key
         self.seen: set[str] = set()
         self.missing: set[str] = set()
         self.counts = {"new": 0, "changed": 0, "retried": 0}
@@ -156,9 +157,9 @@ class _Todo:
                 continue
             self.seen.add(key)
             state = _state_of(name)  # before reading the picture, so that the next run notices a change in between
-            what = self._reason(self._parts.known.get(key), state)
-            if what:
-                self._asked[key] = state, what
+            reason = self._reason(self._parts.known.get(key), state)
+            if reason:
+                self._pending[key] = state, reason
                 yield name
 
     def _reason(self, known: Known | None, state: State) -> str:
@@ -169,21 +170,21 @@ class _Todo:
         return "" if known.state == state else "changed"
 
     def row_of(self, done: Done) -> Row | None:
-        """The row to store, None if the picture's old one stays."""
+        """The row to store; None if the picture's old row stays."""
         key = keys.key(done.name)
-        state, what = self._asked.pop(key)
+        state, reason = self._pending.pop(key)
         unknown = state == State()
         if done.error is not None and unknown and _is_gone(key):
             self.missing.add(key)
         known = self._parts.known.get(key)
         if done.error is not None and known is not None and not known.bad and (done.transient or unknown):
             return None
-        self.counts[what] += 1
+        self.counts[reason] += 1
         return Row(key, state, done.vector, done.error, done.transient)
 
 
 def _state_of(name: str) -> State:
-    """The state of a file or URL now."""
+    """The current state of a file or URL."""
     place = keys.local(name)
     try:
         if place is not None:
@@ -244,13 +245,13 @@ def _why_not_prune(pictures: Pictures, parts: Parts) -> str | None:
     for folder in pictures.empty:
         inside = keys.key(folder).rstrip(os.sep) + os.sep
         if any(key.startswith(inside) for key in parts.known):
-            bad[folder] = "holds no picture any more, as the folder of an unmounted disk"
+            bad[folder] = "no longer contains a picture, which may mean that a disk is not mounted"
     for source in [source for source in bad if keys.key(source) in parts.known]:
         del bad[source]  # the argument was a picture, not a folder
     if not bad:
         return None
-    told = "; ".join(f"{source}: {why}" for source, why in bad.items())
-    return f"--prune dropped nothing, because a source can't be searched; everything else is done. {told}"
+    reasons = "; ".join(f"{source}: {reason}" for source, reason in bad.items())
+    return f"--prune dropped nothing, because a source can't be searched; everything else is done. {reasons}"
 
 
 def _gone(pictures: Pictures, parts: Parts, todo: _Todo) -> tuple[list[str], int]:

@@ -14,25 +14,27 @@ Buffer = Callable[[int], NDArray[np.uint8]]
 """A function that returns memory of a given size in bytes, which holds a picture until the next call."""
 
 MAX_SCANS = 64
-"""A limit, because a scan of 30 bytes can cost work on every pixel. Progressive JPEGs have about ten scans."""
+"""The maximum number of scans, because a scan of 30 bytes can cost work on every pixel. Usual JPEGs have up to ten."""
 
 START = b"\xff\xd8"
 _SCAN = b"\xff\xda"
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # start-of-frame markers
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_STRICT = frozenset({"444", "422", "420", "Gray"})  # samplings that every release decodes to the same bits
+_STRICT = frozenset(
+    {"444", "422", "420", "Gray"}
+)  # samplings that every release of the decoder gives the same bits for
 
 
 def check_scans(data: bytes, name: str, height: int, width: int, options: Options) -> None:
     """Raise TooLarge if decoding takes more memory or more scans than allowed for the picture's pixels."""
-    several = _has_several(data)
+    several = _has_several_scans(data)
     if several and data.count(_SCAN) > MAX_SCANS and _count_scans(data) > MAX_SCANS:
         raise TooLarge(f"{name}: expected a JPEG of at most {MAX_SCANS} scans, got more")
     check(name, height, width, options, "scans" if several else None)
 
 
-def _has_several(data: bytes) -> bool:
-    """Whether decoders look for more than one scan: the frame is progressive, or the first scan lacks a colour."""
+def _has_several_scans(data: bytes) -> bool:
+    """Whether a decoder expects several scans: the frame is progressive, or the first scan lacks a colour."""
     at, colours = len(START), 0
     while at + 10 <= len(data) and data[at] == 0xFF:
         code, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
@@ -41,7 +43,7 @@ def _has_several(data: bytes) -> bool:
         elif code == 0xDA:
             return data[at + 4] != colours
         at += 1 if code == 0xFF else 2 + length
-    return True  # or something that a decoder would not expect
+    return True  # also if the markers are broken, to be safe
 
 
 def _count_scans(data: bytes) -> int:
@@ -58,7 +60,7 @@ def _count_scans(data: bytes) -> int:
 
 
 def end_of_head(data: bytes) -> int:
-    """Where the first scan starts."""
+    """The position of the first scan."""
     at = len(START)
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -66,7 +68,7 @@ def end_of_head(data: bytes) -> int:
 
 
 def shrinking(height: int, width: int, options: Options) -> int:
-    """The factor by which the decoder may shrink: both edges of the resized window stay at least twice the target's."""
+    """The factor by which the decoder may shrink a picture so that both edges are at least twice the network's."""
     rows, columns = options.size
     most = min(height // (2 * rows), width // (2 * columns)) if options.decode == "scaled" else 1
     return next(shrink for shrink in (8, 4, 2, 1) if shrink <= max(most, 1))
@@ -85,8 +87,8 @@ def turbo(data: bytes, name: str, options: Options, buffer: Buffer | None) -> An
         shrink = shrinking(height, width, options)
         height, width = -(-height // shrink), -(-width // shrink)
         smaller = {"min_height": height, "min_width": width} if shrink > 1 else {}
-        room = buffer(height * width * 3) if buffer else None
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=room, **smaller)
+        memory = buffer(height * width * 3) if buffer else None
+        return simplejpeg.decode_jpeg(data, "RGB", buffer=memory, **smaller)
     except TooLarge:
         raise
     except ValueError:
@@ -99,5 +101,5 @@ def _simplejpeg() -> Any:
         from PIL import features
     except ImportError:
         return None
-    # Other libjpegs than this one round differently.
+    # Pillow gives the same bits only if it also uses libjpeg-turbo; other libraries round differently.
     return simplejpeg if features.check_feature("libjpeg_turbo") else None

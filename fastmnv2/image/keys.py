@@ -1,8 +1,9 @@
-"""Names of pictures: which are URLs, and the key under which a folder of parts stores each.
+"""Names of pictures, and the key under which a folder of parts stores a picture.
 
-The key of a file is its absolute path, so that a job gives the same keys in every working directory. Links in the path
-are not resolved. A path with bytes that are not UTF-8 becomes a file URL, in which these bytes are percent-encoded, so
-that the key is unique. The key of a URL is the URL.
+The key of a file is its absolute path without "..", so that a job gives the same keys in every working directory.
+Links in the path are not resolved, except those before a "..", which leads out of their target. A path with bytes that
+are not UTF-8 becomes a file URL, in which these bytes are percent-encoded, so that the key is unique. The key of a URL
+is the URL.
 """
 
 import os
@@ -33,9 +34,23 @@ def key(name: str) -> str:
     """The key of a picture."""
     place = local(name)
     if place is None:
-        return name if _is_text(name) else quote(os.fsencode(name), safe=":/?#[]@!$&'()*+,;=%")
-    path = Path(place).absolute()
-    return str(path) if _is_text(str(path)) else path.as_uri()
+        return name if is_text(name) else quote(os.fsencode(name), safe=":/?#[]@!$&'()*+,;=%")
+    path = absolute(place)
+    return str(path) if is_text(str(path)) else path.as_uri()
+
+
+def absolute(name: str | os.PathLike[str]) -> Path:
+    """The absolute path of a file, without ".."."""
+    path = Path(name).absolute()
+    if ".." not in path.parts:
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1:]:
+        if part != "..":
+            found /= part
+        else:
+            found = Path(os.path.realpath(found) if os.path.islink(found) else found).parent
+    return found
 
 
 def path_of(key: str) -> str | None:
@@ -46,11 +61,12 @@ def path_of(key: str) -> str | None:
 
 
 def text(value: str) -> str:
-    """A value that UTF-8 can store: lone surrogates are escaped."""
+    """``value`` with lone surrogates escaped, so that it can be stored as UTF-8."""
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
+    """Whether UTF-8 can store a name."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Limits for pictures: the number of pixels bounds the decoder's memory and work, no matter what the file demands."""
+"""Limits for pictures: the number of pixels bounds the decoder's memory and work, whatever the file declares."""
 
 from fastmnv2.image.options import Options
 
@@ -8,9 +8,10 @@ MAX_BYTES = 1 << 28
 BYTES = 4
 """Bytes that the decoder needs for each pixel, except in the formats below."""
 
-_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 8}  # two canvases, the frame and Pillow's picture; planes, frame, picture
+# WebP: two canvases, the frame and Pillow's picture. AVIF and HEIF: the planes, the frame and Pillow's picture.
+_BYTES = {"WEBP": 16, "AVIF": 12, "HEIF": 8}
 _OF_COEFFICIENTS = 10  # decoders hold all coefficients of a JPEG with several scans
-_BUDGET = 6  # bytes for each of max_pixels
+_BUDGET = 6  # bytes that decoding may take for each of ``max_pixels`` pixels
 
 
 class TooLarge(ValueError):
@@ -30,5 +31,5 @@ def check(name: str, height: int, width: int, options: Options, kind: str | None
         what = "JPEG of several scans" if kind == "scans" else f"{kind} picture"
         raise TooLarge(
             f"{name}: decoding this {what} of {width} x {height} pixels takes {(each * pixels + extra) >> 20} MB, "
-            f"expected at most {_BUDGET * most >> 20}: {_BUDGET} bytes for each of max_pixels, {most}"
+            f"expected at most {_BUDGET * most >> 20} MB, {_BUDGET} bytes for each of max_pixels={most}"
         )

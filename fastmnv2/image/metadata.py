@@ -1,4 +1,4 @@
-"""Strip metadata, which may be damaged or too large for a reader, from files; the pixels don't depend on them."""
+"""Strip metadata from files. It may be damaged or too large for a reader, and the pixels don't depend on it."""
 
 import zlib
 from typing import Literal
@@ -10,9 +10,9 @@ _PNG_ALPHA = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}  # valid lengths
 _TIFF: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
 _JPEG_KEPT = (0xE0, 0xEE)  # JFIF's and Adobe's markers, which define the colour space
 _WEBP_KEPT = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
-_WEBP_FLAGS = 0x12  # of a VP8X chunk: alpha, animation
+_WEBP_FLAGS = 0x12  # the flags "alpha" and "animation" of a VP8X chunk
 _WEBP_EXIF = 0x08
-# Tags that define pixels, or the orientation: sizes, strips and tiles, colours, compression.
+# Tags that define the pixels or the orientation: sizes, strips and tiles, colours, compression.
 _TIFF_KEPT = {
     254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 336,
     338, 339, 347, 513, 514, 529, 530, 531, 532,
@@ -20,7 +20,7 @@ _TIFF_KEPT = {
 
 
 def without(data: bytes) -> bytes | None:
-    """A PNG, JPEG, WebP or TIFF reduced to what its pixels need; None for others, or if there is nothing to strip."""
+    """A PNG, JPEG, WebP or TIFF without unnecessary metadata; None for other files, or if there is none."""
     if data.startswith(_PNG):
         found = _png(data)
     elif data.startswith(jpeg.START):
@@ -65,7 +65,7 @@ def _jpeg(data: bytes) -> bytes:
         if not optional or code in _JPEG_KEPT or data[at + 4 : at + 10] == b"Exif\0\0":
             kept.append(data[at:end])
         at = end
-    return b"".join([*kept, data[at:]])  # not from start: a segment too short for its own length is kept too
+    return b"".join([*kept, data[at:]])  # from ``at``, not ``start``, to keep a segment that is cut short
 
 
 def _webp(data: bytes) -> bytes:
@@ -85,7 +85,7 @@ def _webp(data: bytes) -> bytes:
 
 
 def _tiff(data: bytes) -> bytes:
-    """The same file with the other tags removed from its first directory: nothing else moves."""
+    """The same file without the other tags in its first directory. Everything else stays at its position."""
     order = _TIFF[data[:4]]
     at = int.from_bytes(data[4:8], order)
     count = int.from_bytes(data[at : at + 2], order)

@@ -1,4 +1,4 @@
-"""Options for decoding and resizing pictures, in one value that all layers pass on."""
+"""The options for decoding and resizing pictures, in one value that all functions pass on."""
 
 import string
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Colour = str | tuple[int, int, int]
 """Red, green and blue from 0 to 255, or "#rrggbb", "white" or "black"."""
 
 MAX_PIXELS = 1 << 26
-"""Larger pictures are refused, and pictures whose decoder would take more than 6 bytes for each of this many pixels."""
+"""The default limit of pixels. Pictures whose decoder would take more than 6 bytes per pixel of it are refused too."""
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 
@@ -21,7 +21,7 @@ _NAMED = {"white": "#ffffff", "black": "#000000"}
 class Options:
     """How pictures are decoded and resized; see ``fastmnv2.embed_images``.
 
-    A background colour is stored as "#rrggbb", which is unique for each colour and survives JSON.
+    A background colour is stored as "#rrggbb", which is unique for each colour and can be stored as JSON.
     """
 
     method: Method = "tf2"
@@ -52,16 +52,16 @@ def _is_byte(part: Any) -> bool:
     return type(part) is int and 0 <= part <= 255
 
 
-def _colour(given: Any) -> str | None:
+def _colour(value: Any) -> str | None:
     """A background as "#rrggbb". ValueError if it is not a colour."""
-    if given is None:
+    if value is None:
         return None
-    if isinstance(given, str):
-        text = _NAMED.get(given.lower(), given.lower())
+    if isinstance(value, str):
+        text = _NAMED.get(value.lower(), value.lower())
         if len(text) == 7 and text[0] == "#" and set(text[1:]) <= set(string.hexdigits):
             return text
-    elif isinstance(given, (tuple, list)) and len(given) == 3 and all(map(_is_byte, given)):
-        return f"#{bytes(given).hex()}"
+    elif isinstance(value, (tuple, list)) and len(value) == 3 and all(map(_is_byte, value)):
+        return f"#{bytes(value).hex()}"
     raise ValueError(
-        f"background: expected (red, green, blue) from 0 to 255, '#rrggbb', 'white' or 'black', got {given!r}"
+        f"background: expected (red, green, blue) from 0 to 255, '#rrggbb', 'white' or 'black', got {value!r}"
     )

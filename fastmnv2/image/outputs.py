@@ -1,4 +1,4 @@
-"""Feature files that ``fastmnv2 embed`` writes: in batches, with bounded memory, atomically."""
+"""Writers of the feature files of ``fastmnv2 embed``: in batches, with bounded memory, atomically."""
 
 import abc
 import contextlib
@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from fastmnv2.core.atomic import check_writable, writing
 from fastmnv2.core.errors import CONTROLS
+from fastmnv2.image import keys
 
-_ROW_GROUP = 1024  # parquet's metadata and compression want groups larger than a batch
+_ROW_GROUP = 1024  # larger than a batch, for less metadata and better compression
 _FORMULA = ("=", "+", "-", "@")  # first characters that make spreadsheets evaluate a cell
 
 
 class Writer(abc.ABC):
-    """Takes batches: as many paths as rows of float32 ``[n,features]``."""
+    """Writes batches: paths ``[n]`` and float32 features ``[n,features]``."""
 
     @abc.abstractmethod
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
@@ -32,8 +33,8 @@ class Writer(abc.ABC):
     def finish(self) -> None:
         """Write the end of the file; nothing can be appended afterwards."""
 
-    def close(self) -> None:  # noqa: B027 - most hold nothing
-        """Release all resources except the file, finished or not."""
+    def close(self) -> None:  # noqa: B027 - most writers hold no resources
+        """Release all resources except the file, whether or not the writer has finished."""
 
 
 @contextlib.contextmanager
@@ -45,9 +46,10 @@ def open_output(target: Path, features: int) -> Iterator[Writer]:
     - ``.npz``: arrays ``features`` float32 ``[n,features]`` and ``paths`` ``[n]``.
     - ``.csv``: columns path, f0, f1 and so on, with the shortest decimals that give the same float32. Control
       characters in paths are escaped, and a path that a spreadsheet would take for a formula starts with ``./``.
-    - ``.parquet``: columns path (string) and features (fixed-size lists of float32). Needs pyarrow.
+    - ``.parquet``: columns path (string) and features (fixed-size lists of float32). A path that is not UTF-8 is stored
+      as in a folder: see ``fastmnv2.image.keys``. Needs pyarrow.
 
-    The file is written to a temporary one next to ``target``, which is renamed when the block ends. If the block
+    Everything is written to a temporary file next to ``target``, which is renamed when the block ends. If the block
     raises, the temporary file is removed and ``target`` is unchanged.
 
     Raises:
@@ -76,7 +78,7 @@ def check_target(target: Path) -> None:
 
 
 def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
-    """Write an array of strings as numpy.save does, but in parts, because each string takes the longest one's space."""
+    """Write an array of strings as numpy.save does, but in parts: as an array, each takes the space of the longest."""
     kind = np.dtype(f"<U{max(1, *map(len, paths))}") if paths else np.dtype("<U1")
     header = {"descr": kind.str, "fortran_order": False, "shape": (len(paths),)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -107,14 +109,14 @@ class Npy(Writer):
         _write_paths(self._file, self.paths)
 
     def finish_rows(self) -> None:
-        """The same without the paths."""
+        """Finish the array of features, without writing the paths."""
         self._file.seek(0)
         self._file.write(self._header())
         self._file.seek(0, os.SEEK_END)
 
 
 class Npz(Writer):
-    """The rows wait in an unnamed temporary file, because a zip entry can't be written to twice."""
+    """Rows of a .npz file. They wait in an unnamed temporary file, because a zip entry can't be rewritten."""
 
     def __init__(self, file: IO[bytes], features: int) -> None:
         import tempfile
@@ -173,13 +175,13 @@ def _pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
-        raise ImportError(says, name="pyarrow") from error
+        message = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
+        raise ImportError(message, name="pyarrow") from error
     return pyarrow
 
 
 class Parquet(Writer):
-    """A row group for about every thousand images."""
+    """Rows of a .parquet file, with a row group for about every thousand pictures."""
 
     def __init__(self, file: IO[bytes], features: int) -> None:
         self._arrow = pyarrow = _pyarrow()
@@ -191,9 +193,9 @@ class Parquet(Writer):
         self._rows = 0
 
     def append(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
-        """See ``Writer``. Bytes of a path that are not UTF-8 become U+FFFD, because parquet stores only text."""
-        text = [path.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for path in paths]
-        # A copy: the caller may reuse its array while the rows wait.
+        """See ``Writer``."""
+        text = [path if keys.is_text(path) else keys.key(path) for path in paths]
+        # A copy, because the caller may reuse its array while the rows wait.
         values = self._arrow.array(features.reshape(-1).copy())
         lists = self._arrow.FixedSizeListArray.from_arrays(values, self._features)
         columns = [self._arrow.array(text, self._arrow.string()), lists]
@@ -213,7 +215,7 @@ class Parquet(Writer):
         self._writer.close()
 
     def close(self) -> None:
-        """See ``Writer``. Without this, pyarrow would write its footer to a closed file when garbage collected."""
+        """See ``Writer``. Otherwise pyarrow would write its footer to the closed file when it is garbage collected."""
         with contextlib.suppress(OSError):
             self._writer.close()
 

@@ -1,18 +1,18 @@
-"""A folder of Parquet parts that is consistent whenever the process is killed.
+"""A folder of Parquet parts that stays consistent if the process is killed at any time.
 
 - ``part-000000.parquet`` and so on: 10,000 rows each, except the last. The columns:
 
   - ``path``: the picture's key, see ``fastmnv2.image.keys``;
   - ``size`` and ``mtime`` (ns), or ``etag`` for URLs, which show whether a picture has changed;
   - ``features``: a list of float32 or float16, null for a picture that can't be read;
-  - ``error``: why it can't be read, else null;
+  - ``error``: why the picture can't be read, or null;
   - ``transient``: whether this machine or the network caused that error. The next run retries such rows.
 
-  The schema's metadata say what the features were computed with.
-- ``manifest.json``: lists the parts. It is written last: while it is missing, the job is not finished.
+  The schema's metadata records the settings with which the features were computed.
+- ``manifest.json``: lists the parts. It is written last: as long as it is missing, the job is not finished.
 
-A part is written to a temporary file and renamed. Rows of changed pictures go to the last part; their old rows are
-dropped when the job is done. Until then a path may be in two parts: the later one counts.
+A part is written to a temporary file and renamed. New rows of changed pictures go to the last part; their old rows are
+dropped when the job is done. Until then a path may be in two parts, and the later part counts.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ _FORMAT = 2
 
 
 class State(NamedTuple):
-    """Shows whether a picture has changed since its row was made. All fields are None if unknown."""
+    """Properties of a file that show whether it has changed since its row was made. Unknown ones are None."""
 
     size: int | None = None
     mtime: int | None = None
@@ -60,7 +60,7 @@ class Row:
 
 
 class Known(NamedTuple):
-    """A row that is stored, without its vector."""
+    """A stored row, without its vector."""
 
     state: State
     part: int
@@ -77,12 +77,12 @@ class _Part:
 
 
 class Parts:
-    """The parts of a folder, the last of which grows.
+    """The parts of a folder. New rows are added to the last part.
 
     Args:
         folder: the folder, which must exist.
         made_with: the settings that the features depend on. They must be the same for all parts.
-        defaults: settings that older parts may lack, with the values that these parts were made with.
+        defaults: values of settings that older parts may not record.
         features: the length of a vector.
 
     Raises:
@@ -95,8 +95,8 @@ class Parts:
             import pyarrow
             import pyarrow.parquet
         except ImportError as error:
-            says = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
-            raise ImportError(says, name="pyarrow") from error
+            message = "writing .parquet needs pyarrow: pip install 'fastmnv2[parquet]'"
+            raise ImportError(message, name="pyarrow") from error
         self._arrow: Any = pyarrow
         self._folder, self._made_with, self._defaults = folder, {**made_with, "format": _FORMAT}, defaults
         self._features = features
@@ -140,7 +140,7 @@ class Parts:
             self.save()
 
     def save(self) -> None:
-        """Write the rows that were added since the last call to the growing part."""
+        """Write the rows that were added since the last call to the last part."""
         if not self._rows:
             return
         with contextlib.suppress(FileNotFoundError):
@@ -157,11 +157,11 @@ class Parts:
         self._rows, self._saved = [], time.monotonic()
 
     def drop(self, gone: Iterable[str]) -> int:
-        """Forget these rows; ``finish`` then drops them from the parts. Return their number."""
+        """Mark these rows as dropped; ``finish`` then removes them from the parts. Return their number."""
         return sum(self.known.pop(key, None) is not None for key in list(gone))
 
     def finish(self) -> None:
-        """Drop rows that are out of date from the parts, and write the manifest if anything changed."""
+        """Remove dropped and outdated rows from the parts, and write the manifest if anything changed."""
         manifest = self._folder / MANIFEST
         for part in list(self._parts.values()):
             stale = {key for key in part.rows if key not in self.known or self.known[key].part != part.number}
@@ -208,7 +208,7 @@ class Parts:
 
     def _described(self, path: Path) -> Iterator[tuple[Any, ...]]:
         if not path.is_file():  # reading a pipe could block for ever
-            raise ValueError(f"{path}: expected a part that fastmnv2 wrote, got no regular file")
+            raise ValueError(f"{path}: expected a part that fastmnv2 wrote, got a special file")
         try:
             file = self._arrow.parquet.ParquetFile(path)
             described = json.loads((file.schema_arrow.metadata or {})[b"fastmnv2"])
@@ -221,14 +221,14 @@ class Parts:
     def _check_made_with(self, path: Path, described: dict[str, Any]) -> None:
         if described.get("format") != _FORMAT:
             raise ValueError(
-                f"{path}: a part of another version of fastmnv2 (format {described.get('format', 1)}, expected "
-                f"{_FORMAT}), which doesn't say all that its features were made with; write to another folder"
+                f"{path}: expected a part of format {_FORMAT}, got format {described.get('format', 1)} of another "
+                "version of fastmnv2, which does not record all settings; write to another folder"
             )
         theirs = {**self._defaults, **described}
-        other = [name for name in self._made_with if theirs.get(name) != self._made_with[name]]
-        if other:
+        different = [name for name in self._made_with if theirs.get(name) != self._made_with[name]]
+        if different:
             pairs = ", ".join(
-                f"{name} {_short(theirs.get(name))}, not {_short(self._made_with[name])}" for name in other
+                f"{name} {_short(theirs.get(name))}, not {_short(self._made_with[name])}" for name in different
             )
             raise ValueError(f"{path}: its features were made with {pairs}; write to another folder")
 

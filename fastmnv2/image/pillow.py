@@ -1,4 +1,4 @@
-"""Pictures of any kind with Pillow; parts of them are rotated and converted on demand."""
+"""Decode pictures of any kind with Pillow. Parts of a picture are rotated and converted on demand."""
 
 import io
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture that returns parts as RGB; ``whole`` if the complete picture is available at no cost."""
+    """A decoded picture. ``part`` returns parts as RGB; ``whole``: whether the complete picture costs nothing more."""
 
     height: int
     width: int
@@ -74,11 +74,10 @@ def decode(stream: BinaryIO, name: str, options: Options) -> Picture:
     except (MemoryError, TooLarge):
         raise
     except PIL.Image.DecompressionBombError as error:
-        raise ValueError(f"{name}: more pixels than Pillow takes for safe: {error}") from error
+        raise ValueError(f"{name}: more pixels than Pillow's own limit: {error}") from error
     except Exception as error:
-        again = _without_metadata(stream, name, options)
-        if again:
-            return again
+        if stripped := _without_metadata(stream, name, options):
+            return stripped
         if isinstance(error, PIL.UnidentifiedImageError):
             expected = "expected a JPEG, PNG, BMP, WebP, GIF, TIFF, AVIF, PPM, ICO or HEIC picture"
             lacking = _lacking(stream)
@@ -122,7 +121,7 @@ def _identified(stream: BinaryIO) -> "PIL.Image.Image":
         PIL.Image.init()
         stream.seek(0)
         if _is_heic(stream):
-            _learn_heic()
+            _register_heic()
         return PIL.Image.open(stream, formats=[name for name in _OTHERS if name in PIL.Image.OPEN])
 
 
@@ -132,7 +131,7 @@ def _is_heic(stream: BinaryIO) -> bool:
     return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 
 
-def _learn_heic() -> None:
+def _register_heic() -> None:
     try:
         import pillow_heif
     except ImportError:
@@ -141,7 +140,7 @@ def _learn_heic() -> None:
 
 
 def _lacking(stream: BinaryIO) -> str | None:
-    """The reader that this Pillow lacks for a picture; None unless the format is one that other Pillows read."""
+    """The reader that this Pillow lacks for a picture; None unless the format is known and other Pillows read it."""
     stream.seek(0)
     if _is_heic(stream):
         return "HEIC needs pillow-heif, which is not installed"
@@ -149,17 +148,15 @@ def _lacking(stream: BinaryIO) -> str | None:
     kind = "AVIF" if head[4:12] == b"ftypavif" else "WEBP" if head[:4] + head[8:] == b"RIFFWEBP" else ""
     import PIL.Image
 
-    return (
-        f"{kind} needs a newer Pillow, or one that was built with it" if kind and kind not in PIL.Image.OPEN else None
-    )
+    return f"{kind} needs a newer Pillow, or one built with {kind}" if kind and kind not in PIL.Image.OPEN else None
 
 
 # ---- a picture that Pillow has opened ----
 
 
 def of_pillow(opened: Any, name: str, options: Options, *, ours: bool = False) -> Picture:
-    """A Pillow picture, decoded. A JPEG that is ``ours`` may be decoded at a reduced size if the options allow it."""
-    fresh = getattr(opened, "_im", None) is None  # not decoded yet; otherwise the decoder's cost is already paid
+    """A Pillow picture, decoded. ``ours``: whether this module opened it and may decode a JPEG at a reduced size."""
+    fresh = getattr(opened, "_im", None) is None  # not decoded yet; a decoded picture needs no further memory
     kind = opened.format if fresh else None
     limits.check(name, opened.height, opened.width, options, kind, _strip(opened) if kind == "TIFF" else 0)
     try:
@@ -196,7 +193,7 @@ def _strip(opened: Any) -> int:
 
 
 def _check_jpeg(opened: Any, name: str, options: Options) -> None:
-    """Check its markers. The file position is kept."""
+    """Check a JPEG's markers, without changing the file's position."""
     if opened.fp is None:
         return
     at = opened.fp.tell()
@@ -218,7 +215,7 @@ def orientation_of(opened: Any) -> int:
     """EXIF's orientation, from 1 to 8; 1 if it is missing or unreadable."""
     try:
         found = opened.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken EXIF data don't affect the pixels
+    except Exception:  # broken EXIF data doesn't affect the pixels
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -236,7 +233,7 @@ def _stored(shape: tuple[int, int], box: tuple[int, int, int, int], orientation:
 
 
 def _turned(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """A view of an array, rotated and mirrored as EXIF's orientation demands."""
+    """A view of an array, rotated and mirrored by EXIF's orientation."""
     if orientation in (2, 3, 7, 8):
         array = array[:, ::-1]
     if orientation in (3, 4, 6, 7):
@@ -245,7 +242,7 @@ def _turned(array: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _rgb(band: "PIL.Image.Image", background: tuple[int, int, int] | None) -> NDArray[np.uint8]:
-    """Convert any mode to RGB. Pillow's own conversion would clip 16-bit greyscale to 255."""
+    """Convert a picture of any mode to RGB. Pillow's own conversion would clip 16-bit greyscale to 255."""
     if band.mode.startswith("I"):
         return _of_grey16(band, background)
     if band.mode == "F":
@@ -253,7 +250,7 @@ def _rgb(band: "PIL.Image.Image", background: tuple[int, int, int] | None) -> ND
     if background is not None and (band.mode in _ALPHA or "transparency" in band.info):
         return _blended(np.asarray(band.convert("RGBA")), background)
     if band.mode == "P":
-        band = band.convert("RGBA")  # converting directly to RGB, Pillow warns about transparent palettes
+        band = band.convert("RGBA")  # Pillow warns about transparent palettes if they are converted directly to RGB
     return np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
 
 

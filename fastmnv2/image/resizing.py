@@ -1,4 +1,4 @@
-"""Resizing bit for bit as TensorFlow does: in C for 8-bit RGB (csrc/image), with numpy for everything else."""
+"""Resize bit for bit as TensorFlow does: in C for 8-bit RGB (csrc/image), with numpy for everything else."""
 
 import functools
 import os
@@ -20,12 +20,12 @@ SIZE = DEFAULT.size
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this instead of dividing by 255."""
 
-_BAND_PIXELS = 1 << 18
+_BAND_PIXELS = 1 << 18  # in a part of a picture that is not available as a whole
 _LONG = 1 << 14  # inputs along an axis: longer axes are resized in pieces, and their weights are not cached
 
 Part = Callable[[int, int, int, int], NDArray[np.uint8]]
-"""A function that returns rows top to bottom and columns left to right of a picture as uint8 [bottom - top,
-right - left, 3], with any strides."""
+"""A function (top, bottom, left, right) that returns these rows and columns of a picture, as uint8
+[bottom - top, right - left, 3] with any strides."""
 
 
 class Window(NamedTuple):
@@ -73,14 +73,14 @@ def resize(
 
 
 def check(size: tuple[int, int], method: str, crop: str | None = None) -> None:
-    """Raise ValueError unless all are valid for ``resize``."""
+    """Raise ValueError unless ``resize`` accepts these arguments."""
     check_method(method, crop)
     if len(size) != 2 or not all(isinstance(edge, (int, np.integer)) and edge > 0 for edge in size):
         raise ValueError(f"size: expected (height, width), two positive ints, got {size!r}")
 
 
 def check_method(method: str, crop: str | None) -> None:
-    """The same for these two."""
+    """The same without ``size``."""
     if method not in METHODS:
         raise ValueError(f"method: expected 'tf2', 'tf1' or 'area', got {method!r}")
     if crop not in (None, "center"):
@@ -124,7 +124,7 @@ def resize_array(
 def resize_parts(
     of: Window, part: Part, out: NDArray[np.float32], method: str, unit: np.float32, *, whole: bool
 ) -> None:
-    """Resize the window ``of`` a picture that ``part`` returns in parts; in one part if it is available as a whole."""
+    """Resize a window of a picture into ``out``. ``part`` returns parts of the picture; ``whole``: ask for only one."""
     isa = _isa(os.environ.get("FASTMNV2_ISA"))
     columns = list(_pieces(of.width, out.shape[1], method, _LONG))
     most = _LONG if whole else _BAND_PIXELS // max(piece.inputs.stop - piece.inputs.start for piece in columns)
@@ -142,7 +142,7 @@ def resize_parts(
 
 @functools.cache
 def _isa(forced: str | None) -> str:
-    """The same as ``fastmnv2.isa``, cached because on a virtual machine CPUID takes as long as resizing."""
+    """The instruction set that ``fastmnv2.isa`` returns, cached because CPUID is slow on virtual machines."""
     names, name = _resize.isas(), (forced or "").strip().lower()
     if name and name not in names:
         raise ValueError(f"FASTMNV2_ISA: expected one of {', '.join(names)} on this machine, got {name!r}")
@@ -155,7 +155,7 @@ _Places = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]
 
 
 class _Piece(NamedTuple):
-    """Some outputs along an axis, the inputs that they need, and the weights."""
+    """Some outputs along an axis, the inputs that they need, and where to sample these."""
 
     outputs: slice
     inputs: slice
@@ -163,7 +163,7 @@ class _Piece(NamedTuple):
 
 
 def _pieces(source: int, target: int, method: str, most: int) -> Iterable[_Piece]:
-    """An axis in pieces of at most ``most`` inputs, or of a single output if that needs more."""
+    """Divide an axis into pieces of at most ``most`` inputs, or of one output if that needs more."""
     if source <= min(most, _LONG):
         return [_whole_axis(source, target, method)]
     return _short_pieces(source, target, method, most)
@@ -196,7 +196,7 @@ def _axis(source: int, target: int, method: str, outputs: slice, inputs: slice) 
 
 
 def _extents(source: int, target: int, method: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each output's first input, and the one after its last. Neither decreases from one output to the next."""
+    """Each output's first input, and the one after its last input. Neither decreases from one output to the next."""
     if method == "area":
         _, starts, last, _ = _triangles(source, target, slice(None))
         return starts, last + np.int32(1)
@@ -215,7 +215,7 @@ def _places(source: int, target: int, method: str) -> _Places:
 
 
 def _within(places: NDArray[np.float32], source: int) -> NDArray[np.int32]:
-    """Clamp places to an axis. On a very long one, float32 may round the last place past the end."""
+    """Clamp positions to an axis. On a very long axis, float32 may round the last position past the end."""
     return np.clip(places.astype(np.int64), 0, source - 1).astype(np.int32)
 
 
@@ -296,7 +296,7 @@ def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np
 
 
 def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
-    """The same, one output and some columns at a time, because very long axes would need gigabytes at once."""
+    """The same, one output and some columns at a time, because very long axes would need gigabytes of memory."""
     (height, width), (rows, columns) = image.shape[:2], out.shape[:2]
     starts, ends = _extents(width, columns, "area")
     out[...] = 0
@@ -307,7 +307,7 @@ def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float3
         middle = np.empty((rows, *part.shape[1:]), np.float32)
         for row, (start, weights) in zip(middle, _by_output(height, rows), strict=True):
             values = part[start : start + len(weights)].astype(np.float32) * unit
-            _add(weights[:, np.newaxis, np.newaxis] * values, row, begun=np.zeros_like(row))
+            _add(weights[:, np.newaxis, np.newaxis] * values, row, initial=np.zeros_like(row))
         touched = range(int(np.searchsorted(ends, first, "right")), int(np.searchsorted(starts, stop, "left")))
         across = {o: across[o] if o in across else _of_output(width, columns, o)[1] for o in touched}
         for output, weights in across.items():
@@ -315,15 +315,15 @@ def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float3
             here = slice(max(start, first), min(start + len(weights), stop))
             terms = middle[:, here.start - first : here.stop - first].swapaxes(0, 1)
             terms = weights[here.start - start : here.stop - start, np.newaxis, np.newaxis] * terms
-            _add(terms, out[:, output], begun=out[:, output])
+            _add(terms, out[:, output], initial=out[:, output])
 
 
-def _add(terms: NDArray[np.float32], out: NDArray[np.float32], begun: NDArray[np.float32]) -> None:
-    """Add ``terms`` to ``begun`` in order."""
+def _add(terms: NDArray[np.float32], out: NDArray[np.float32], initial: NDArray[np.float32]) -> None:
+    """Set ``out`` to ``initial`` plus the ``terms``, added in order."""
     if len(terms) > 64:  # numpy's accumulate is fast along long axes
-        out[...] = np.add.accumulate(np.concatenate([begun[np.newaxis], terms]), axis=0)[-1]
+        out[...] = np.add.accumulate(np.concatenate([initial[np.newaxis], terms]), axis=0)[-1]
         return
-    total = begun.copy()
+    total = initial.copy()
     for term in terms:
         total += term
     out[...] = total

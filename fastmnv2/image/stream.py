@@ -1,8 +1,8 @@
 """Decode, resize and run the network on many pictures in parallel, with results in order and bounded memory.
 
 Each thread takes the next picture, decodes it and resizes it into its own batch. When the batch is full or no picture
-waits, the same thread alone runs the network on it. So threads wait only for the next picture, and there is nothing to
-balance: decoding may take three times as long as the network, or a third.
+waits, the same thread runs the network on the batch. So threads wait only for the next picture, and the load is
+balanced whether decoding takes three times as long as the network or a third.
 """
 
 import os
@@ -26,7 +26,7 @@ Compute = Callable[[Images, int], Sequence[Any] | NDArray[Any]]
 """A function of a batch, float32 [n,height,width,3] in [0,1], and a number of threads; returns a value per image."""
 
 
-_LATEST = 0.25  # seconds that a decoded picture waits for others; more would hide progress on large pictures
+_MAX_WAIT = 0.25  # seconds that a decoded picture waits for a full batch; more would delay results of large pictures
 
 
 @dataclass(slots=True)
@@ -68,21 +68,21 @@ def stream(
 ) -> Generator[Result, None, None]:
     """The results of ``compute`` for each item, in order.
 
-    About ``batch_size`` items, or two for each thread if that is more, are in memory at a time; threads' batches are
-    part of that. In addition, each thread holds the picture that it decodes. The thread that advances the generator
-    takes items from the iterable and reads open files. While it waits for a slow item, the threads finish the items
-    before it. Closing the generator stops the threads after their current picture or batch.
+    About ``batch_size`` items, or two per thread if that is more, are in memory at a time, including the threads'
+    batches. In addition, each thread holds the picture that it decodes. The thread that advances the generator takes
+    items from the iterable and reads open files. While it waits for a slow item, the threads finish the items before
+    it. Closing the generator stops the threads after their current picture or batch.
 
-    An iterator may change an item when the next one is requested: one buffer for all frames of a camera, one Pillow
-    picture for all pages. So arrays and Pillow pictures are resized, and mutable bytes copied, before that. The items
-    of a list, a tuple or an array all exist from the start, so this is not necessary for them.
+    An iterator may change an item when the next one is requested, such as a buffer for all frames of a camera or a
+    Pillow picture for all pages. So arrays and Pillow pictures are resized, and mutable bytes copied, before that.
+    This is not necessary for the items of a list, a tuple or an array, which all exist from the start.
     """
     if isinstance(items, Sized) and len(items) == 1:  # no threads for one item: starting them costs more than resizing
         yield from _one(next(iter(items)), compute, options, threads)
         return
     workers = _Workers(compute, options, threads, batch_size)
     try:
-        yield from workers.run(iter(items), lasting=type(items) in (list, tuple, np.ndarray))
+        yield from workers.run(iter(items), unchanging=type(items) in (list, tuple, np.ndarray))
     finally:
         workers.stop()
 
@@ -102,8 +102,8 @@ def _one(item: Any, compute: Compute, options: Options, threads: int) -> Iterato
 class _Workers:
     """Threads that take jobs from a queue. The condition ``_changed`` guards the jobs' state.
 
-    Queue, condition and threads are looked up in the standard library when they are made, because gevent may replace
-    them after this module was imported.
+    The classes for queue, condition and threads are looked up in each call, because gevent may replace them after this
+    module was imported.
     """
 
     def __init__(self, compute: Compute, options: Options, threads: int, batch_size: int) -> None:
@@ -117,7 +117,7 @@ class _Workers:
         self._process = os.getpid()
         self._threads = [threading.Thread(target=self._work, name=f"pictures-{i}", daemon=True) for i in range(threads)]
 
-    def run(self, items: Iterator[Any], *, lasting: bool) -> Iterator[Result]:
+    def run(self, items: Iterator[Any], *, unchanging: bool) -> Iterator[Result]:
         for thread in self._threads:
             thread.start()
         window: deque[_Job] = deque()
@@ -131,24 +131,24 @@ class _Workers:
                     break
                 index += 1
                 window.append(job)
-                self._submit(job, lasting)
+                self._submit(job, unchanging)
             if window:
                 self._wait_for(window[0])
                 job = window.popleft()
                 yield Result(job.index, job.item, job.value, job.error)
 
-    def _submit(self, job: _Job, lasting: bool) -> None:
+    def _submit(self, job: _Job, unchanging: bool) -> None:
         try:
             job.data = _readable(job.item)
-            if not lasting:
-                self._take(job)
+            if not unchanging:
+                self._secure(job)
         except Exception as error:
             job.failed(error)
             job.done = True
         else:
             self._jobs.put(job)
 
-    def _take(self, job: _Job) -> None:
+    def _secure(self, job: _Job) -> None:
         """Resize or copy data that the caller may change later."""
         if isinstance(job.data, (str, bytes)):  # first, because numpy's str and bytes scalars look like arrays
             return
@@ -161,7 +161,7 @@ class _Workers:
 
     def _wait_for(self, job: _Job) -> None:
         if self._process != os.getpid():  # a thread of the parent process may hold the lock
-            raise RuntimeError("the threads that decode pictures are gone: this iterator was begun before a fork")
+            raise RuntimeError("this iterator was started before a fork, so its threads don't exist in this process")
         with self._changed:
             # With a timeout, because on some systems an endless wait can't be interrupted.
             while not self._changed.wait_for(lambda: job.done or self._ended, timeout=0.5):
@@ -183,17 +183,17 @@ class _Workers:
 
     def _work(self) -> None:
         try:
-            self._go_on()
-        except BaseException as error:  # not a picture's fault, so it is raised in the thread that waits for results
+            self._work_loop()
+        except BaseException as error:  # not caused by a picture; raised in the thread that waits for results
             with self._changed:
                 self._ended = self._ended or error
                 self._changed.notify_all()
 
-    def _go_on(self) -> None:
+    def _work_loop(self) -> None:
         images = np.empty((self._batch, *self._options.size, 3), np.float32)
         waiting: list[_Job] = []
         since = 0.0
-        room = _Room()
+        buffer = _Buffer()
         while True:
             try:
                 job = self._jobs.get(block=not waiting)
@@ -206,14 +206,14 @@ class _Workers:
                 if job.image is not None:
                     images[len(waiting)] = job.image
                 else:
-                    _load(job.data, self._options, images[len(waiting)], room)
+                    _load(job.data, self._options, images[len(waiting)], buffer)
             except Exception as error:
                 job.failed(error)
-                self._tell([job])
+                self._mark_done([job])
             else:
                 since = since if waiting else time.monotonic()
                 waiting.append(job)
-                if len(waiting) == len(images) or time.monotonic() - since > _LATEST:
+                if len(waiting) == len(images) or time.monotonic() - since > _MAX_WAIT:
                     self._finish(waiting, images)
             finally:
                 job.data = job.image = None
@@ -221,18 +221,18 @@ class _Workers:
     def _finish(self, jobs: list[_Job], images: Images) -> None:
         for job, value in zip(jobs, self._compute(images[: len(jobs)], 1), strict=True):
             job.value = value
-        self._tell(jobs)
+        self._mark_done(jobs)
         jobs.clear()
 
-    def _tell(self, jobs: list[_Job]) -> None:
+    def _mark_done(self, jobs: list[_Job]) -> None:
         with self._changed:
             for job in jobs:
                 job.done = True
             self._changed.notify_all()
 
 
-class _Room:
-    """One thread's memory for decoded pictures; fresh memory for each would add a third to the decoding time."""
+class _Buffer:
+    """One thread's memory for decoded pictures. Allocating it for each picture would add a third to the decoding."""
 
     def __init__(self) -> None:
         self._memory: NDArray[np.uint8] | None = None
@@ -245,7 +245,7 @@ class _Room:
 
 
 def _readable(item: Any) -> Any:
-    """``item``, or the bytes of an open file, so that items that share a file are read in order."""
+    """``item`` itself, or an open file's bytes, read at once because several items may share the file."""
     return decode.read_whole(item, decode.name_of(item)) if hasattr(item, "read") else item
 
 
@@ -257,10 +257,10 @@ def _is_array(item: Any) -> bool:
     return hasattr(item, "__array__") or hasattr(item, "__array_interface__")
 
 
-def _load(item: Any, options: Options, out: Images, room: _Room | None = None) -> None:
+def _load(item: Any, options: Options, out: Images, buffer: _Buffer | None = None) -> None:
     """Load one item, resized into ``out`` [height,width,3]."""
     if isinstance(item, (str, bytes, bytearray, memoryview)) or _is_picture(item) or hasattr(item, "__fspath__"):
-        decode.open_picture(item, options, room).resize(out, options)
+        decode.open_picture(item, options, buffer).resize(out, options)
         return
     array = _as_array(item, options)
     if array.shape[2] == 4 and options.rgb:

@@ -1,4 +1,4 @@
-"""Classifiers for your own pictures: a cross-validated linear head on the features, like TF-Hub's ``retrain.py``.
+"""Train classifiers for your own pictures: a linear head on the features, cross-validated, as in TF-Hub's retrain.py.
 
 >>> model = fastmnv2.learn.train("photos/", report="report.html")  # doctest: +SKIP
 >>> model.classes, model.predict(images)  # doctest: +SKIP
@@ -7,7 +7,6 @@ Needs ``pip install 'fastmnv2[learn]'``.
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +15,7 @@ from fastmnv2.learn.study import KEEP, Outcome, Precision, study
 
 if TYPE_CHECKING:
     from fastmnv2.image.decode import Options
+    from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
 
 __all__ = ["Outcome", "save", "study", "train", "write_report"]
@@ -29,7 +29,8 @@ def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
         trained: what ``study`` or ``train`` returned, or any other model.
 
     Raises:
-        OSError: the file can't be written.
+        OSError: if the file can't be written.
+        WeightsError: if the names of classes are too long for the file.
     """
     from fastmnv2.weights.forms import native
 
@@ -37,7 +38,11 @@ def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
 
 
 def write_report(path: str | os.PathLike[str], outcome: Outcome) -> None:
-    """Write an outcome as one HTML page: no other file, no script, nothing fetched."""
+    """Write a report on an outcome as one HTML page, without scripts and without references to other files.
+
+    Raises:
+        OSError: if the file can't be written.
+    """
     from fastmnv2.learn import report
 
     report.write(Path(path), outcome)
@@ -58,7 +63,7 @@ def train(
     seed: int = 0,
     threads: int | None = None,
     cache: str | os.PathLike[str] | None = KEEP,
-    on_skip: Callable[[str, object], None] | None = None,
+    on_error: "OnError" = "skip",
     progress: bool = False,
 ) -> Model:
     """Train a linear head on pictures and return a model with it: ``study(data, ...).model``.
@@ -66,15 +71,15 @@ def train(
     If ``report`` is given, the HTML report is written there. All other arguments are those of ``study``.
 
     Returns:
-        a ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
+        A ``Model`` with ``predict`` and ``classes``; ``save`` writes it to a file.
 
     Raises:
-        ValueError, OSError, ImportError: as ``study``.
+        ValueError, TypeError, OSError, ImportError: as ``study``.
     """
     outcome = study(
         data, weights=weights, precision=precision, augment=augment, class_weight=class_weight, folds=folds,
         method=method, options=options, follow_links=follow_links, seed=seed, threads=threads, cache=cache,
-        on_skip=on_skip, progress=progress,
+        on_error=on_error, progress=progress,
     )  # fmt: skip
     if report is not None:
         write_report(report, outcome)

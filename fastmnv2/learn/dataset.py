@@ -40,15 +40,15 @@ class Dataset:
 
     def only(self, rows: Any) -> "Dataset":
         """A subset with some of the pictures."""
-        kept = np.arange(len(self.paths))[rows]
-        return Dataset([self.paths[i] for i in kept], self.classes, self.members[kept])
+        indices = np.arange(len(self.paths))[rows]
+        return Dataset([self.paths[i] for i in indices], self.classes, self.members[indices])
 
 
 Skip = Callable[[str, object], None]
 
 
 def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
-    """The data set that ``data`` stands for; see ``fastmnv2.learn.study``.
+    """Read ``data``, of any of the kinds that ``fastmnv2.learn.study`` lists.
 
     Pictures whose label is missing are reported to ``skip`` and skipped.
 
@@ -70,10 +70,10 @@ def read(data: Any, skip: Skip, *, follow_links: bool = False) -> Dataset:
         labels = _labelled(_pairs(data), skip)
     classes = tuple(sorted({name for names in labels.values() for name in names}))
     if len(classes) < 2:
-        given = data if isinstance(data, (str, os.PathLike)) else "data"
+        name = data if isinstance(data, (str, os.PathLike)) else "data"
         raise ValueError(
-            f"{given}: expected pictures of at least two classes, got {len(labels)} pictures of "
-            f"{', '.join(classes) or 'none'}; a folder of classes has a folder for each"
+            f"{name}: expected pictures of at least two classes, got {len(labels)} pictures of "
+            f"{', '.join(classes) or 'none'}; a folder of classes has a folder for each class"
         )
     index = {name: number for number, name in enumerate(classes)}
     members = np.zeros((len(labels), len(classes)), np.bool_)
@@ -94,7 +94,7 @@ def _folders(folder: Path, skip: Skip, follow_links: bool) -> dict[str, list[str
 
 
 _Rows = Iterable[tuple[str, Any]]
-"""Pairs of a path ("" if it is missing) and a label as given."""
+"""Pairs of a path ("" if it is missing) and a label, as stored in the data."""
 
 
 def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
@@ -126,24 +126,35 @@ def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is missing: null, NaN, pandas' versions of these, or their usual spellings as text."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    """Whether a value is missing: null, NaN of any type, pandas' and numpy's own, or their usual spellings in text."""
+    if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
         return True
     if isinstance(value, str):
         return value.strip() in _MISSING
-    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+    return bool(value != value)  # noqa: PLR0124 -- NaN of any type, and NaT
 
 
 def _split(label: Any) -> list[str] | None:
     """The names in a label; None if it is missing."""
-    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)):
-        return [_name(name) for name in label if not _is_missing(name)]
+    label = _plain(label)
+    if isinstance(label, (list, tuple, set, frozenset, np.ndarray)) and label is not np.ma.masked:
+        return [_name(name) for name in map(_plain, label) if not _is_missing(name)]
     if _is_missing(label):
         return None
     text = _name(label)
     for sign in _SEPARATORS[1:]:
         text = text.replace(sign, _SEPARATORS[0])
     return [name.strip() for name in text.split(_SEPARATORS[0]) if name.strip()]
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of Arrow, or a tensor without dimensions, as Python's own; other tensors as numpy's."""
+    if hasattr(value, "as_py"):
+        return value.as_py()
+    if isinstance(value, np.generic) or value is np.ma.masked or not hasattr(value, "__array__"):
+        return value
+    array = np.asarray(value)
+    return array if array.ndim else array.item()
 
 
 def _name(value: Any) -> str:
@@ -166,7 +177,7 @@ def _place(folder: Path, picture: Any) -> Any:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:
-    """The columns with paths and labels, by name, or otherwise the first two."""
+    """The names of the columns with paths and labels. A table of two columns may call them differently."""
     found = []
     for expected, place in ((_PATHS, 0), (_LABELS, 1)):
         known = [name for name in names if name.strip().lower() in expected]
@@ -228,5 +239,5 @@ def _pairs(data: Any) -> Iterator[tuple[str, Any]]:
     for entry in data:
         if not isinstance(entry, (tuple, list, np.ndarray)) or len(entry) != 2:
             raise TypeError(f"data: expected pairs of path and label, got {entry!r}")
-        path, label = entry
+        path, label = _plain(entry[0]), entry[1]
         yield ("" if _is_missing(path) else os.fsdecode(path)), label

@@ -1,4 +1,4 @@
-"""Features of pictures and of their variants, cached by the content of their files."""
+"""Features of pictures and of their variants, cached by the content of the files."""
 
 import contextlib
 import dataclasses
@@ -20,17 +20,18 @@ from fastmnv2.weights import cache
 
 _ROWS = 200_000  # vectors in the cache, 1 GB
 _CHUNK = 256  # pictures between two writes to the cache
-_HELD = 32  # files and variants in memory at a time
+_BATCH = 32  # files and variants in memory at a time
 
 Variant = tuple[bool, float, float, float]
-# Whether to flip, the fraction of each edge to keep, and the position of the crop down and across, from 0 to 1.
+"""Whether to flip, the fraction of each edge to keep, and the position of the crop down and across, from 0 to 1."""
+
 PLAIN = (False, 1.0, 0.5, 0.5)
 VARIANTS = (PLAIN, (True, 1.0, 0.5, 0.5), (False, 0.85, 0.2, 0.3), (True, 0.85, 0.8, 0.7), (False, 0.7, 0.6, 0.4))
 """The variants for ``augment``: the picture, its mirror image, and three crops."""
 
 
-class Kept:
-    """A cache of vectors by key in a SQLite file. If the file fails in any way, vectors are computed again."""
+class VectorCache:
+    """A cache of vectors by key in a SQLite file. If the file can't be used, vectors are computed again."""
 
     def __init__(self, path: Path | None) -> None:
         self._base: sqlite3.Connection | None = None
@@ -53,7 +54,7 @@ class Kept:
         return found
 
     def put(self, vectors: dict[bytes, NDArray[np.float32]]) -> None:
-        """Store these vectors, and drop the oldest beyond ``_ROWS``."""
+        """Store these vectors. If there are more than ``_ROWS``, drop the oldest."""
         if self._base is not None and vectors:
             rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
             with contextlib.suppress(sqlite3.Error), self._base:
@@ -68,7 +69,7 @@ class Kept:
             self._base.close()
 
 
-def default_place() -> Path:
+def default_path() -> Path:
     """The default file of the cache."""
     return cache.folder() / "features.sqlite"
 
@@ -79,7 +80,7 @@ def compute(
     paths: list[str],
     variants: tuple[Variant, ...],
     *,
-    place: Path | None,
+    cache_path: Path | None,
     skip: Callable[[str, object], None],
     method: Method = "tf2",
     options: Options | None = None,
@@ -92,7 +93,7 @@ def compute(
         digest: the digest of the model's weights, a part of the cache's keys.
         paths: the pictures' paths.
         variants: the variants of each picture, such as ``VARIANTS``.
-        place: the file of the cache; None for no cache.
+        cache_path: the file of the cache; None for no cache.
         skip: called with the path and the reason for each picture that can't be read. Such pictures are skipped.
         method: how pictures are resized, if ``options`` is not given.
         options: how pictures and their variants are decoded and resized.
@@ -103,32 +104,33 @@ def compute(
         ``paths``.
     """
     options = dataclasses.replace(options or Options(method), size=model.network.size)
-    kept = Kept(place)
-    rows, hashes, places = [], [], []
-    with contextlib.closing(kept):
+    vector_cache = VectorCache(cache_path)
+    rows, hashes, indices = [], [], []
+    with contextlib.closing(vector_cache):
         for start in range(0, len(paths), _CHUNK):
-            chunk = _Chunk(paths[start : start + _CHUNK], variants, options, digest, kept)
+            chunk = _Chunk(paths[start : start + _CHUNK], variants, options, digest, vector_cache)
             for index, content, vectors in chunk.run(model, skip):
                 rows.append(vectors)
                 hashes.append(content)
-                places.append(start + index)
+                indices.append(start + index)
             advance(min(start + _CHUNK, len(paths)))
     shape = (-1, len(variants), model.network.features)
     features = np.stack(rows).reshape(shape) if rows else np.empty((0, *shape[1:]), np.float32)
-    return features, hashes, np.array(places, np.intp)
+    return features, hashes, np.array(indices, np.intp)
 
 
 class _Chunk:
     """Some pictures. Each file is read once, and the same bytes are hashed, looked up in the cache and decoded."""
 
     def __init__(
-        self, paths: list[str], variants: tuple[Variant, ...], options: Options, digest: str, kept: Kept
+        self, paths: list[str], variants: tuple[Variant, ...], options: Options, digest: str, vector_cache: VectorCache
     ) -> None:
-        self._paths, self._variants, self._options, self._digest, self._kept = paths, variants, options, digest, kept
-        self._contents: dict[int, bytes] = {}  # hashes
-        self._found: dict[tuple[int, int], NDArray[np.float32]] = {}  # by picture and variant
-        self._asked: list[tuple[int, int]] = []  # pictures and variants to compute, in order
-        self._bad: dict[int, object] = {}
+        self._paths, self._variants, self._options, self._digest = paths, variants, options, digest
+        self._cache = vector_cache
+        self._hashes: dict[int, bytes] = {}  # SHA-256 of each picture's file
+        self._vectors: dict[tuple[int, int], NDArray[np.float32]] = {}  # by picture and variant
+        self._requested: list[tuple[int, int]] = []  # pictures and variants to compute, in order
+        self._errors: dict[int, object] = {}  # the reason for each picture that can't be read
 
     def run(
         self, model: Model, skip: Callable[[str, object], None]
@@ -136,50 +138,50 @@ class _Chunk:
         """Index, hash and vectors ``[variants,features]`` of each picture that can be read."""
 
         def failed(error: ImageError) -> None:
-            self._bad.setdefault(self._asked[error.index][0], error.reason)
+            self._errors.setdefault(self._requested[error.index][0], error.reason)
 
         results = embed.vectors(
-            model, self._items(model), self._options, batch_size=_HELD, threads=None, on_error=failed, normalize=False
+            model, self._items(model), self._options, batch_size=_BATCH, threads=None, on_error=failed, normalize=False
         )
         fresh = {}
         try:
             with contextlib.closing(results):
                 for result in results:
-                    place = self._asked[result.index]
-                    self._found[place] = fresh[self._key(*place)] = result.value
-        finally:  # keep these for the next training if this one is interrupted
-            self._kept.put(fresh)
+                    place = self._requested[result.index]
+                    self._vectors[place] = fresh[self._key(*place)] = result.value
+        finally:  # cache them even if this training is interrupted
+            self._cache.put(fresh)
         for index, path in enumerate(self._paths):
-            if index in self._bad:
-                skip(path, self._bad[index])
+            if index in self._errors:
+                skip(path, self._errors[index])
             else:
                 yield (
                     index,
-                    self._contents[index],
-                    np.stack([self._found[index, v] for v in range(len(self._variants))]),
+                    self._hashes[index],
+                    np.stack([self._vectors[index, v] for v in range(len(self._variants))]),
                 )
 
     def _key(self, index: int, variant: int) -> bytes:
         options = [str(value) for value in dataclasses.astuple(self._options)]
-        how = f"{self._digest} {options} {self._variants[variant]}"
-        return hashlib.sha256(self._contents[index] + how.encode()).digest()
+        settings = f"{self._digest} {options} {self._variants[variant]}"
+        return hashlib.sha256(self._hashes[index] + settings.encode()).digest()
 
     def _items(self, model: Model) -> Iterator[Any]:
         """The pictures and variants whose vectors are not in the cache."""
         for index, path in enumerate(self._paths):
             try:
-                data, self._contents[index] = decode.content(path)
+                data, self._hashes[index] = decode.content(path)
             except (OSError, ValueError) as error:
-                self._bad[index] = ImageError.of(error, index, path).reason
+                self._errors[index] = ImageError.of(error, index, path).reason
                 continue
-            names = {self._key(index, number): number for number in range(len(self._variants))}
-            known = self._kept.get(list(names), model.network.features)
-            self._found |= {(index, names[name]): vector for name, vector in known.items()}
-            missing = [number for name, number in names.items() if name not in known]
+            keys = {self._key(index, number): number for number in range(len(self._variants))}
+            cached = self._cache.get(list(keys), model.network.features)
+            self._vectors |= {(index, keys[key]): vector for key, vector in cached.items()}
+            missing = [number for key, number in keys.items() if key not in cached]
             yield from self._variants_of(index, data, missing)
 
     def _variants_of(self, index: int, data: bytes, missing: list[int]) -> Iterator[Any]:
-        """The complete picture as its file's bytes, to decode on all cores, and the other variants as small arrays."""
+        """Items for ``embed``: the plain variant as the file's bytes, decoded on all cores; others as small arrays."""
         picture = None
         for number in missing:
             item: Any = data
@@ -187,10 +189,10 @@ class _Chunk:
                 try:
                     picture = decode.read_with(data, self._options) if picture is None else picture
                 except Exception as error:
-                    self._bad[index] = ImageError.of(error, index, decode.name_of(data)).reason
+                    self._errors[index] = ImageError.of(error, index, decode.name_of(data)).reason
                     return
                 item = _variant(picture, self._variants[number], self._options)
-            self._asked.append((index, number))
+            self._requested.append((index, number))
             yield item
 
 

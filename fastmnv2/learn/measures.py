@@ -15,15 +15,15 @@ class ClassMeasures(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Predictions of similar probability: mean probability, share that is right, number of predictions."""
+    """Predictions of similar probability."""
 
-    said: float
-    right: float
-    size: int
+    probability: float  # the mean of the predicted probabilities
+    right: float  # the share of predictions that are right
+    size: int  # the number of predictions
 
 
 class Measures:
-    """Measures of probabilities ``[n,classes]`` against the true members of the classes, bool ``[n,classes]``."""
+    """Measures of predictions. ``probabilities`` and the true classes, bool ``members``, are both ``[n,classes]``."""
 
     def __init__(self, probabilities: NDArray[np.float64], members: NDArray[np.bool_], exclusive: bool) -> None:
         self.probabilities, self.members, self.exclusive = probabilities, members, exclusive
@@ -49,10 +49,11 @@ class Measures:
     def classes(self) -> list[ClassMeasures]:
         """Measures of each class. If a class was never predicted, its precision is NaN."""
         hits = (self.predicted & self.members).sum(axis=0)
-        said, there = self.predicted.sum(axis=0), self.members.sum(axis=0)
+        predicted, actual = self.predicted.sum(axis=0), self.members.sum(axis=0)
         with np.errstate(invalid="ignore"):
             return [
-                ClassMeasures(int(n), float(h / s), float(h / n)) for h, s, n in zip(hits, said, there, strict=True)
+                ClassMeasures(int(n), float(h / p), float(h / n))
+                for h, p, n in zip(hits, predicted, actual, strict=True)
             ]
 
     def confusion(self) -> NDArray[np.intp]:
@@ -74,12 +75,12 @@ class Measures:
     def reliability(self, bins: int = 10) -> list[Bin]:
         """The predictions in bins of their probability, without empty bins."""
         if self.exclusive:
-            said, right = self.probabilities.max(axis=1), self.right
+            predicted, right = self.probabilities.max(axis=1), self.right
         else:
-            said, right = self.probabilities.ravel(), self.members.ravel()
-        place = np.minimum((said * bins).astype(int), bins - 1)
-        found = [(place == number).nonzero()[0] for number in range(bins)]
-        return [Bin(float(said[rows].mean()), float(right[rows].mean()), len(rows)) for rows in found if len(rows)]
+            predicted, right = self.probabilities.ravel(), self.members.ravel()
+        numbers = np.minimum((predicted * bins).astype(int), bins - 1)
+        found = [(numbers == number).nonzero()[0] for number in range(bins)]
+        return [Bin(float(predicted[rows].mean()), float(right[rows].mean()), len(rows)) for rows in found if len(rows)]
 
     def worst(self, most: int = 24) -> list[int]:
         """Rows of wrong predictions, starting with the lowest probability of the truth."""

@@ -1,4 +1,4 @@
-"""Logistic regression on features, with its strength chosen by cross-validation."""
+"""Logistic regression on features; cross-validation chooses the strength of its regularisation."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ try:
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
     from threadpoolctl import threadpool_limits
 except ImportError as _error:
-    _says = "training a head needs scikit-learn: pip install 'fastmnv2[learn]'"
-    raise ImportError(_says, name="sklearn") from _error
+    _message = "training a head needs scikit-learn: pip install 'fastmnv2[learn]'"
+    raise ImportError(_message, name="sklearn") from _error
 
 _Array = NDArray[np.float32]
 _Wide = NDArray[np.float64]
@@ -44,7 +44,7 @@ class Choice(NamedTuple):
 
 
 def folds(members: NDArray[np.bool_], groups: list[Any], count: int, seed: int) -> list[NDArray[np.intp]]:
-    """Rows of each fold. Exclusive classes are spread evenly; equal files are always in the same fold."""
+    """Row numbers of each fold. Exclusive classes are spread evenly, and equal files are in the same fold."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     ids = np.array([numbers[group] for group in groups])
     if (members.sum(axis=1) == 1).all():
@@ -104,7 +104,7 @@ def fit(features: _Array, members: NDArray[np.bool_], strength: float, *, balanc
     deviation[deviation < 1e-6] = np.inf  # constant features carry no information
     x = ((x - mean) / deviation).astype(np.float32)
     wanted = members.repeat(variants, axis=0)
-    # One thread: the products are too small for a second one to pay off.
+    # One thread, because the products are too small for a second one to pay off.
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if _exclusive(members):

@@ -15,7 +15,7 @@ from fastmnv2.learn.measures import Bin
 if TYPE_CHECKING:
     from fastmnv2.learn.study import Outcome
 
-_MATRIX_LIMIT = 40  # most classes in the full matrix
+_MATRIX_LIMIT = 40  # the maximum number of classes in the full matrix
 _THUMBNAIL = 128
 
 _STYLE = """
@@ -31,7 +31,7 @@ figure img { max-width: 8rem; max-height: 8rem; } figcaption { font-size: .8rem;
 
 
 def write(path: Path, outcome: "Outcome") -> None:
-    """Write the report on ``outcome``, atomically."""
+    """Write the report on ``outcome`` atomically."""
     text = page(outcome).encode("utf-8", "replace")
     with writing(path) as file:
         file.write(text)
@@ -109,10 +109,10 @@ def _reliability(bins: list[Bin]) -> str:
     def at(x: float, y: float) -> str:
         return f"{30 + 260 * x:.1f},{280 - 260 * y:.1f}"
 
-    line = " ".join(at(b.said, b.right) for b in bins)
+    line = " ".join(at(b.probability, b.right) for b in bins)
     dots = "".join(
-        f'<circle transform="translate({at(b.said, b.right)})" r="4" fill="#22885e">'
-        f"<title>{b.size} predictions of {b.said:.1%}: {b.right:.1%} right</title></circle>"
+        f'<circle transform="translate({at(b.probability, b.right)})" r="4" fill="#22885e">'
+        f"<title>{b.size} predictions of {b.probability:.1%}: {b.right:.1%} right</title></circle>"
         for b in bins
     )
     return (
@@ -143,13 +143,13 @@ def _mistakes(outcome: "Outcome") -> str:
     figures = []
     for row in measures.worst():
         path = outcome.data.paths[row]
-        is_of = ", ".join(_text(names[i]) for i in measures.members[row].nonzero()[0]) or "none"
-        said = ", ".join(
+        actual = ", ".join(_text(names[i]) for i in measures.members[row].nonzero()[0]) or "none"
+        predicted = ", ".join(
             f"{_text(names[i])} {measures.probabilities[row, i]:.0%}" for i in measures.predicted[row].nonzero()[0]
         )
         figures.append(
             f'<figure class="mistake"><img src="{_thumbnail(path)}" alt=""><figcaption>{_text(Path(path).name)}<br>'
-            f"true: {is_of}<br>predicted: {said or 'none'}</figcaption></figure>"
+            f"true: {actual}<br>predicted: {predicted or 'none'}</figcaption></figure>"
         )
     return "".join(figures) or "<p>None.</p>"
 

@@ -1,19 +1,21 @@
-"""From labelled pictures to a model with a head, and an estimate of its accuracy."""
+"""Train a model with a head on labelled pictures, and estimate its accuracy."""
 
 import dataclasses
+import itertools
 import os
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmnv2.core.errors import ImageError
 from fastmnv2.core.head import Head, Step
 from fastmnv2.core.model import Model
 from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.image.decode import Options
+from fastmnv2.image.embed import OnError
 from fastmnv2.image.resizing import Method
 from fastmnv2.learn import dataset, features, regression
 from fastmnv2.learn.measures import Measures
@@ -21,6 +23,7 @@ from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.tensors import Folded
 
 KEEP = "default"
+"""The value of ``cache`` that means the default file."""
 
 Precision = Literal["float32", "int8"]
 
@@ -55,8 +58,8 @@ class Outcome:
         native.write(path, self.folded)
 
 
-# The longest notes that a training adds to the weights' notes.
-_SPACE = ("x" * 1000,) * 4
+# As long as the notes that a training may add to the weights' notes.
+_LONGEST_NOTES = ("x" * 1000,) * 4
 
 
 def study(
@@ -73,7 +76,7 @@ def study(
     seed: int = 0,
     threads: int | None = None,
     cache: str | os.PathLike[str] | None = KEEP,
-    on_skip: Callable[[str, object], None] | None = None,
+    on_error: OnError = "skip",
     progress: bool = False,
 ) -> Outcome:
     """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its strength.
@@ -82,9 +85,9 @@ def study(
         data: a folder with a folder of pictures for each class; a CSV, TSV or Parquet table with the columns path
             (relative to the table) and label; a dict or pairs of path and label. A table of two columns needs no
             header. A label may be several names, as a list or separated by ";" or "|", or an empty list for none of
-            the classes, and a path may occur in several rows. That makes it a multi-label task: each class then has
-            its own sigmoid instead of the softmax over all. Pictures whose label is missing (null, NaN, or an
-            empty text in a single-label task) are skipped and reported to ``on_skip``.
+            the classes, and a path may occur in several rows. If a picture does not have exactly one class, this is a
+            multi-label task: each class has its own sigmoid instead of a softmax over all. Pictures whose label is
+            missing (null, NaN, or an empty text in a single-label task) are handled by ``on_error``.
         weights: the weights that compute the features, as for ``fastmnv2.load``. Their own head is not used.
         precision: the precision of the features and of the new model, as for ``fastmnv2.load``. The model's file
             records it, so that ``load`` uses the same.
@@ -92,17 +95,18 @@ def study(
         class_weight: "balanced" gives all classes the same total weight; None gives all pictures the same weight.
         folds: parts of the cross-validation; fewer if a class has fewer pictures. Equal files are in the same part.
         method: how pictures are resized, as for ``fastmnv2.embed_images``. Predict with the same method.
-        options: how pictures are decoded and resized, all settings in one value, instead of ``method``.
+        options: all settings for decoding and resizing in one value, instead of ``method``.
         follow_links: also search symbolic links to folders within the folders of classes.
         seed: the seed of the division into folds.
         threads: the maximum number of threads for features.
         cache: a file that caches features by the pictures' content; None for no cache.
-        on_skip: called with the path and the reason for each picture that is skipped; by default, each causes a
-            warning.
+        on_error: for pictures that can't be read or have no label: "skip" them, with a warning for each; "raise" an
+            ``ImageError`` for the first; or a function, which is called with an ``ImageError`` for each, whose
+            ``index`` counts the errors.
         progress: draw a bar on stderr.
 
     Returns:
-        an ``Outcome``.
+        An ``Outcome``.
 
     Raises:
         FileNotFoundError, TypeError, ValueError: if ``data`` is not as above, if there are fewer than two classes or
@@ -116,26 +120,26 @@ def study(
         raise ValueError(f"augment: expected True, False or 'auto', got {augment!r}")
     if class_weight not in ("balanced", None):
         raise ValueError(f"class_weight: expected 'balanced' or None, got {class_weight!r}")
-    skip = on_skip or (lambda path, why: warnings.warn(f"skipped {path}: {why}", stacklevel=3))
-    asked = dataset.read(data, skip, follow_links=follow_links)
+    skip = _skip_with(on_error)
+    labelled = dataset.read(data, skip, follow_links=follow_links)
     folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
-    _check_names(folded, asked.classes)
-    place = features.default_place() if cache == KEEP else Path(cache) if cache is not None else None
+    _check_names(folded, labelled.classes)
+    cache_path = features.default_path() if cache == KEEP else Path(cache) if cache is not None else None
     variants = features.VARIANTS if augment else features.VARIANTS[:1]
-    with progress_bar("features", len(asked.paths), unit="pictures") if progress else _nothing() as advance:
+    with progress_bar("features", len(labelled.paths), unit="pictures") if progress else _nothing() as advance:
         x, hashes, rows = features.compute(
-            Model(folded, threads=threads), folded.digest, asked.paths, variants,
-            options=options or Options(method), place=place, skip=skip, advance=advance,
+            Model(folded, threads=threads), folded.digest, labelled.paths, variants,
+            options=options or Options(method), cache_path=cache_path, skip=skip, advance=advance,
         )  # fmt: skip
-    found = asked.only(rows)
+    found = labelled.only(rows)
     parts = regression.folds(found.members, hashes, _check(found, folds), seed)
     balanced = class_weight == "balanced"
     choice = regression.choose(x[:, :1], found.members, parts, balanced=balanced)
     augmented = False
     if augment:
-        other = regression.choose(x, found.members, parts, balanced=balanced)
-        augmented = augment is True or min(other.losses.values()) < min(choice.losses.values())
-        choice = other if augmented else choice
+        with_variants = regression.choose(x, found.members, parts, balanced=balanced)
+        augmented = augment is True or min(with_variants.losses.values()) < min(choice.losses.values())
+        choice = with_variants if augmented else choice
     layer = regression.fit(x if augmented else x[:, :1], found.members, choice.strength, balanced=balanced)
     head = _head(layer, found)
     notes = _notes(found, hashes, len(parts), choice, augmented)
@@ -146,14 +150,32 @@ def study(
     )
 
 
+def _skip_with(on_error: OnError) -> dataset.Skip:
+    """A function that is called with the path and the reason for each picture that is skipped."""
+    if on_error not in ("raise", "skip") and not callable(on_error):
+        raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
+    numbers = itertools.count()
+
+    def skip(path: str, reason: object) -> None:
+        error = ImageError(next(numbers), path, str(reason))
+        if on_error == "raise":
+            raise error
+        if callable(on_error):
+            on_error(error)
+        else:
+            warnings.warn(f"skipped {path}: {reason}", stacklevel=4)
+
+    return skip
+
+
 def _check_names(folded: Folded, classes: tuple[str, ...]) -> None:
-    """Raise WeightsError before the training if the model could not be saved."""
+    """Raise WeightsError, before the training, if the classes' names are too long for a native file."""
     from fastmnv2.weights.forms import native
 
     features, count = folded.network.features, len(classes)
     layer = {"kernel": np.zeros((features, count), np.float32), "bias": np.zeros(count, np.float32)}
     head = Head((Step("dense", "learned", layer), Step("softmax", "learned")), classes, features)
-    native.check(dataclasses.replace(folded, head=head, notes=(*folded.notes, *_SPACE)))
+    native.check(dataclasses.replace(folded, head=head, notes=(*folded.notes, *_LONGEST_NOTES)))
 
 
 def _nothing() -> Any:
@@ -163,7 +185,7 @@ def _nothing() -> Any:
 
 
 def _check(found: dataset.Dataset, folds: int) -> int:
-    """The possible number of folds. ValueError if there are too few pictures."""
+    """The number of folds that the pictures allow. ValueError if there are too few pictures."""
     counts = found.members.sum(axis=0)
     few = [f"{name} ({count})" for name, count in zip(found.classes, counts, strict=True) if count < 2]
     if few:
@@ -190,7 +212,7 @@ def _notes(
         not np.array_equal(labels.setdefault(key, row), row) for key, row in zip(hashes, found.members, strict=True)
     )
     if twice:
-        notes.append(f"{twice} pictures are the same file as another one with another label")
+        notes.append(f"{twice} pictures are copies of another picture that has a different label")
     if choice.strength in (regression.STRENGTHS[0], regression.STRENGTHS[-1]):
-        notes.append("the best strength is the last one tried; a value beyond it might be better")
+        notes.append("the best strength is the first or last one tried; a value outside this range might be better")
     return tuple(notes)

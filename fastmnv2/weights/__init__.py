@@ -1,4 +1,4 @@
-"""Weights files: one module for each form. ``read`` recognises the form by a file's content."""
+"""Read weights files. ``read`` recognises the form by the file's content; ``forms`` has a module for each."""
 
 import contextlib
 import dataclasses
@@ -36,10 +36,10 @@ def read(path: str | os.PathLike[str], precision: Precision = "float32") -> Sour
         raise FileNotFoundError(f"there are no weights at {str(place)!r}: expected {FORMS}")
     with refusing(place):
         found = _quantised(place) if precision == "int8" else _read(place)
-        return _as_named(found, place)
+        return _with_names(found, place)
 
 
-def _as_named(found: Source, path: Path) -> Source:
+def _with_names(found: Source, path: Path) -> Source:
     """Add the image size from the file's name and the class names from ``labels.txt``, if the file has none."""
     if found.form == "native":
         return found
@@ -48,9 +48,9 @@ def _as_named(found: Source, path: Path) -> Source:
     if found.size is None and (size := names.size_in(path)):
         found = dataclasses.replace(found, size=size)
     if found.head is not None and found.head.classes is None:
-        classes = names.labels_beside(path, found.head.count)
+        classes = names.labels_next_to(path, found.head.count)
         if classes:
-            notes = (*found.notes, f"names of the classes are those of {names.LABELS} beside it")
+            notes = (*found.notes, f"the names of the classes are from {names.LABELS} in the same folder")
             found = dataclasses.replace(found, head=named(found.head, classes), notes=notes)
     return found
 
@@ -90,8 +90,8 @@ def _quantised(path: Path) -> Source:
         found = native.read(path)
     if found is None or found.quantised is None:
         raise WeightsError(
-            f"{path}: expected 8-bit weights, in a TFLite file or a native one; `fastmnv2 quantize` makes them of "
-            "float ones"
+            f"{path}: expected 8-bit weights, in a TFLite or native file; `fastmnv2 quantize` makes them from float "
+            "weights"
         )
     return found
 
@@ -138,7 +138,7 @@ def _read(path: Path) -> Source:
 
 
 def _read_file(path: Path, head: bytes) -> Source:
-    """A regular file by its first bytes."""
+    """Read a regular file, whose first bytes are ``head``."""
     from fastmnv2.weights.forms import hub
 
     if head[:8] == b"\x89HDF\r\n\x1a\n":
@@ -157,7 +157,7 @@ def _read_file(path: Path, head: bytes) -> Source:
         return tflite.read(path)
     if path.name == "saved_model.pb":
         return hub.read(path.parent)
-    if head[:1] == b"\x0a":  # the tag of the first node, with which every GraphDef begins
+    if head[:1] == b"\x0a":  # every GraphDef begins with this tag, of its first node
         from fastmnv2.weights.forms import frozen
 
         return frozen.read(path)

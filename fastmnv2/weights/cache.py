@@ -14,7 +14,7 @@ def embedded() -> bool:
 
 
 def folder() -> Path:
-    """Where downloaded weights are kept: ``FASTMNV2_CACHE_DIR``, or by default the system's cache folder."""
+    """The folder that caches downloaded weights: ``FASTMNV2_CACHE_DIR``, or by default the system's cache folder."""
     configured = os.environ.get("FASTMNV2_CACHE_DIR")
     if configured:
         return Path(configured)

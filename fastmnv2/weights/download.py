@@ -1,4 +1,4 @@
-"""Fetching the official weights over HTTPS."""
+"""Download the official weights over HTTPS."""
 
 import dataclasses
 import functools
@@ -27,21 +27,21 @@ from fastmnv2.weights.forms import hub
 from fastmnv2.weights.names import Published
 from fastmnv2.weights.tensors import Folded
 
-LIMIT = 64 << 20  # bytes; the larger of the two default files has about 6 MB
-TIMEOUT = 10.0  # seconds without a byte
-DEADLINE = 120.0  # seconds for one server including redirections: 50 KB/s are enough
+LIMIT = 64 << 20  # bytes in a file; the larger of the two default files has about 6 MB
+TIMEOUT = 10.0  # seconds without receiving a byte
+DEADLINE = 120.0  # seconds for one server, including redirections; 50 KB/s are enough
 
 
 @dataclasses.dataclass(frozen=True)
 class Remote:
-    """A file that holds the weights. ``sha256`` is checked if it is known."""
+    """A file with weights on a server. ``sha256`` is checked if it is known."""
 
     url: str
     sha256: str | None = None
 
 
-# The hashes of both files are unknown until the first release fills them in, because no copy of either file was
-# available. Until then the structure is checked and the hash is recorded (see fastmnv2.info).
+# No copy of either file was available, so their hashes are unknown until the first release fills them in. Until then
+# only the structure is checked, and the hash is recorded (see fastmnv2.info).
 REMOTES = (
     Remote(hub.HANDLE + "?tf-hub-format=compressed"),
     Remote(
@@ -58,14 +58,14 @@ def remotes() -> tuple[Remote, ...]:
 
 
 def remotes_of(published: Published) -> tuple[Remote, ...]:
-    """Where published weights are downloaded from: the mirrors whose URL contains {name}, or else Google's URLs."""
+    """Remote files with published weights: mirrors whose URL contains {name}, or Google's if there is no mirror."""
     mirrors = [url for url in os.environ.get("FASTMNV2_URLS", "").split() if "{name}" in url]
     urls = [url.replace("{name}", published.name) for url in mirrors] or published.urls
     return tuple(map(Remote, urls))
 
 
 def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT) -> tuple[Folded | None, list[str]]:
-    """The first complete download of ``network``'s weights, or None, and the failures before it.
+    """Download ``network``'s weights from the first server that works. Return them, or None, and the failures before.
 
     Args:
         sources: the remote files to try in order; None for ``remotes()``.
@@ -81,7 +81,7 @@ def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT)
             return _fetch_one(remote, network), failures
         except MemoryError:
             raise
-        except Exception as error:  # a server can make urllib raise all kinds of things
+        except Exception as error:  # a server can make urllib raise almost anything
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             if is_this_machines(reason):
                 raise reason from None
@@ -91,7 +91,7 @@ def fetch(sources: tuple[Remote, ...] | None = None, network: Network = DEFAULT)
 
 def _explained(reason: BaseException | str) -> str:
     text = str(reason) or type(reason).__name__
-    ssl: Any = sys.modules.get("ssl")  # Python may be built without it; if it isn't imported, the error isn't from it
+    ssl: Any = sys.modules.get("ssl")  # not imported, because Python may be built without it
     if ssl and isinstance(reason, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate can't be verified ({reason.verify_message}); behind a proxy that decrypts "
@@ -100,7 +100,7 @@ def _explained(reason: BaseException | str) -> str:
     if ssl and isinstance(reason, ssl.SSLError):
         return f"no secure connection (TLS): {text}"
     if isinstance(reason, http.client.HTTPException):
-        return f"the answer is not HTTP: {type(reason).__name__}: {text}"
+        return f"the server's answer is not valid HTTP: {type(reason).__name__}: {text}"
     return text
 
 
@@ -117,7 +117,7 @@ def _fetch_one(remote: Remote, network: Network) -> Folded:
         folded = fold(source if source.size else dataclasses.replace(source, size=network.size))
         if folded.network != network:
             raise WeightsError(f"expected {network.name}, got {folded.network.name}")
-        # The file is deleted on return, so the arrays must not be views of it, and its URL serves as its name.
+        # The file is deleted on return, so the arrays must not be views of it, and the URL is recorded as the origin.
         tensors = {name: array.copy() for name, array in folded.tensors.items()}
     return dataclasses.replace(folded, tensors=tensors, origin=remote.url, sha256=digest, file="")
 
@@ -180,7 +180,7 @@ class _Until(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left = self._until - time.monotonic()
         if left <= 0:
-            raise TimeoutError(f"expected it within {DEADLINE:.0f} s")
+            raise TimeoutError(f"expected the whole answer within {DEADLINE:.0f} s")
         self._sock.settimeout(min(left, TIMEOUT))
         return self._file.readinto(buffer)
 
@@ -197,7 +197,7 @@ class _Response(http.client.HTTPResponse):
 
 
 def _opener(until: float) -> urllib.request.OpenerDirector:
-    """An opener that stops reading at a time of ``time.monotonic``, be it a status, header, "100 Continue" or body."""
+    """An opener that stops reading at the time ``until`` (of ``time.monotonic``), in headers as well as in the body."""
 
     def connecting(kind: str) -> Callable[..., http.client.HTTPConnection]:
         def connect(host: str, **options: Any) -> http.client.HTTPConnection:
@@ -213,7 +213,7 @@ def _opener(until: float) -> urllib.request.OpenerDirector:
         def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
             return self.do_open(connecting("HTTPConnection"), req)
 
-    # A subclass of the usual handler, so that it replaces that one; Python may be built without it.
+    # A subclass of the usual handler replaces it in an opener. Python may be built without that handler.
     usual: Any = getattr(urllib.request, "HTTPSHandler", urllib.request.AbstractHTTPHandler)
 
     class Secure(usual):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""How readers open files: regular files only, read no further than their size; and digests of files."""
+"""Open weights files safely: regular files only, read no further than their size. Also digests of files."""
 
 import os
 from io import BufferedReader
@@ -13,7 +13,7 @@ def exists(path: Path) -> bool:
         path.stat()
     except PermissionError:
         return True
-    except (OSError, ValueError):  # not found, a loop of links, a name that is too long or contains a NUL
+    except (OSError, ValueError):  # not found, a circle of links, a name that is too long or contains a NUL
         return False
     return True
 
@@ -44,9 +44,9 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def read_block(path: Path, limit: int) -> memoryview:
-    """The same, for megabytes of weights, as a read-only view of an array.
+    """The same as a read-only view of an array, which is faster for megabytes of weights.
 
-    numpy asks the system for huge pages for large arrays, which saves a page fault for each 4 KB.
+    numpy requests huge pages for large arrays, which saves a page fault for every 4 KB.
     """
     with open_file(path) as file:
         size = _size(file, path, limit)

@@ -1,4 +1,4 @@
-"""A check of the first convolution: does it look as if it was trained on another input range than [-1, 1]?"""
+"""Check whether the first convolution looks as if it was trained on another input range than [-1, 1]."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,20 +6,22 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Source
 
-_FACTOR = 20  # the ratio varies about 4-fold between trained networks; [0,255] differs from [-1,1] by 127
+# The norm varies about 4-fold between trained networks. For [0,255] it is 127 times smaller than for [-1,1].
+_FACTOR = 20
 _USUAL_NORM = 1.5  # the norm of a channel's folded kernel, as the median over the channels
+_ASSUMED = "without it, [-1, 1] is assumed"
 
 
 def doubt(source: Source) -> str:
-    """What is strange about the first layer, for weights that don't record their input range; "" if nothing is.
+    """Why the input range is probably not [-1,1], for weights that don't record it; "" if there is no doubt.
 
     A converter that folds ``x / 255`` into the first kernel makes it about 255 times smaller than the kernel of a
-    network for [-1,1]. Before folding, the batch norm shows more: it holds each channel's deviation over the training
+    network for [-1,1]. If there is a batch norm, it tells more: it holds each channel's deviation over the training
     images, which is compared with the deviation that the kernel gives on photographs in [-1,1].
     """
     if source.input_range is not None or source.input_error or source.form in ("native", "untrained"):
         return ""
-    if source.quantised is not None:  # its image's scale and zero point define the range
+    if source.quantised is not None:  # the image's scale and zero point define the range
         return ""
     layer = DEFAULT.layers[0]
     kernel = source.tensors.get(layer.weights_name)
@@ -49,9 +51,8 @@ def _folded(columns: NDArray[np.float64]) -> str:
     if times < _FACTOR:
         return ""
     return (
-        f"the first kernel is some {times:.0f} times smaller than usual, as if a scaling of the images had been folded "
-        "into it, which the file does not record; if the network takes pixels in [0, 255], say input_range=(0, 255); "
-        "taken for a network of [-1, 1]"
+        f"the first kernel is about {times:.0f} times smaller than usual, as if a scaling of the images had been "
+        f"folded into it; if the network takes pixels in [0, 255], pass input_range=(0, 255); {_ASSUMED}"
     )
 
 
@@ -65,19 +66,19 @@ def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: 
     middle = float(mean[live] @ sums[live] / max(float(sums[live] @ sums[live]), 1e-30))
     if 0.3 < ratio < 0.62 and 0.15 < middle < 0.85:
         return (
-            f"the first batch norm saw images of {1 / ratio:.1f} times less contrast than photographs in [-1, 1], and "
-            f"of a mean of {middle:.2f}; if the network was trained on images in [0, 1], say input_range=(0, 1); taken "
-            "for a network of [-1, 1]"
+            f"the first batch norm saw images with {1 / ratio:.1f} times less contrast than photographs in [-1, 1] "
+            f"and a mean of {middle:.2f}; if the network was trained on images in [0, 1], pass input_range=(0, 1); "
+            f"{_ASSUMED}"
         )
     if ratio > _FACTOR:
         return (
-            f"the first batch norm saw images of {ratio:.0f} times the contrast of photographs in [-1, 1]; if the "
-            "network was trained on pixels in [0, 255], say input_range=(0, 255); taken for a network of [-1, 1]"
+            f"the first batch norm saw images with {ratio:.0f} times the contrast of photographs in [-1, 1]; if the "
+            f"network was trained on pixels in [0, 255], pass input_range=(0, 255); {_ASSUMED}"
         )
     if ratio < 1 / _FACTOR:
         return (
-            f"the first batch norm saw images of {1 / ratio:.0f} times less contrast than photographs in [-1, 1]; say "
-            "with input_range= what black and white became in training; taken for a network of [-1, 1]"
+            f"the first batch norm saw images with {1 / ratio:.0f} times less contrast than photographs in [-1, 1]; "
+            f"pass the values of black and white in training as input_range=; {_ASSUMED}"
         )
     return ""
 
@@ -85,6 +86,6 @@ def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: 
 def _photographs() -> NDArray[np.float64]:
     """Covariance of the 27 values under a 3x3 kernel in photographs of [-1,1], from a model with three parameters."""
     places = np.array([(row, column) for row in range(3) for column in range(3)])
-    apart = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
+    distances = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
     colours = 0.1 * np.eye(3) + 0.9 * np.ones((3, 3))
-    return np.kron(0.3 * 0.95**apart, colours)
+    return np.kron(0.3 * 0.95**distances, colours)

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, after every check that weights must pass."""
+"""Check weights, and fold batch norms into the convolutions before them."""
 
 import math
 
@@ -14,8 +14,8 @@ def fold(source: Source) -> Folded:
     """Check ``source`` against the network and fold its batch norms, in float64 with one rounding.
 
     ``scale = gamma / sqrt(moving_variance + epsilon)``, ``kernel' = kernel * scale`` for each output channel,
-    ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that came
-    with biases are taken as they are, without a copy if they are float32 and contiguous.
+    ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that have biases are
+    already folded and taken unchanged, without a copy if they are float32 and contiguous.
 
     Raises:
         WeightsError: if tensors are missing, have other shapes or are not finite; if a variance is negative; if the
@@ -25,7 +25,7 @@ def fold(source: Source) -> Folded:
         how = "" if "input_range" in source.input_error else "; input_range= sets what black and white become before it"
         raise WeightsError(f"{source.origin}: {source.input_error}{how}")
     if source.head_error:
-        how = "" if "head=False" in source.head_error else "; head=False leaves out what stands behind the pooling"
+        how = "" if "head=False" in source.head_error else "; head=False skips all layers after the pooling"
         raise WeightsError(f"{source.origin}: {source.head_error}{how}")
     _check_complete(source)
     tensors: Tensors = {}
@@ -72,7 +72,7 @@ def _check_complete(source: Source) -> None:
         name = wrong[0]
         hint = ""
         if len(wrong) > len(expected) // 4:
-            hint = f"; no multiplier gives such channels, {source.network.multiplier:g} the most of them"
+            hint = f"; no multiplier gives these channels, {source.network.multiplier:g} comes closest"
         raise WeightsError(
             f"{source.origin}: {name}: expected shape {list(expected[name])}, got {list(present[name].shape)} "
             f"({len(wrong)} of {len(expected)} tensors differ{hint})"
@@ -88,7 +88,7 @@ def _check_complete(source: Source) -> None:
 
 def _check_finite(origin: str, name: str, array: NDArray[np.floating]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(np.add.reduce(array, axis=None)):  # then all are: this is a third of isfinite's time
+        if math.isfinite(np.add.reduce(array, axis=None)):  # then all values are; this takes a third of isfinite's time
             return
     finite = np.isfinite(array)
     if not finite.all():

@@ -30,8 +30,17 @@ _KERAS_FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
 _VERSIONS = (2, 3, 4, 5, 1)
 
 _PLAIN = re.compile(r"mobilenet_v2_(\d{3})_(\d{2,3})")
-_HANDLE = re.compile(re.escape(_HUB) + r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)/\d{1,2}/?")
-_FILE = re.compile(_KERAS_FILE + r"(\d\.\d{1,2})_(\d{2,3})(_no_top)?\.h5")
+_HANDLE = re.compile(
+    r"https?://(?:www\.)?tfhub\.dev/google/imagenet/"
+    r"mobilenet_v2_(\d{3})_(\d{2,3})/(feature_vector|classification)(?:/\d{1,2})?/?"
+)
+# Kaggle hosts TF-Hub's modules under other version numbers. kagglehub's handles omit the server.
+_KAGGLE = re.compile(
+    r"(?:https?://(?:www\.)?kaggle\.com/models/)?google/mobilenet-v2/(?:frameworks/)?tensorflow[12]/(?:variations/)?"
+    r"(\d{3})-(\d{2,3})-(feature-vector|classification)(?:/(?:versions/)?\d{1,2})?/?",
+    re.IGNORECASE,
+)
+_FILE = re.compile(rf"(?:{re.escape(_KERAS)})?{_KERAS_FILE}(\d\.\d{{1,2}})_(\d{{2,3}})(_no_top)?\.h5")
 # Names in paths, as TF-Slim, Keras, TF-Hub and Hugging Face write them, and TF-Slim's names of quantised members.
 _IN_PATH = re.compile(r"mobilenet_?v2_(?:weights_tf_dim_ordering_tf_kernels_)?(?:\d\.\d{1,2}|\d{3})_(\d{2,3})(?!\d)")
 _QUANTISED = re.compile(r"quantized_v2_(\d{2,3})_(?:\d{2,3})(?!\d)")
@@ -43,8 +52,8 @@ class Published:
 
     Attributes:
         network: the member of the family.
-        classifier: whether ImageNet's classes are wanted too.
-        keras_file: Keras' file name, if the weights were asked for by that name.
+        classifier: whether ImageNet's classes are requested too.
+        keras_file: Keras' file name, if the weights were requested by that name.
     """
 
     network: Network
@@ -53,7 +62,7 @@ class Published:
 
     @property
     def is_default(self) -> bool:
-        """Whether "imagenet" is another name for them."""
+        """Whether these are the weights that "imagenet" stands for."""
         return self.network == DEFAULT and not self.classifier
 
     @property
@@ -69,7 +78,7 @@ class Published:
 
     @property
     def urls(self) -> list[str]:
-        """Where they are downloaded from, in this order."""
+        """The URLs to download them from, in this order."""
         multiplier = f"{self.network.multiplier:.2f}".removesuffix("0")
         file = f"{_KERAS}{_KERAS_FILE}{multiplier}_{self.network.height}{'' if self.classifier else '_no_top'}.h5"
         module = f"{self.handles[0]}?tf-hub-format=compressed"
@@ -83,10 +92,14 @@ class Published:
 
 
 def published(name: str) -> Published | None:
-    """The weights that a name, a TF-Hub handle of any version or a Keras file name stands for; None for other names."""
+    """The weights of a name, of TF-Hub's or Kaggle's handle of any version, or of a Keras file's name or URL.
+
+    None for other names.
+    """
     if found := _PLAIN.fullmatch(name):
         return _member(found[1], int(found[2]))
-    if found := _HANDLE.fullmatch(name.partition("?")[0]):
+    handle = name.partition("?")[0]
+    if found := _HANDLE.fullmatch(handle) or _KAGGLE.fullmatch(handle):
         return _member(found[1], int(found[2]), classifier=found[3] == "classification")
     if found := _FILE.fullmatch(name):
         digits = f"{float(found[1]):.2f}".replace(".", "")
@@ -101,7 +114,7 @@ def _member(digits: str, size: int, *, classifier: bool = False, keras_file: str
     return Published(of(multiplier, size, size), classifier, keras_file)
 
 
-def labels_beside(path: Path, count: int) -> list[str] | None:
+def labels_next_to(path: Path, count: int) -> list[str] | None:
     """Class names from the ``labels.txt`` next to a file, as Teachable Machine writes it ("0 cat").
 
     None unless there are exactly ``count`` names, because a list of another length belongs to another model.

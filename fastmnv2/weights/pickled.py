@@ -1,4 +1,4 @@
-"""Folded weights in a pickle: weights from a native file as its path and digest, other weights in full."""
+"""Pickle folded weights: those from a native file as the file's path and digest, all others in full."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from fastmnv2.weights.tensors import Folded
 
 
 def pack(folded: Folded) -> tuple[Folded, str]:
-    """What to pickle: weights without their tensors and their digest, or complete weights and ""."""
+    """The objects to pickle: weights without tensors, and their digest; or complete weights, and ""."""
     if folded.file and os.path.isfile(folded.file):
         network = folded.network
         return dataclasses.replace(folded, tensors={}, multiplier=network.multiplier, size=network.size), folded.digest
@@ -18,7 +18,7 @@ def pack(folded: Folded) -> tuple[Folded, str]:
 
 
 def unpack(folded: Folded, digest: str) -> Folded:
-    """The weights that were pickled. Tensors that were left out are read from the file again.
+    """The weights that were pickled. Tensors that are not in the pickle are read from the file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
@@ -27,10 +27,10 @@ def unpack(folded: Folded, digest: str) -> Folded:
     if not digest:
         return folded
     found = read(folded.file, folded.precision)
-    again = found if isinstance(found, Folded) else fold(found)
-    if again.digest != digest:
+    current = found if isinstance(found, Folded) else fold(found)
+    if current.digest != digest:
         raise WeightsError(
             f"{folded.file}: the file has changed since the model was pickled: expected tensors with sha256 {digest}, "
-            f"got {again.digest}"
+            f"got {current.digest}"
         )
-    return dataclasses.replace(folded, tensors=again.tensors)
+    return dataclasses.replace(folded, tensors=current.tensors)

@@ -1,4 +1,4 @@
-"""Find and read the weights behind a name: "imagenet", "untrained", a TF-Hub URL, or a path."""
+"""Find and read the weights that a name stands for: "imagenet", "untrained", a TF-Hub URL, or a path."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastmnv2.core.arguments import PRECISIONS, Precision
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable, printable
 from fastmnv2.core.head import named
-from fastmnv2.core.network import checked_size
+from fastmnv2.core.network import DEFAULT, Network, checked_size
 from fastmnv2.weights import Source, cache, first_layer, read, refusing
 from fastmnv2.weights.files import exists
 from fastmnv2.weights.fold import fold
@@ -52,26 +52,26 @@ def adapted(
     classes: Sequence[str] | None = None,
     size: Any = None,
 ) -> Source:
-    """The same before folding, with batch norms where the form has them."""
+    """The same before folding, with batch norms if the form has them, and with the settings of ``fastmnv2.load``."""
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))} or None, got {precision!r}")
     precision = precision or own_precision(weights)
     if precision == "int8" and input_range is not None:
         raise ValueError(
-            "input_range: 8-bit files define what their integers stand for; expected None, or "
-            "precision='float32', which dequantises them"
+            "input_range: expected None for an 8-bit file, whose scale and zero point define the range; "
+            "precision='float32' dequantises the file and allows it"
         )
     found = _integers(weights) if precision == "int8" else resolve_source(weights, download=download)
     if size is not None:
         size, notes = checked_size(size), found.notes
         if found.size not in (None, size):
-            notes += (f"the file's own size of images, {' x '.join(map(str, found.size or ()))}, is set aside",)
+            notes += (f"the image size in the file, {' x '.join(map(str, found.size or ()))}, is replaced",)
         found = dataclasses.replace(found, size=size, notes=notes, file="")
     if input_range is not None:
         black, white = _checked_range(input_range)
         notes = found.notes
         if found.input_range not in (None, (black, white)):
-            notes += (f"the file's own input range, {list(found.input_range or ())}, is set aside",)
+            notes += (f"the input range in the file, {list(found.input_range or ())}, is replaced",)
         found = dataclasses.replace(found, input_range=(black, white), input_error="", notes=notes, file="")
     elif doubt := first_layer.doubt(found):
         warnings.warn(f"{printable(found.origin)}: {doubt}", stacklevel=2)
@@ -107,7 +107,7 @@ def own_precision(weights: Any) -> Precision:
 
 
 def resolve_source(weights: Any, *, download: bool = True) -> Source:
-    """The weights that a name, path or Keras model stands for, as read: without settings, before folding.
+    """The weights that a name, path or Keras model stands for, before folding and without ``load``'s settings.
 
     Raises what ``fastmnv2.load`` documents, except for the errors that folding finds.
     """
@@ -159,7 +159,7 @@ def _integers(weights: str | os.PathLike[str] | None) -> Folded:
         return calibration.untrained(fold(untrained()))
     if not isinstance(weights, os.PathLike) and _is_published(name):
         raise WeightsError(
-            f"{name}: these weights are float32, expected a file with 8-bit ones: a quantised TFLite file, or one from "
+            f"{name}: expected a file with 8-bit weights, got float32; use a quantised TFLite file, or make one with "
             f"`fastmnv2 quantize {name} FILE.safetensors --calibrate PICTURES`"
         )
     found = read(name, "int8")
@@ -186,8 +186,8 @@ def _imagenet(download: bool) -> Source:
     if configured:
         from fastmnv2.weights import names
 
-        told = names.published(configured)
-        if configured == IMAGENET or (told and told.is_default):  # would recurse
+        found = names.published(configured)
+        if configured == IMAGENET or (found and found.is_default):  # would recurse
             raise WeightsError(f"FASTMNV2_WEIGHTS: expected a path or 'untrained', got {configured!r}")
         return resolve_source(configured, download=download)
     if cache.embedded():
@@ -205,13 +205,13 @@ def _read_cached(cached: Path) -> Source:
     try:
         return read(cached)
     except WeightsError as error:
-        if isinstance(error.__cause__, OSError):  # it could not be read
+        if isinstance(error.__cause__, OSError):  # it could not be read, so it may be intact
             raise
         raise _broken_cache(error, cached) from error
 
 
 def _broken_cache(error: WeightsError, cached: Path) -> WeightsError:
-    return WeightsError(f"{error}; this is a broken cache: delete {cached}")
+    return WeightsError(f"{error}; this file in the cache is broken: delete {cached}")
 
 
 def _cached_module(folder: Path, handle: str) -> Source:
@@ -230,32 +230,51 @@ def _from_url(url: str, download: bool) -> Source:
     if found := names.published(url):
         return _published(found, download)
     raise WeightsUnavailable(
-        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and only Google's "
-        "MobileNet V2 modules are downloaded; download it yourself and load the folder or archive"
+        f"{url}: not in TFHUB_CACHE_DIR ({os.environ.get('TFHUB_CACHE_DIR') or 'not set'}), and fastmnv2 downloads "
+        "only Google's 22 MobileNet V2 modules (feature_vector and classification) and Keras' files; download it "
+        "yourself and load the folder or archive"
     )
 
 
 def _published(found: "Published", download: bool) -> Source:
-    """Weights of one of the 22 members: from TF-Hub's, Keras' or the user's cache, or else downloaded."""
+    """Weights of one of the 22 members: from Keras', TF-Hub's or the user's cache, or else downloaded."""
+    if path := found.keras_cached():
+        return read(path)
     if found.is_default:
-        return _imagenet(download)
+        return _expecting(found, _imagenet(download))
     from fastmnv2.weights.forms import hub
 
     for handle in found.handles:
         if module := hub.find_cached(handle):
             return _cached_module(module, handle)
-    if path := found.keras_cached():
-        return read(path)
     cached = cache.folder() / f"{found.name}.safetensors"
-    return _read_cached(cached) if cached.is_file() else _download(cached, download, found)
+    return _expecting(found, _read_cached(cached)) if cached.is_file() else _download(cached, download, found)
+
+
+def _expecting(wanted: "Published", source: Source) -> Source:
+    """Check that ``source`` is the wanted network; "imagenet" or a file in the cache may have been replaced."""
+    if source.network != wanted.network:
+        raise WeightsError(f"{source.origin}: expected {wanted.network.name}, got {source.network.name}")
+    return source
+
+
+def network_of(name: str | None) -> Network | None:
+    """The network of published weights, by their name; None for any other name. Nothing is loaded."""
+    from fastmnv2.weights import names
+
+    if name is None or name == IMAGENET:
+        replaced = os.environ.get("FASTMNV2_WEIGHTS") or cache.embedded() or exists(cache.folder() / cache.FILE)
+        return None if replaced else DEFAULT
+    found = None if exists(Path(name)) else names.published(name)
+    return found.network if found else None
 
 
 def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) -> Source:
     what = wanted.name if wanted else IMAGENET
     if not allowed:
-        raise unavailable(cached, ["the network is not used: download=False"], what)
+        raise unavailable(cached, ["downloads are disabled by download=False"], what)
     if os.environ.get("FASTMNV2_OFFLINE", "0") not in ("", "0"):
-        raise unavailable(cached, ["the network is not used: FASTMNV2_OFFLINE is set"], what)
+        raise unavailable(cached, ["downloads are disabled by FASTMNV2_OFFLINE"], what)
 
     from fastmnv2.weights.download import fetch, remotes_of
     from fastmnv2.weights.forms import native
@@ -268,8 +287,8 @@ def _download(cached: Path, allowed: bool, wanted: "Published | None" = None) ->
         native.write(cached, folded)
     except OSError as error:
         warnings.warn(
-            f"the downloaded weights can't be kept, and will be downloaded again: {error}; "
-            "FASTMNV2_CACHE_DIR can name a writable folder",
+            f"the downloaded weights can't be cached, so they will be downloaded again: {error}; "
+            "set FASTMNV2_CACHE_DIR to a writable folder",
             stacklevel=2,
         )
     return folded
@@ -279,9 +298,9 @@ def unavailable(cached: Path, tried: list[str], what: str = IMAGENET) -> Weights
     """The error for weights that can't be found or downloaded, with three ways to provide them."""
     how = "set FASTMNV2_WEIGHTS to" if what == IMAGENET else "load by its path"
     return WeightsUnavailable(
-        f"the {what} weights are not here and could not be downloaded ({'; '.join(tried)}). Three ways out: "
+        f"the {what} weights are not on this machine and could not be downloaded ({'; '.join(tried)}). Three remedies: "
         f"(1) {how} a file or folder with weights: a TF-Hub module, a TF-Slim checkpoint, Keras "
         "weights, a TFLite file or a native .safetensors; "
         f"(2) on a machine with a network, run fastmnv2 convert SRC {cached.name} and copy the result to {cached}; "
-        f"(3) load({UNTRAINED!r}) where timings are enough: its features mean nothing"
+        f"(3) for timings only, load({UNTRAINED!r}), whose features are meaningless"
     )

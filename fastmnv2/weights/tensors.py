@@ -1,4 +1,4 @@
-"""Sets of named arrays and their origin: as read from a file, and folded, as the network runs them."""
+"""Sets of named arrays and their origin: ``Source``, as read from a file, and ``Folded``, as the network runs them."""
 
 import functools
 from dataclasses import dataclass, fields, replace
@@ -15,11 +15,14 @@ from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
 
 Tensors = dict[str, NDArray[np.float32]]
 
+Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
+"""For each tensor's name, the dtypes, by their names in safetensors, and the shapes that it may have."""
+
 INPUT_RANGE = (-1.0, 1.0)
 """The values of black and white at the network's input, in the hub module and in keras.applications."""
 
 RANGE_LIMIT = 1e30
-"""The largest value that black or white may become: the first convolution's sums still fit into float32."""
+"""The largest value that black or white may become, so that the first convolution's sums fit into float32."""
 
 _NOTES_LIMIT = 20
 
@@ -34,8 +37,8 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
         scale: the factor.
         shift: the offset.
         pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. Then ``x`` is
-            taken to be in [0,255] if the factor shrinks it or the offset is many times larger than 1, because nobody
-            does that to numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+            taken to be in [0,255] if the factor is below 1 or the offset is more than 8 times the factor, which makes
+            no sense for numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
     """
     if pixels is None:
         pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
@@ -44,7 +47,7 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
 
 
 def _rounded(value: float) -> float:
-    """Round to float32, or to the whole number within float32's error: 255 * (1 / 127.5) becomes 2."""
+    """Round to float32, or to a whole number if that is within float32's error: 255 * (1 / 127.5) becomes 2."""
     if abs(value) < 1e6 and abs(value - round(value)) <= 1e-6 * max(abs(value), 1):
         return float(round(value))
     with np.errstate(over="ignore"):
@@ -52,13 +55,13 @@ def _rounded(value: float) -> float:
 
 
 def is_range(black: float, white: float) -> bool:
-    """Whether a network can run on images in this range: the ends differ in float32, and sums of them fit."""
+    """Whether a network can run on images in this range: the ends differ in float32 and are within RANGE_LIMIT."""
     if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
         return False
     return bool(np.float32(black) != np.float32(white))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Source:
     """Float32 arrays as read from one file or folder, before folding.
 
@@ -71,7 +74,7 @@ class Source:
     sha256: str  # of the file the tensors were read from
     tensors: Tensors
     notes: tuple[str, ...] = ()  # what was ignored or assumed, one sentence each
-    file: str = ""  # absolute path of a native file, which holds these very tensors
+    file: str = ""  # absolute path of the native file that holds exactly these tensors, or ""
     input_range: tuple[float, float] | None = None  # values of black and white at the network's input, if known
     input_error: str = ""  # why the layers before the network can't be run, or ""
     head: Head | None = None
@@ -82,10 +85,10 @@ class Source:
     even_maps: bool = False  # whether it takes images of any size, but pads only even maps as the network does
 
     def __post_init__(self) -> None:
-        kept = self.notes[:_NOTES_LIMIT]
+        notes = self.notes[:_NOTES_LIMIT]
         if len(self.notes) > _NOTES_LIMIT:
-            kept += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
-        object.__setattr__(self, "notes", tuple(printable(note) for note in kept))
+            notes += (f"{len(self.notes) - _NOTES_LIMIT} more notes",)
+        object.__setattr__(self, "notes", tuple(printable(note) for note in notes))
 
     @functools.cached_property
     def network(self) -> Network:
@@ -98,12 +101,11 @@ class Source:
         size = self.size or (DEFAULT.size if multiplier == DEFAULT.multiplier else None)
         if size is None:
             raise WeightsError(
-                f"{self.origin}: nothing here says what size of images these weights are for; size= does, "
-                "as in load(..., size=224)"
+                f"{self.origin}: the image size of these weights is not recorded; pass it, as in load(..., size=224)"
             )
         try:
             network = of(multiplier, *size)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise WeightsError(
                 f"{self.origin}: there is no network for images of {size[0]} x {size[1]}: {error}"
             ) from None
@@ -125,12 +127,12 @@ class Source:
 def _channels(tensors: Tensors) -> list[int | None]:
     """The channel counts that identify the multiplier, as ``nearest_multiplier`` takes them."""
     layers = DEFAULT.layers
-    telling = (layers[0], *layers[2:-2:3], DEFAULT.head)
-    kernels = [tensors.get(layer.weights_name) for layer in telling]
+    identifying = (layers[0], *layers[2:-2:3], DEFAULT.head)
+    kernels = [tensors.get(layer.weights_name) for layer in identifying]
     return [kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else None for kernel in kernels]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Folded(Source):
     """The network as it runs: one kernel and one bias for each layer, float32 and C-contiguous, in network order.
 
@@ -141,8 +143,8 @@ class Folded(Source):
     @classmethod
     def of(cls, source: Source, tensors: Tensors) -> "Folded":
         """A copy of ``source`` with other tensors."""
-        told = {field.name: getattr(source, field.name) for field in fields(source)}
-        return cls(**told | {"tensors": tensors})
+        values = {field.name: getattr(source, field.name) for field in fields(source)}
+        return cls(**values | {"tensors": tensors})
 
     @property
     def precision(self) -> Precision:
@@ -166,7 +168,7 @@ class Folded(Source):
 
     @property
     def has_logits(self) -> bool:
-        """Whether the logits layer is there."""
+        """Whether the weights include the logits layer."""
         return DEFAULT.logits.weights_name in self.tensors
 
     @property
@@ -181,7 +183,7 @@ class Folded(Source):
 
     @property
     def around(self) -> dict[str, Any]:
-        """What a native file must record besides tensors: head, input range, class names. Empty for most weights."""
+        """Metadata of a native file: head, input range and class names. Empty for most weights."""
         found: dict[str, Any] = {}
         if self.range != INPUT_RANGE:
             found["input_range"] = self.range
@@ -194,7 +196,7 @@ class Folded(Source):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of all that the network computes with, in hexadecimal."""
+        """SHA-256 of everything that the network computes with, in hexadecimal."""
         import hashlib  # here, because OpenSSL takes 5 ms to load
 
         digest = hashlib.sha256(repr((self.network.name, self.range, self.head and self.head.outline)).encode())
@@ -205,7 +207,7 @@ class Folded(Source):
 
     @functools.cached_property
     def features_digest(self) -> str:
-        """SHA-256 of all that features are computed with: ``digest`` without the logits layer and the head."""
+        """SHA-256 of everything that features are computed with: ``digest`` without the logits layer and the head."""
         return replace(self.without_logits(), head=None).digest
 
     def without_logits(self) -> "Folded":

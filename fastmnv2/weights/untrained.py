@@ -1,4 +1,4 @@
-"""Seeded weights for timings and tests: real numerics, meaningless features."""
+"""Seeded random weights for timings and tests: activations as in a trained network, but meaningless features."""
 
 import hashlib
 from collections.abc import Iterator
@@ -15,10 +15,9 @@ _Array = NDArray[np.float64]
 def untrained(seed: int = 0, network: Network = DEFAULT) -> Source:
     """Random weights with calibrated batch norms, so that activations stay in a trained network's range.
 
-    Layer by layer, each channel's mean and variance before its batch norm are measured on two seeded
-    images with the spectrum of photographs. The same ``seed`` gives the same bits on any machine: numpy's
-    ``RandomState`` stream is frozen, and the measured statistics are rounded to 8 significant bits, far
-    coarser than what the order of a sum can change.
+    Layer by layer, each channel's mean and variance before its batch norm are measured on two seeded images with the
+    spectrum of photographs. The same ``seed`` gives the same bits on any machine: numpy guarantees the numbers of
+    ``RandomState``, and the statistics are rounded to 8 significant bits, so the order of a sum can't change them.
     """
     random = np.random.RandomState(seed)
     tensors: dict[str, NDArray[np.float32]] = {}
@@ -29,7 +28,7 @@ def untrained(seed: int = 0, network: Network = DEFAULT) -> Source:
             shortcut = x
         kernel = _normal(random, layer.weights_shape, 2.0 / _fan_in(layer))
         if layer.kind == "depthwise":
-            # Kernels that smooth overall, like trained ones: pure differences would amplify rounding errors.
+            # Shifted so that they smooth, like trained kernels: pure differences would amplify rounding errors.
             kernel += np.float32(0.25)
         y = _convolve(x, kernel.astype(np.float64), layer)
         mean, variance = (_rounded(part) for part in (y.mean((0, 1, 2)), y.var((0, 1, 2))))

@@ -1,4 +1,4 @@
-"""Give calls the requested number of threads on any machine, because the bits must not depend on the number."""
+"""Calls get the number of threads that they request on any machine, because the bits must not depend on it."""
 
 import pytest
 

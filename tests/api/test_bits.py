@@ -31,13 +31,13 @@ def sweeps():
 def test_batch_sizes_positions_and_thread_counts(untrained_native, images, alone, isa, sizes, counts, monkeypatch):
     monkeypatch.setenv("FASTMNV2_ISA", isa)
     model = fastmnv2.load(untrained_native)
-    in_bytes = (images * 255).astype(np.uint8)
-    want_of_bytes = np.stack([model.embed(image, threads=1) for image in in_bytes])
+    byte_images = (images * 255).astype(np.uint8)
+    want_for_bytes = np.stack([model.embed(image, threads=1) for image in byte_images])
     for n in sizes:
         for threads in counts:
             order = (np.arange(n) + n + threads) % len(images)  # each position gets another image each time
             assert (model.embed(images[order], threads=threads) == alone[order]).all(), (n, threads)
-            assert (model.embed(in_bytes[order], threads=threads) == want_of_bytes[order]).all(), (n, threads)
+            assert (model.embed(byte_images[order], threads=threads) == want_for_bytes[order]).all(), (n, threads)
 
 
 @pytest.mark.parametrize("threads", [64, 1000])
@@ -68,7 +68,7 @@ def test_any_way_to_the_endpoints(model, images, untrained_native, monkeypatch):
         assert (got[name] == value[:1]).all(), name
 
 
-def test_flush_to_zero_in_the_calling_thread_changes_nothing(model, images, alone):
+def test_the_callers_rounding_mode_changes_nothing(model, images, alone):
     import ctypes
     import ctypes.util
 

@@ -1,4 +1,4 @@
-"""Many threads, many processes, other users of OpenMP, and Ctrl-C give right results, and nothing hangs."""
+"""Results are right, and nothing hangs, with many threads or processes, other users of OpenMP, forks and Ctrl-C."""
 
 import concurrent.futures
 import ctypes.util
@@ -31,7 +31,7 @@ def test_sixteen_threads_over_many_models(untrained_native, images):
         assert all(pool.map(work, range(32)))
 
 
-def test_python_goes_on_while_a_batch_is_computed(model):
+def test_python_threads_run_while_a_batch_is_computed(model):
     batch = np.zeros((400, 96, 96, 3), np.uint8)
     done = threading.Event()
 
@@ -88,7 +88,7 @@ def test_forked_after_another_library_used_libgomp(untrained_native, fork):
     assert done.stdout == "0 0 0 0\n", done.stderr
 
 
-def test_beside_numpys_own_threads(model, images):
+def test_next_to_numpys_own_threads(model, images):
     want = model.embed(images)
     stop = threading.Event()
 
@@ -118,12 +118,12 @@ def test_interrupt_is_answered_in_a_long_batch(untrained_native, threads):
         child.send_signal(signal.SIGINT)
         share, works = child.stdout.read().split()
     assert works == "True"
-    assert float(share) < 0.3  # 1 if Ctrl-C has no effect; half a second on two cores is 0.05
+    assert float(share) < 0.3  # it is 1 if Ctrl-C has no effect; half a second on two cores is 0.05
 
 
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.slow), "after"])
 @pytest.mark.parametrize("library", ["torch", "sklearn"])
-def test_beside_another_openmp_runtime(untrained_native, library, when):
+def test_next_to_another_openmp_runtime(untrained_native, library, when):
     if not importlib.util.find_spec(library):
         pytest.skip(f"{library} is not installed")
     done = run_program("beside_openmp", untrained_native, library, when)
@@ -131,6 +131,6 @@ def test_beside_another_openmp_runtime(untrained_native, library, when):
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has the interpreter lock")
-def test_free_threaded_python_stays_free_and_right(untrained_native):
+def test_free_threaded_python_keeps_the_gil_off_and_is_right(untrained_native):
     done = run_program("without_lock", untrained_native)
     assert done.stdout == "{'right'} False\n", done.stderr

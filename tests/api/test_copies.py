@@ -44,7 +44,7 @@ def test_pickle_round_trip(either, images, protocol):
     assert pickle.loads(pickle.dumps(again, protocol)).weights == either.weights
 
 
-def test_threads_are_pickled_along(untrained_native, monkeypatch, images):
+def test_the_number_of_threads_is_pickled(untrained_native, monkeypatch, images):
     again = pickle.loads(pickle.dumps(fastmnv2.load(untrained_native, threads=3)))
     asked = []
     monkeypatch.setattr("fastmnv2.core.threads.resolve", lambda threads: asked.append(threads) or 1)
@@ -52,7 +52,7 @@ def test_threads_are_pickled_along(untrained_native, monkeypatch, images):
     assert asked == [3]
 
 
-def test_a_native_files_pickle_is_small_and_the_others_hold_the_weights(untrained_native, in_memory):
+def test_models_of_native_files_pickle_as_a_path_and_others_with_their_weights(untrained_native, in_memory):
     assert len(pickle.dumps(fastmnv2.load(untrained_native))) < 2000
     assert len(pickle.dumps(in_memory)) > 5e6
 
@@ -79,7 +79,7 @@ def test_a_file_that_changed_is_refused(tmp_path, untrained_native):
         pickle.loads(data)
 
 
-def test_what_changed_before_the_pickle_is_not_taken_for_the_model(tmp_path, untrained_native):
+def test_a_file_that_changed_before_the_pickle_is_refused(tmp_path, untrained_native):
     path = tmp_path / "w.safetensors"
     path.write_bytes(untrained_native.read_bytes())
     model = fastmnv2.load(path)
@@ -97,12 +97,12 @@ def test_without_its_file_a_model_is_pickled_whole(tmp_path, untrained_native, m
     assert (pickle.loads(pickle.dumps(loaded)).embed(images) == model.embed(images)).all()
 
 
-def test_weights_without_logits_stay_without(tmp_path):
+def test_weights_without_logits_have_none_after_conversion(tmp_path):
     native.write(tmp_path / "w.safetensors", fold(untrained()).without_logits())
     assert not pickle.loads(pickle.dumps(fastmnv2.load(tmp_path / "w.safetensors"))).has_logits
 
 
-def test_the_instruction_set_is_that_of_the_process_that_reads(either, images, monkeypatch):
+def test_the_unpickling_process_chooses_the_instruction_set(either, images, monkeypatch):
     data = pickle.dumps(either)
     monkeypatch.setenv("FASTMNV2_ISA", "scalar")
     again = pickle.loads(data)

@@ -1,4 +1,4 @@
-"""Valid arguments, and the errors for invalid ones."""
+"""`embed`, `logits`, `classify` and `endpoints` take valid arguments and refuse invalid ones with one clear error."""
 
 import array
 import pickle
@@ -22,7 +22,7 @@ def test_shapes_and_types(model, images):
     assert empty.dtype == np.float32
 
 
-def test_features_are_those_of_relu6_and_differ_between_images(model, images):
+def test_features_are_in_the_range_of_relu6_and_differ_between_images(model, images):
     features = model.embed(images)
     assert features.min() >= 0
     assert features.max() <= 6
@@ -118,7 +118,7 @@ def test_tensorflow_tensors(model, images):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "error", "says"),
+    ("wrong", "error", "message"),
     [
         (np.zeros((96, 96), np.float32), ValueError, r"\[96, 96\]"),
         (np.zeros((1, 1, 96, 96, 3), np.float32), ValueError, r"\[1, 1, 96, 96, 3\]"),
@@ -139,8 +139,8 @@ def test_tensorflow_tensors(model, images):
         ([[1], [2, 3]], TypeError, "list"),
     ],
 )
-def test_wrong_images_name_what_was_expected_and_what_came(model, wrong, error, says):
-    with pytest.raises(error, match=says) as caught:
+def test_wrong_images_name_what_was_expected_and_what_came(model, wrong, error, message):
+    with pytest.raises(error, match=message) as caught:
         model.embed(wrong)
     assert "[96, 96, 3]" in str(caught.value) or "float32" in str(caught.value)
 
@@ -166,7 +166,7 @@ def _readonly():
 
 
 @pytest.mark.parametrize(
-    ("out", "error", "says"),
+    ("out", "error", "message"),
     [
         (np.zeros((3, 1280), np.float32), ValueError, r"\[2, 1280\], got \[3, 1280\]"),
         (np.zeros((1280,), np.float32), ValueError, r"\[2, 1280\], got \[1280\]"),
@@ -178,8 +178,8 @@ def _readonly():
         ([[0.0] * 1280] * 2, TypeError, "list"),
     ],
 )
-def test_wrong_out_is_refused_before_anything_is_computed(model, images, out, error, says):
-    with pytest.raises(error, match=says):
+def test_wrong_out_is_refused_before_anything_is_computed(model, images, out, error, message):
+    with pytest.raises(error, match=message):
         model.embed(images[:2], out=out)
     assert not np.any(out)
 
@@ -298,7 +298,7 @@ def test_wrong_top(model, images, top):
         model.classify(images, top=top)
 
 
-def test_endpoints_are_those_that_embed_goes_through(model, images):
+def test_endpoints_are_the_steps_of_embed(model, images):
     everything = model.endpoints(images[:3])
     assert len(everything) == 71
     assert (everything["default"] == model.embed(images[:3])).all()
@@ -312,17 +312,17 @@ def test_endpoints_are_those_that_embed_goes_through(model, images):
         model.endpoints(images[0], ["MobilenetV2/layer_99"])
 
 
-def test_a_batch_of_many_parts_is_that_of_one(model, images, monkeypatch):
+def test_a_batch_computed_in_parts_gives_the_same(model, images, monkeypatch):
     """A long batch is computed in parts, and every output is joined from them."""
     batch = np.concatenate([images] * 4)
-    in_bytes = (batch * 255).astype(np.uint8)
+    byte_images = (batch * 255).astype(np.uint8)
     names = ["default", "MobilenetV2/layer_19", "MobilenetV2/layer_4/depthwise_output"]
-    want = model.embed(batch), model.embed(in_bytes), model.logits(batch), model.endpoints(batch, names)
+    want = model.embed(batch), model.embed(byte_images), model.logits(batch), model.endpoints(batch, names)
     parted = pickle.loads(pickle.dumps(model))
     parted._first = 3
     monkeypatch.setattr("fastmnv2.core.model._LOGITS_PART", 7)
     monkeypatch.setattr("fastmnv2.core.model._PART_SECONDS", 1e-9)
-    got = parted.embed(batch), parted.embed(in_bytes), parted.logits(batch), parted.endpoints(batch, names)
+    got = parted.embed(batch), parted.embed(byte_images), parted.logits(batch), parted.endpoints(batch, names)
     assert all((one == other).all() for one, other in zip(got[:3], want[:3], strict=True))
     assert all((got[3][name] == want[3][name]).all() for name in names)
     with pytest.warns(UserWarning, match="expected float values"):

@@ -1,4 +1,4 @@
-"""Full disks, killed processes, shared and read-only caches, odd machines: files are always old or new, never half."""
+"""On full disks, after kills and with shared caches, a file is the old or the complete new one. Also odd machines."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def test_four_processes_fill_the_cache_at_once(server, cache, native_bytes):
     server.pages["/weights"] = 200, {}, native_bytes
     children = [start("fill_the_cache") for _ in range(4)]
     answers = [child.communicate(timeout=120) for child in children]
-    assert len({said for said, _ in answers}) == 1, answers
+    assert len({output for output, _ in answers}) == 1, answers
     assert "Error" not in answers[0][1]
     assert [entry.name for entry in cache.iterdir()] == ["imagenet.safetensors"]
     fastmnv2.load(cache / "imagenet.safetensors")
@@ -37,8 +37,8 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, untrained_native, what):
     else:
         arguments = ["embed", picture(tmp_path), "-o", target, "--force", "--weights", untrained_native]
     with start("slow_writer", *arguments) as child:
-        said = child.stdout.readline()
-        assert said == "written\n", said + child.stderr.read()
+        line = child.stdout.readline()
+        assert line == "written\n", line + child.stderr.read()
         child.send_signal(signal.SIGKILL)
     assert target.read_bytes() == b"old"
 
@@ -61,16 +61,16 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, untrained_native, name):
         arguments = ["convert", untrained_native, target, "--force"]
     else:
         arguments = ["embed", shown, "-o", target, "--force", "--weights", untrained_native]
-    _, said = (child := start("full_disk", *arguments)).communicate(timeout=120)
+    _, errors = (child := start("full_disk", *arguments)).communicate(timeout=120)
     assert child.returncode == 1
-    assert "File too large" in said
-    assert "Traceback" not in said
+    assert "File too large" in errors
+    assert "Traceback" not in errors
     assert target.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([name, "red.png"])
 
 
-def run_without_memory(whose, path, **environment):
-    done = run_program("without_memory", path, whose, env=os.environ | environment, check=False)
+def run_without_memory(allocator, path, **environment):
+    done = run_program("without_memory", path, allocator, env=os.environ | environment, check=False)
     assert done.returncode == 0, done.stderr
     words = done.stdout.split()
     return dict(zip(words[::2], map(int, words[1::2]), strict=True))
@@ -85,13 +85,13 @@ def test_every_allocation_of_the_core_fails_once(tmp_path, untrained_native):
     assert failed == {"load": 2, "embed": 5 if fastmnv2.info()["openmp"] else 3, "shared": 0, "endpoints": 0}
 
 
-def test_every_allocation_of_pythons_fails_once(untrained_native):
+def test_every_allocation_of_python_fails_once(untrained_native):
     pytest.importorskip("_testcapi")
     failed = run_without_memory("Python", untrained_native)
     assert failed["shared"] > 3
 
 
-def test_a_read_only_cache_is_read(untrained_native, tmp_path, monkeypatch):
+def test_a_read_only_cache_can_be_used(untrained_native, tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     folder.mkdir()
     shutil.copy(untrained_native, folder / "imagenet.safetensors")
@@ -112,8 +112,8 @@ LIMITS = ["processes 1", "processes 3", "processes 5", "processes 3 later", "mem
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux' limits")
 @pytest.mark.parametrize("limit", [*LIMITS, "group", "stack 1000000G", "stack 4G"])
-def test_threads_that_can_not_be_started_are_done_without(untrained_native, limit):
-    """Without a guard, OpenMP's runtimes end the process."""
+def test_calls_run_without_threads_that_cant_be_started(untrained_native, limit):
+    """Without our guard, OpenMP's runtimes end the process."""
     if not fastmnv2.info()["openmp"]:
         pytest.skip("built without OpenMP")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
@@ -128,12 +128,12 @@ def test_threads_that_can_not_be_started_are_done_without(untrained_native, limi
     most = {"processes 1": 1, "processes 3": 3, "processes 5": 5, "processes 3 later": 3}.get(limit, 64)
     assert max(counts) <= most
     if limit.startswith(("processes 5", "group", "memory 200", "stack 4G")):
-        assert max(counts) > 2, counts  # all threads that can start are used
+        assert max(counts) > 2, counts  # every thread that can be started is used
 
 
 @contextlib.contextmanager
 def group_of_processes(most):
-    """The folder of a control group with this limit of processes and threads."""
+    """The folder of a control group that allows at most this many processes and threads."""
     for parent in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
         folder = parent / f"fastmnv2-{os.getpid()}"
         try:

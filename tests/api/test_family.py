@@ -1,4 +1,4 @@
-"""Every member of the family is recognised by its weights, close to float64, and as int8 equal to LiteRT's bytes."""
+"""Every member of the family is recognised by its weights and close to float64. As int8, it has LiteRT's bytes."""
 
 import pickle
 from dataclasses import replace
@@ -48,7 +48,8 @@ def test_names_and_sizes():
     assert of(0.6125, 96, 128).name == "mobilenet_v2_06125_96x128"
     assert (of(1.4, 224, 224).features, of(0.35, 96, 96).features) == (1792, 1280)
     assert pickle.loads(pickle.dumps(of(1.0, 224, 224))) is of(1.0, 224, 224)
-    for wrong in ((0.2, 96, 96), (2.1, 96, 96), (1.0, 31, 96), (1.0, 96, 513), (float("nan"), 96, 96)):
+    sizes = (31, 96), (96, 513), (10**30, 96), (96, -(10**30))
+    for wrong in ((0.2, 96, 96), (2.1, 96, 96), (float("nan"), 96, 96), *((1.0, *size) for size in sizes)):
         with pytest.raises(ValueError, match=r"expected a multiplier from 0\.25 to 2"):
             of(*wrong)
 

@@ -20,13 +20,13 @@ KINDS = {
     "int8": (np.int8, {}),
     "int8 wild": (np.int8, {"wild": True}),
     "int8 between float ends": (np.int8, {"float_ends": True}),
-    "int8 with a tail": (np.int8, {"tail": True}),
+    "int8 with a tail": (np.int8, {"tail": True, "ties": True}),
     "int8 with logits": (np.int8, {"logits": True}),
 }
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def tflite_files(tmp_path_factory):
     """Paths of files of every kind."""
     pytest.importorskip("ai_edge_litert")
     folder = tmp_path_factory.mktemp("int8")
@@ -37,8 +37,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture(params=[*KINDS, "Google's"])
-def path(request, made):
-    return made[request.param] if request.param in made else request.getfixturevalue("real_tflite")
+def path(request, tflite_files):
+    return tflite_files[request.param] if request.param in tflite_files else request.getfixturevalue("real_tflite")
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
     """Maps of odd height and width, of one row and of one column: stride 2 pads them on both sides."""
     pytest.importorskip("ai_edge_litert")
     network = of(*which)
-    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True)
+    path = int8_files.write(tmp_path / "odd.tflite", 3, dtype, network=network, wild=True, ties=True)
     pictures = np.random.default_rng(8).integers(0, 256, (2, *network.image_shape), np.uint8)
     want = litert(path, pictures, network)
     model = fastmnv2.load(path, precision="int8")
@@ -117,11 +117,11 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
 
 
 @pytest.mark.parametrize("kind", ["uint8 wild, logits", "int8 wild"])
-def test_the_same_bytes_on_every_instruction_set_and_in_every_call(made, pictures, kind, monkeypatch):
-    want = fastmnv2.load(made[kind], precision="int8").endpoints(pictures, raw=True)
+def test_the_same_bytes_on_every_instruction_set_and_in_every_call(tflite_files, pictures, kind, monkeypatch):
+    want = fastmnv2.load(tflite_files[kind], precision="int8").endpoints(pictures, raw=True)
     for isa in fastmnv2.available_isas("int8"):
         monkeypatch.setenv("FASTMNV2_ISA", isa)
-        model = fastmnv2.load(made[kind], precision="int8")
+        model = fastmnv2.load(tflite_files[kind], precision="int8")
         assert model.isa == isa
         some = pictures[:2] if isa == "scalar" else pictures
         got = model.endpoints(some, raw=True)
@@ -134,8 +134,8 @@ def test_the_same_bytes_on_every_instruction_set_and_in_every_call(made, picture
         assert all(np.array_equal(many[name], want[name][:1]) for name in want)
 
 
-def test_float_pixels_are_the_bytes_they_came_from(made, pictures):
-    model = fastmnv2.load(made["int8"], precision="int8")
+def test_float_pixels_are_the_bytes_they_came_from(tflite_files, pictures):
+    model = fastmnv2.load(tflite_files["int8"], precision="int8")
     features = model.embed(pictures)
     assert np.array_equal(model.embed(pictures / np.float32(255)), features)
     assert np.array_equal(model.embed(pictures * np.float32(1 / 255)), features)
@@ -148,8 +148,8 @@ def test_float_pixels_are_the_bytes_they_came_from(made, pictures):
         )
 
 
-def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
-    model = fastmnv2.load(made["uint8 wild, logits"], precision="int8")
+def test_an_image_with_nan_gives_nan_and_others_do_not(tflite_files, pictures):
+    model = fastmnv2.load(tflite_files["uint8 wild, logits"], precision="int8")
     images = pictures / np.float32(255)
     images[2, 50, 60, 1] = np.nan
     for threads in (1, 2):
@@ -159,12 +159,19 @@ def test_an_image_with_nan_gives_nan_and_others_do_not(made, pictures):
             i == 2 for i in range(len(images))
         ]
         assert np.isnan(model.embed(images[2], threads=threads)).all()
+    names = ["default", ENDPOINT_NAMES[1], ENDPOINT_NAMES[-1], PROJECTION_NAMES[3]]
+    whole = model.endpoints(pictures[: len(images)], names)
+    for name, values in model.endpoints(images, names).items():
+        assert np.isnan(values[2]).all(), name
+        np.testing.assert_array_equal(np.delete(values, 2, 0), np.delete(whole[name], 2, 0))
+    assert np.isnan(model.endpoints(images[2], names[1])[names[1]]).all()
+    assert model.endpoints(images, names[1], raw=True)[names[1]].dtype == model.folded.dtype
     assert np.isfinite(model.embed(images[3])).all()
 
 
-def test_numbers_are_dequantised_integers(made, pictures):
+def test_numbers_are_dequantised_integers(tflite_files, pictures):
     for kind in ("uint8", "int8 wild"):
-        model = fastmnv2.load(made[kind], precision="int8")
+        model = fastmnv2.load(tflite_files[kind], precision="int8")
         names = [*ENDPOINT_NAMES[::5], PROJECTION_NAMES[3], "default"]
         raw, numbers = model.endpoints(pictures, names, raw=True), model.endpoints(pictures, names)
         for name in names:
@@ -173,25 +180,25 @@ def test_numbers_are_dequantised_integers(made, pictures):
         assert np.array_equal(numbers["default"], model.embed(pictures))
 
 
-def test_what_a_model_tells(made):
-    model = fastmnv2.load(made["int8"], precision="int8")
+def test_a_model_reports_its_precision(tflite_files):
+    model = fastmnv2.load(tflite_files["int8"], precision="int8")
     assert model.precision == "int8"
     assert fastmnv2.info(model)["weights"]["precision"] == "int8"
     assert "int8" in repr(model)
-    other = fastmnv2.load(made["int8"])
+    other = fastmnv2.load(tflite_files["int8"])
     assert other.precision == "float32"
     for call in (lambda: other.quantization("default"), lambda: other.endpoints(np.zeros((96, 96, 3)), raw=True)):
         with pytest.raises(ValueError, match="int8 model"):
             call()
     with pytest.raises(ValueError, match="precision"):
-        fastmnv2.load(made["int8"], precision="int4")
+        fastmnv2.load(tflite_files["int8"], precision="int4")
     with pytest.raises(WeightsError, match="fastmnv2 quantize"):
         fastmnv2.load("imagenet", precision="int8")
     assert fastmnv2.load("untrained", precision="int8").precision == "int8"
 
 
-def test_native_files_hold_them(made, pictures, tmp_path):
-    for kind, source in made.items():
+def test_native_files_hold_8_bit_weights(tflite_files, pictures, tmp_path):
+    for kind, source in tflite_files.items():
         target = tmp_path / "native.safetensors"
         native.write(target, resolve(source, precision="int8"))
         model, original = fastmnv2.load(target, precision="int8"), fastmnv2.load(source, precision="int8")
@@ -202,7 +209,7 @@ def test_native_files_hold_them(made, pictures, tmp_path):
         again = pickle.loads(pickle.dumps(model))
         assert np.array_equal(again.embed(pictures), model.embed(pictures))
     float_file = tmp_path / "float.safetensors"
-    native.write(float_file, resolve(made["int8"]))
+    native.write(float_file, resolve(tflite_files["int8"]))
     with pytest.raises(WeightsError, match="8-bit"):
         fastmnv2.load(float_file, precision="int8")
 
@@ -230,9 +237,9 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_hostile_numbers_are_one_error(made, tmp_path, what):
+def test_hostile_numbers_give_one_error(tflite_files, tmp_path, what):
     name, value = HOSTILE[what]
-    good = resolve(made["int8"], precision="int8")
+    good = resolve(tflite_files["int8"], precision="int8")
     with pytest.raises(WeightsError):
         type(good).of(good, _spoil(good.tensors, name, value))
     # Set without the checks, so that the file contains the bad value.
@@ -261,7 +268,7 @@ class TestQuantize:
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosines.min() > 0.97
 
-    def test_refuses_what_it_can_not_calibrate_on(self, untrained_native, pictures, tmp_path):
+    def test_unsuitable_calibration_images_are_refused(self, untrained_native, pictures, tmp_path):
         target = tmp_path / "int8.safetensors"
         with pytest.raises(ValueError, match="at least 5"):
             fastmnv2.quantize(untrained_native, target, pictures[:4])

@@ -21,7 +21,7 @@ def test_scalar_is_always_there():
 
 
 @pytest.mark.parametrize("name", fastmnv2.available_isas())
-def test_environment_forces_one(monkeypatch, name):
+def test_the_environment_can_force_an_instruction_set(monkeypatch, name):
     monkeypatch.setenv("FASTMNV2_ISA", name)
     assert fastmnv2.isa() == name
 
@@ -58,11 +58,12 @@ NEWER = re.compile(
     r"bls|bzhi|mulx|pdep|pext |rorx|sarx|shlx|shrx|movbe|adcx|adox|fxsave|cmpxchg16b)"
 )
 
-# Functions that the tiers generate from templates; all other code in the module must run on any processor.
-
 
 def functions_of_instruction_sets(module):
-    """Addresses of the functions from the files of csrc/isas.def; empty if the module was stripped."""
+    """Addresses of the functions from the files of csrc/isas.def; empty if the module was stripped.
+
+    All other code in the module must run on any processor.
+    """
     files = {f"{Path(name).name}.c" for name in isas()}
     table = subprocess.run(["objdump", "-t", module], capture_output=True, text=True, check=True).stdout
     found, here = set(), False
@@ -94,7 +95,7 @@ def test_no_instruction_above_the_baseline_outside_the_kernels():
                 function = int(head[1], 16), head[2]
             elif NEWER.search(line):
                 users[function] = line
-        assert any(address in kernels for address, _ in users)  # the search does find such instructions
+        assert any(address in kernels for address, _ in users)  # the search can find such instructions
         assert not {name: line for (address, name), line in users.items() if address not in kernels}
 
 

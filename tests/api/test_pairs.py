@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2.core import similar
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +19,8 @@ def vectors():
 
 @pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 7, 64, 1024])
 @pytest.mark.parametrize("threshold", [-1, 0.0, 0.8, 0.999])
-def test_as_the_whole_matrix(vectors, monkeypatch, block, threshold):
-    monkeypatch.setattr(similar, "_BLOCK", block)
+def test_the_same_pairs_as_the_whole_matrix(vectors, monkeypatch, block, threshold):
+    monkeypatch.setattr("fastmnv2.core.similarity._BLOCK", block)
     wide = vectors.astype(np.float64)
     lengths = np.linalg.norm(wide, axis=1, keepdims=True)
     unit = wide / np.where(lengths == 0, 1, lengths)
@@ -46,7 +45,7 @@ def test_duplicates_and_dtypes(vectors):
     assert len(fastmnv2.pairs(np.empty((0, 5)), 0.5)) == len(fastmnv2.pairs(np.ones((1, 5)), 0.5)) == 0
 
 
-def test_memory_is_that_of_blocks():
+def test_memory_is_limited_to_blocks():
     many = np.random.RandomState(0).normal(size=(6000, 16)).astype(np.float32)
     tracemalloc.start()
     try:
@@ -66,7 +65,7 @@ def test_memory_is_that_of_blocks():
         ((np.ones((3, 3)), float("nan")), ValueError),
     ],
 )
-def test_what_is_refused(arguments, error):
+def test_wrong_arguments_are_refused(arguments, error):
     with pytest.raises(error, match=r"expected"):
         fastmnv2.pairs(*arguments)
     with pytest.raises(ValueError, match="most"):

@@ -1,4 +1,4 @@
-"""Ray: the same vectors, the same parts in folders, and a node that is killed during a job."""
+"""Ray gives the same vectors and parts, also if a node is killed during a job."""
 
 import json
 import time
@@ -25,8 +25,10 @@ def paths(tmp_path_factory):
 
 @pytest.fixture
 def cluster():
-    """A head node and two workers, each in its own processes. They import from this process's working directory too, so
-    it must not be the checkout: the autouse fixtures have left that."""
+    """A head node and two workers, each in its own processes.
+
+    They also import from this process's working directory. The autouse fixtures make sure that it is not the checkout.
+    """
     from ray.cluster_utils import Cluster
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 200 << 20})
@@ -42,7 +44,7 @@ def test_embedder_without_ray(paths, model):
     from fastmnv2.ray import ImageEmbedder
 
     batch = {"path": np.array([*paths[:3], "none.jpg"]), "other": np.arange(4)}
-    found = ImageEmbedder(model, keep_errors=True)(batch)
+    found = ImageEmbedder(model, on_error="keep")(batch)
     np.testing.assert_array_equal(found["features"][:3], model.embed_images(paths[:3]))
     assert np.isnan(found["features"][3]).all()
     assert found["error"].tolist() == ["", "", "", "No such file or directory"]
@@ -56,7 +58,7 @@ def test_a_folder_with_a_node_killed_midway(paths, model, cluster, tmp_path, mon
     import pyarrow.parquet
 
     from fastmnv2.image import jobs
-    from fastmnv2.image.given import Pictures
+    from fastmnv2.image.inputs import Pictures
 
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"nothing")

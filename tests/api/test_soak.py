@@ -31,7 +31,7 @@ def growth(turns, turn):
 @pytest.mark.parametrize("calls", [600, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_calls(untrained_native, images, calls):
     model = fastmnv2.load(untrained_native)
-    want, in_bytes = model.embed(images[0]), (images * 255).astype(np.uint8)
+    want, byte_images = model.embed(images[0]), (images * 255).astype(np.uint8)
     out = np.empty(1280, np.float32)
 
     def turn(number):
@@ -40,7 +40,7 @@ def test_calls(untrained_native, images, calls):
         elif number % 4 == 1:
             assert (model.embed(images[0], threads=1) == want).all()
         else:
-            fastmnv2.embed(in_bytes[0], weights=model, threads=1)
+            fastmnv2.embed(byte_images[0], weights=model, threads=1)
         if number % 100 == 0:
             with pytest.raises(ValueError, match="expected shape"):
                 model.embed(images[0, 1:])
@@ -62,7 +62,7 @@ def test_loads(untrained_native, images, loads):
     assert grown < 8 << 20  # less than one model takes
 
 
-def test_a_leak_would_be_seen(untrained_native):
+def test_a_leak_would_be_noticed(untrained_native):
     kept = []
     grown = growth(20, lambda number: kept.append(fastmnv2.load(untrained_native)))
     assert grown > 8 << 20

@@ -1,4 +1,4 @@
-"""The numerics promise: as close to float64 as TensorFlow itself at all 71 outputs, while mutants fail."""
+"""All 71 outputs are as close to float64 as TensorFlow's own, and deliberately wrong networks are not."""
 
 import numpy as np
 import pytest
@@ -185,7 +185,7 @@ def test_the_reference_itself_is_tensorflows_network(case):
 
 
 @pytest.mark.slow
-def test_keras_applications_is_a_second_witness(tmp_path, images):
+def test_keras_applications_gives_the_same(tmp_path, images):
     """keras.applications.MobileNetV2, an independent implementation, gives the same with the same variables."""
     from keras_model import keras_model
 

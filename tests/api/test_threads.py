@@ -29,10 +29,10 @@ def test_threads_must_be_an_int(model, images, untrained_native, wrong):
 def _available(code="", **environ):
     script = f"{code}\nfrom fastmnv2.core import threads\nprint(threads.available())"
     clean = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", script], env=clean | environ, capture_output=True, text=True, check=True
     )
-    return int(run.stdout)
+    return int(done.stdout)
 
 
 def test_environment_and_affinity_limit_the_default():

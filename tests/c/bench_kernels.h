@@ -7,24 +7,24 @@
 
 /* One call of a kernel as the network makes it, and its number of multiply-adds (or floats). */
 typedef struct timed {
-    const fm_kernels *kernels;
+    const fm_float32_kernels *kernels;
     const char *name;
     void (*run)(const struct timed *t);
     double work;
     const float *packed;
 #define KERNEL(kernel, arguments, result) arguments kernel;
-    FM_KERNELS(KERNEL)
+    FM_FLOAT32_KERNELS(KERNEL)
 #undef KERNEL
 } timed;
 
 /* Every panel of the layer. */
 static void time_pointwise(const timed *t) {
-    const fm_kernels *kernels = t->kernels;
-    const int n = t->pointwise.ldc, panels = fm_panel_count(n, kernels->lanes, kernels->panel);
+    const fm_float32_kernels *kernels = t->kernels;
+    const int n = t->pointwise.ldc, panels = fm_float32_panel_count(n, kernels->lanes, kernels->panel);
     for (int p = 0; p < panels; p++) {
-        const int start = fm_panel_start(n, kernels->lanes, panels, p);
-        fm_pointwise_args args = t->pointwise;
-        args.columns = args.ldb = fm_panel_start(n, kernels->lanes, panels, p + 1) - start;
+        const int start = fm_float32_panel_start(n, kernels->lanes, panels, p);
+        fm_float32_pointwise_args args = t->pointwise;
+        args.columns = args.ldb = fm_float32_panel_start(n, kernels->lanes, panels, p + 1) - start;
         args.panel = t->packed + (size_t)start * (size_t)(args.k + 1);
         args.c += start;
         args.residual += start;
@@ -63,10 +63,10 @@ static int calls_for(const timed *t) {
     return (int)(50e-6 * 1e9 * burst(t, 1) / t->work) + 1;
 }
 
-static timed timed_peak(const fm_kernels *kernels) {
+static timed timed_peak(const fm_float32_kernels *kernels) {
     return (timed){.kernels = kernels,
                    .run = time_peak,
-                   .work = 2000.0 * FM_PEAK_CHAINS * kernels->lanes,
+                   .work = 2000.0 * FM_FLOAT32_PEAK_CHAINS * kernels->lanes,
                    .peak = {2000, 0.5f, 0.25f}};
 }
 
@@ -87,34 +87,34 @@ static void report(const timed *t, int is_macs) {
     release();
 }
 
-static float *ordinary_weights(const fm_layer *layer, const fm_kernels *kernels) {
+static float *ordinary_weights(const fm_layer *layer, const fm_float32_kernels *kernels) {
     const size_t taps = (size_t)(layer->kernel * layer->kernel), out = (size_t)layer->out_channels;
     const size_t depth = layer->kind == FM_DEPTHWISE ? taps : taps * (size_t)layer->in_channels;
     float *kernel = ordinary(depth * out), *bias = ordinary(out);
-    float *packed = fenced(fm_packed_floats(layer) * sizeof(float));
-    fm_pack(layer, kernels, kernel, bias, packed);
+    float *packed = fenced(fm_float32_packed_floats(layer) * sizeof(float));
+    fm_float32_pack(layer, kernels, kernel, bias, packed);
     return packed;
 }
 
-/* As many pixels as the network computes in one call. */
-static void bench_pointwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
+/* At most as many pixels as the network computes in one call. */
+static void bench_pointwise_layer(const fm_float32_kernels *kernels, const fm_layer *layer) {
     const int pixels = layer->in_height * layer->in_width, rows = pixels < 144 ? pixels : 144, k = layer->in_channels;
-    const int n = fm_padded_columns(layer);
+    const int n = fm_float32_padded_columns(layer);
     if (n % kernels->unit != 0) return;
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_pointwise, .work = (double)rows * k * n};
     t.packed = ordinary_weights(layer, kernels);
-    t.pointwise = (fm_pointwise_args){.a = ordinary((size_t)(rows * k)),
-                                      .residual = ordinary((size_t)(rows * n)),
-                                      .c = ordinary((size_t)(rows * n)),
-                                      .rows = rows,
-                                      .k = k,
-                                      .ldc = n};
+    t.pointwise = (fm_float32_pointwise_args){.a = ordinary((size_t)(rows * k)),
+                                              .residual = ordinary((size_t)(rows * n)),
+                                              .c = ordinary((size_t)(rows * n)),
+                                              .rows = rows,
+                                              .k = k,
+                                              .ldc = n};
     t.pointwise.epilogue = layer->residual ? FM_RESIDUAL : layer->relu6 ? FM_RELU6 : FM_LINEAR;
     report(&t, 1);
 }
 
-/* A slice of the channels, all rows of a small map or some of a large one. */
-static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *layer) {
+/* A slice of the channels; all rows of a small map, or some rows of a large one. */
+static void bench_depthwise_layer(const fm_float32_kernels *kernels, const fm_layer *layer) {
     enum { MOST_ROWS = 8 };
     const int channels = layer->in_channels, width = layer->in_width, out = width / layer->stride;
     const int slice = channels < 48 ? channels : 48, out_rows = out < MOST_ROWS ? out : MOST_ROWS;
@@ -127,13 +127,13 @@ static void bench_depthwise_layer(const fm_kernels *kernels, const fm_layer *lay
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_depthwise};
     t.work = 9.0 * out_rows * out * slice;
     float *to = ordinary((size_t)(out_rows * out * channels));
-    t.depthwise = (fm_depthwise_args){
+    t.depthwise = (fm_float32_depthwise_args){
         rows, ordinary_weights(layer, kernels), to, slice, width, slice, out_rows, channels, layer->stride};
     report(&t, 1);
 }
 
-static void bench_layers(const fm_kernels *kernels, fm_kind kind,
-                         void (*bench)(const fm_kernels *kernels, const fm_layer *layer)) {
+static void bench_layers(const fm_float32_kernels *kernels, fm_kind kind,
+                         void (*bench)(const fm_float32_kernels *kernels, const fm_layer *layer)) {
     const fm_network network = some_network();
     for (int i = 0; i < FM_LAYERS; i++) {
         const fm_layer layer = fm_layer_info(&network, i);
@@ -141,47 +141,51 @@ static void bench_layers(const fm_kernels *kernels, fm_kind kind,
     }
 }
 
-static void bench_stem_layer(const fm_kernels *kernels, const fm_layer *layer) {
+static void bench_stem_layer(const fm_float32_kernels *kernels, const fm_layer *layer) {
     const int width = layer->in_width, outputs = layer->out_channels;
     if (outputs % kernels->unit != 0) return;
     const float *image = ordinary((size_t)(9 * width)), *const rows[] = {image, image + 3 * width, image + 6 * width};
     timed t = {.kernels = kernels, .name = layer->scope, .run = time_stem, .work = 27.0 * width / 2 * outputs};
     float *to = ordinary((size_t)(width / 2 * outputs));
-    t.stem = (fm_stem_args){rows, ordinary_weights(layer, kernels), to, width, outputs, image, 24 * width};
+    t.stem = (fm_float32_stem_args){rows, ordinary_weights(layer, kernels), to, width, outputs, image, 24 * width};
     report(&t, 1);
 }
 
-static void bench_pointwise(const fm_kernels *kernels) { bench_layers(kernels, FM_POINTWISE, bench_pointwise_layer); }
-static void bench_depthwise(const fm_kernels *kernels) { bench_layers(kernels, FM_DEPTHWISE, bench_depthwise_layer); }
-static void bench_stem(const fm_kernels *kernels) { bench_layers(kernels, FM_CONV, bench_stem_layer); }
+static void bench_pointwise(const fm_float32_kernels *kernels) {
+    bench_layers(kernels, FM_POINTWISE, bench_pointwise_layer);
+}
+static void bench_depthwise(const fm_float32_kernels *kernels) {
+    bench_layers(kernels, FM_DEPTHWISE, bench_depthwise_layer);
+}
+static void bench_stem(const fm_float32_kernels *kernels) { bench_layers(kernels, FM_CONV, bench_stem_layer); }
 
-static void bench_scale(const fm_kernels *kernels, const char *name, void (*run)(const timed *t)) {
+static void bench_scale(const fm_float32_kernels *kernels, const char *name, void (*run)(const timed *t)) {
     const int count = 3 * some_network().width;
     timed t = {.kernels = kernels, .name = name, .run = run, .work = count};
-    t.scale_f32 = (fm_scale_args){ordinary((size_t)count), ordinary((size_t)count), count, 2.0f, -1.0f, 1.5f};
+    t.scale_f32 = (fm_float32_scale_args){ordinary((size_t)count), ordinary((size_t)count), count, 2.0f, -1.0f, 1.5f};
     t.scale_u8 = t.scale_f32;
     report(&t, 0);
 }
-static void bench_scale_f32(const fm_kernels *kernels) { bench_scale(kernels, "scale_f32", time_scale_f32); }
-static void bench_scale_u8(const fm_kernels *kernels) { bench_scale(kernels, "scale_u8", time_scale_u8); }
+static void bench_scale_f32(const fm_float32_kernels *kernels) { bench_scale(kernels, "scale_f32", time_scale_f32); }
+static void bench_scale_u8(const fm_float32_kernels *kernels) { bench_scale(kernels, "scale_u8", time_scale_u8); }
 
-static void bench_pool(const fm_kernels *kernels) {
+static void bench_pool(const fm_float32_kernels *kernels) {
     enum { PIXELS = 9 };
     const int features = some_network().features, count = PIXELS * features;
     timed t = {.kernels = kernels, .name = "pool", .run = time_pool, .work = count};
-    t.pool = (fm_pool_args){ordinary((size_t)count), ordinary((size_t)features), PIXELS, features};
+    t.pool = (fm_float32_pool_args){ordinary((size_t)count), ordinary((size_t)features), PIXELS, features};
     report(&t, 0);
 }
 
-static void bench_peak(const fm_kernels *kernels) {
+static void bench_peak(const fm_float32_kernels *kernels) {
     timed t = timed_peak(kernels);
     t.name = "peak";
     report(&t, 1);
 }
 
-static void bench_table(const fm_kernels *kernels) {
+static void bench_table(const fm_float32_kernels *kernels) {
 #define KERNEL(name, arguments, result) bench_##name(kernels);
-    FM_KERNELS(KERNEL)
+    FM_FLOAT32_KERNELS(KERNEL)
 #undef KERNEL
 }
 

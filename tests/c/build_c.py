@@ -73,8 +73,8 @@ def fresh(target):
         return False
 
 
-def of_the_package(compiler, source, own):
-    """The object that setup.py has compiled from ``source`` with this compiler and the flags ``own``, if up to date."""
+def package_object(compiler, source, own):
+    """The object that setup.py compiled from ``source`` with this compiler and the flags ``own``; None if outdated."""
     for target in (ROOT / "build").glob(f"temp.*/{source.relative_to(ROOT).with_suffix('.o')}"):
         made = target.with_suffix(".made")
         used, *flags = made.read_text().split() if made.exists() else [""]
@@ -103,14 +103,14 @@ def kernels(isas=ISAS, tier=None):
 
 
 def compile_all(compiler, sources, *extra):
-    """Compile sources, each with its own flags and ``extra``. Returns the objects' paths."""
+    """Compile sources, each with its own flags and with ``extra``. Returns the objects' paths."""
     # Flags for the linker or for the test program don't change the core's objects.
     shared = [flag for flag in extra if not flag.startswith(("-Wl,", "-static", "-D"))]
     installed = shared == [OPENMP] and compiler == find_compiler(*COMPILERS)
 
     def one(source):
         path, own = source
-        package = of_the_package(compiler, path, own) if installed else None
+        package = package_object(compiler, path, own) if installed else None
         return package or compile_one([compiler, *FLAGS, *own, *shared, "-I", str(ROOT / "csrc")], path)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

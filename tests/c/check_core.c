@@ -1,8 +1,8 @@
 /* The whole core without Python: bits, failing allocations, concurrency, endurance. Built with and without
  * sanitizers, under several compilers and optimisation levels (test_core.py), and for other processors.
  *
- *   check_core digest      the features' digest on every instruction set of this machine: all must be DIGEST, and
- *                          those of an 8-bit network, and all its endpoints, INT8_DIGEST
+ *   check_core digest      on every instruction set of this machine: the features' digest must be DIGEST, and that
+ *                          of an 8-bit network's features and endpoints INT8_DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
  *   check_core nested      calls from inside another parallel region: the same bits
  *   check_core rested      calls after a rest, with threads that slept: the same bits
@@ -20,7 +20,7 @@
 
 #include "cpu.h"
 #include "fastmnv2.h"
-#include "made_models.h"
+#include "sample_models.h"
 
 /* The digest of the features of IMAGES images, float32 and uint8. It changes only if the promised bits change. */
 #define DIGEST 0x03c7ddafcda949b7u
@@ -95,7 +95,7 @@ static void check_int8_digest(void) {
     }
 }
 
-/* Slow instruction sets only on two threads, because sanitizers make them slower still. */
+/* Slow instruction sets run only on two threads, because sanitizers make them even slower. */
 static void check_int8_threads(void) {
     static float want[IMAGES * MOST_FEATURES], got[IMAGES * MOST_FEATURES];
     for (int i = 0; i < fm_isa_count(); i++) {
@@ -178,7 +178,7 @@ static void check_rested(const fm_weights *weights) {
 #ifdef _OPENMP
 #pragma omp critical
 #endif
-            expect(0, "a thread may not run where it might before");
+            expect(0, "a thread's affinity has changed");
         }
     }
     fm_model_free(model);

@@ -1,16 +1,16 @@
-/* Members of the family other than check_core.c's: the same bits on every instruction set, alone and in a batch, on one
- * thread and on many, in both precisions. Also checks the rule that gives the networks.
+/* Members of the family that check_core.c does not run: the same bits on every instruction set, alone and in a batch,
+ * on one thread and on many, in both precisions. Also checks the rule that gives the networks.
  *
  *   check_family digest    the features' and logits' digest of each member on every instruction set of this machine
  *   check_family large     the same for members that take longer
- *   check_family rule      which networks there are; paddings and sizes of maps */
+ *   check_family rule      which networks exist; paddings and sizes of maps */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "net/model.h"
 
-#include "made_models.h" /* last, because its names are short */
+#include "sample_models.h" /* last, because its names are short */
 
 typedef struct member {
     double multiplier;
@@ -48,7 +48,7 @@ static void expect(int good, const char *what) {
     failures++;
 }
 
-/* The digest of all images' features and one's logits, as computed in one batch on one thread. */
+/* The digest of all images' features and of one image's logits, computed in one batch on one thread. */
 static uint64_t digest(const fm_model *model, float *features) {
     float logits[1001];
     forward(model, FM_UINT8, 0, IMAGES, 1, features);

@@ -51,7 +51,7 @@ static float *floats(size_t n) {
 /* ---- one kernel each, named as in FM_IMAGE_KERNELS ---- */
 
 static void check_blend_columns(const fm_image_kernels *kernels, int n) {
-    fm_blend_columns_args args = {.unit = n % 2 ? 1.0f : UNIT, .n = n};
+    fm_image_blend_columns_args args = {.unit = n % 2 ? 1.0f : UNIT, .n = n};
     args.left = bytes((size_t)n);
     args.right = bytes((size_t)n);
     args.weights = floats((size_t)n);
@@ -65,7 +65,7 @@ static void check_blend_columns(const fm_image_kernels *kernels, int n) {
 }
 
 static void check_blend_rows(const fm_image_kernels *kernels, int n) {
-    fm_blend_rows_args args = {.weight = (float)(rand() % 1000) / 999.0f, .n = n};
+    fm_image_blend_rows_args args = {.weight = (float)(rand() % 1000) / 999.0f, .n = n};
     args.upper = floats((size_t)n);
     args.lower = floats((size_t)n);
     seal();
@@ -78,7 +78,7 @@ static void check_blend_rows(const fm_image_kernels *kernels, int n) {
 }
 
 static void check_add_rows(const fm_image_kernels *kernels, int n) {
-    fm_add_rows_args args = {.rows = n % 5 ? 8 : 1 + rand() % 8, .unit = n % 2 ? 1.0f : UNIT, .n = n};
+    fm_image_add_rows_args args = {.rows = n % 5 ? 8 : 1 + rand() % 8, .unit = n % 2 ? 1.0f : UNIT, .n = n};
     args.stride = n + rand() % 5;
     const size_t size = (size_t)(args.stride * (args.rows - 1) + n);
     args.samples = bytes(size);
@@ -102,7 +102,7 @@ static void check_add_rows(const fm_image_kernels *kernels, int n) {
     release();
 }
 
-/* Spans like those of a picture that is reduced (or enlarged), from n inputs. */
+/* Spans over n inputs, as for a picture that is reduced or enlarged. */
 static fm_spans spans_of(int inputs, int outputs) {
     fm_spans spans = {.outputs = outputs, .most = least(inputs, 2 * (inputs / outputs + 1) + 1)};
     int32_t *starts = fenced((size_t)outputs * sizeof *starts), *counts = fenced((size_t)outputs * sizeof *counts);
@@ -120,7 +120,7 @@ static fm_spans spans_of(int inputs, int outputs) {
 static void check_add_columns(const fm_image_kernels *kernels, int n) {
     const int outputs = 1 + rand() % 20, first = rand() % n, stop = first + 1 + rand() % (n - first);
     const fm_spans spans = spans_of(n, outputs);
-    fm_add_columns_args args = {.first = first, .stop = stop, .spans = &spans};
+    fm_image_add_columns_args args = {.first = first, .stop = stop, .spans = &spans};
     args.row = floats((size_t)(stop - first) * 3 + 1);
     seal();
     float *want = floats((size_t)outputs * 3), *got = floats((size_t)outputs * 3);
@@ -218,7 +218,7 @@ static void check_area(const fm_image_kernels *kernels, int height, int width, i
 static void check_table(const fm_image_kernels *kernels) {
     for (fence_front = 0; fence_front < 2; fence_front++) {
         for (int n = 1; n < 150; n++) {
-#define KERNEL(kernel) check_##kernel(kernels, n);
+#define KERNEL(name, arguments, result) check_##name(kernels, n);
             FM_IMAGE_KERNELS(KERNEL)
 #undef KERNEL
         }
@@ -269,17 +269,17 @@ static void bench_table(const fm_image_kernels *kernels) {
 
 /* ---- mutants: errors that these checks must catch ---- */
 
-static void one_too_many(const fm_blend_rows_args *args) {
+static void one_too_many(const fm_image_blend_rows_args *args) {
     fm_image_scalar.blend_rows(args);
     args->out[args->n] = 0.0f;
 }
 
-static void scribbling(const fm_blend_rows_args *args) {
+static void scribbling(const fm_image_blend_rows_args *args) {
     fm_image_scalar.blend_rows(args);
     ((float *)(uintptr_t)args->upper)[0] = 0.0f;
 }
 
-static void fused(const fm_blend_rows_args *args) {
+static void fused(const fm_image_blend_rows_args *args) {
     for (int i = 0; i < args->n; i++) {
         args->out[i] = fmaf(args->lower[i] - args->upper[i], args->weight, args->upper[i]);
     }
@@ -288,7 +288,7 @@ static void fused(const fm_blend_rows_args *args) {
 static void check_mutant(const char *name) {
     static const struct {
         const char *name;
-        void (*kernel)(const fm_blend_rows_args *args);
+        void (*kernel)(const fm_image_blend_rows_args *args);
     } mutants[] = {{"end", one_too_many}, {"input", scribbling}, {"fused", fused}};
     for (size_t i = 0; i < sizeof mutants / sizeof mutants[0]; i++) {
         if (strcmp(mutants[i].name, name) != 0) continue;
@@ -298,16 +298,27 @@ static void check_mutant(const char *name) {
     }
 }
 
+/* An instruction set without a table of its own must fall back to one that this machine can run. */
+static void check_fallback(const fm_isa *isa) {
+    const char *table = fm_image_table(isa)->name;
+    for (int i = 0; i < fm_isa_count(); i++) {
+        const fm_isa *owner = fm_isa_at(i);
+        if (owner == isa || strcmp(fm_isa_name(owner), table) != 0) continue;
+        check_that(fm_isa_supported(owner), fm_isa_name(isa), "its table is not supported on this machine");
+    }
+}
+
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "--mutant") == 0) {
         check_mutant(argv[2]);
         return failures != 0;
     }
     const int all = argc > 1 && strcmp(argv[1], "--all") == 0, bench = argc > 1 && strcmp(argv[1], "--bench") == 0;
-    if (!upper_halves_told()) printf("upper halves: not told here\n");
+    if (!upper_halves_reported()) printf("upper halves: not reported here\n");
     const fm_image_kernels *last = NULL;
     for (int i = 0; i < fm_isa_count(); i++) {
         const fm_isa *isa = fm_isa_at(i);
+        check_fallback(isa);
         if (!all && !fm_isa_supported(isa)) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;

@@ -27,9 +27,8 @@ static float odd_value(void) {
     return (float)rand() / (float)RAND_MAX * 4.0f - 2.0f;
 }
 
-/* The kind of numbers: ordinary and special ones, also NaN and infinities, or special ones passed through by pick_one.
- */
-typedef enum numbers { ORDINARY, POISONED, HANDED_ON, NUMBERS } numbers;
+/* The kind of numbers: ordinary and special ones; also NaN and infinities; special ones, one per sum (pick_one). */
+typedef enum numbers { ORDINARY, POISONED, SELECTED, NUMBERS } numbers;
 
 static float *fill(size_t floats) {
     float *array = fenced(floats * sizeof(float));
@@ -51,26 +50,26 @@ typedef struct weights {
     const float *packed[2];
 } weights;
 
-/* HANDED_ON: weights and bias that pass one input of each sum through unchanged, so that outputs are exactly the
- * special values. */
-static weights fill_weights(const fm_layer *layer, const fm_kernels *const tables[2], numbers which) {
+/* SELECTED: weights and bias that pass one input of each sum through unchanged, so outputs are exactly the special
+ * values. */
+static weights fill_weights(const fm_layer *layer, const fm_float32_kernels *const tables[2], numbers which) {
     const int columns = layer->out_channels, taps = layer->kernel * layer->kernel;
     const int depth = layer->kind == FM_DEPTHWISE ? taps : taps * layer->in_channels;
     weights w = {.kernel = fill((size_t)depth * (size_t)columns), .bias = fill((size_t)columns)};
-    if (which == HANDED_ON) {
+    if (which == SELECTED) {
         for (int i = 0; i < depth * columns; i++) w.kernel[i] = i / columns == depth / 2 ? 1.0f : 0.0f;
         for (int i = 0; i < columns; i++) w.bias[i] = i % 2 ? -0.0f : 0.0f;
     }
     for (int t = 0; t < 2; t++) {
-        float *packed = fenced(fm_packed_floats(layer) * sizeof(float));
-        fm_pack(layer, tables[t], w.kernel, w.bias, packed);
+        float *packed = fenced(fm_float32_packed_floats(layer) * sizeof(float));
+        fm_float32_pack(layer, tables[t], w.kernel, w.bias, packed);
         w.packed[t] = packed;
     }
     return w;
 }
 
 /* Bitwise equal, or both NaN. */
-static void expect_same(const char *what, const fm_kernels *kernels, float *const results[2], size_t n) {
+static void expect_same(const char *what, const fm_float32_kernels *kernels, float *const results[2], size_t n) {
     const float *want = results[0], *got = results[1];
     checks++;
     for (size_t i = 0; i < n; i++) {
@@ -82,7 +81,7 @@ static void expect_same(const char *what, const fm_kernels *kernels, float *cons
 }
 
 /* Calls a kernel, then checks guards, registers and modes. */
-static long call(const fm_kernels *kernels, any_function kernel, const void *args) {
+static long call(const fm_float32_kernels *kernels, any_function kernel, const void *args) {
     const char *wrong = NULL;
     const long result = checked_call(kernel, args, NULL, NULL, NULL, &wrong);
     if (wrong) {
@@ -101,16 +100,17 @@ static int some_channels(void) { return 8 * between(1, between(1, between(1, 224
 
 /* ---- pointwise ---- */
 
-/* Every panel of a layer, each table's own panels, into one map. */
-static void call_pointwise(const fm_kernels *kernels, fm_pointwise_args args, const float *packed, int n) {
+/* Computes every panel of a layer into one map. Tables have different panels. */
+static void call_pointwise(const fm_float32_kernels *kernels, fm_float32_pointwise_args args, const float *packed,
+                           int n) {
     float *c = args.c;
     const float *residual = args.residual;
-    const int panels = fm_panel_count(n, kernels->lanes, kernels->panel);
+    const int panels = fm_float32_panel_count(n, kernels->lanes, kernels->panel);
     for (int p = 0; p < panels; p++) {
-        const int start = fm_panel_start(n, kernels->lanes, panels, p);
-        args.ldb = fm_panel_start(n, kernels->lanes, panels, p + 1) - start;
+        const int start = fm_float32_panel_start(n, kernels->lanes, panels, p);
+        args.ldb = fm_float32_panel_start(n, kernels->lanes, panels, p + 1) - start;
         args.ahead_bytes = p % 2 ? args.k * args.ldb * 4 : 0;
-        /* Whole, or in two parts. */
+        /* A whole panel, or two parts of it. */
         const int cut = rand() % fm_vectors(args.ldb, kernels->lanes) * kernels->lanes;
         for (int part = 0; part < 2; part++) {
             const int first = part ? cut : 0;
@@ -125,18 +125,18 @@ static void call_pointwise(const fm_kernels *kernels, fm_pointwise_args args, co
     }
 }
 
-static void check_pointwise_shape(const fm_kernels *kernels, int rows, int k, int outputs, fm_epilogue epilogue,
-                                  numbers which) {
+static void check_pointwise_shape(const fm_float32_kernels *kernels, int rows, int k, int outputs,
+                                  fm_float32_epilogue epilogue, numbers which) {
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = k, .out_channels = outputs};
-    const int n = fm_padded_columns(&layer);
-    const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+    const int n = fm_float32_padded_columns(&layer);
+    const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     const float *a = fill_input((size_t)(rows * k), which), *residual = fill((size_t)(rows * n));
     const weights w = fill_weights(&layer, tables, which);
     float *results[2];
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill((size_t)(rows * n));
-        const fm_pointwise_args args = {
+        const fm_float32_pointwise_args args = {
             .a = a, .residual = residual, .c = results[t], .rows = rows, .k = k, .ldc = n, .epilogue = epilogue};
         call_pointwise(tables[t], args, w.packed[t], n);
     }
@@ -144,27 +144,27 @@ static void check_pointwise_shape(const fm_kernels *kernels, int rows, int k, in
     release();
 }
 
-static void check_pointwise(const fm_kernels *kernels, numbers which) {
+static void check_pointwise(const fm_float32_kernels *kernels, numbers which) {
     enum { SHAPES = 48, MOST_ROWS = 29, MOST_MACS = 1 << 20 };
     for (int rows = 1; rows <= MOST_ROWS; rows++) {
         /* Every number of rows, with columns for one panel or more and few or some inputs. */
         const int n = between(1, (2 * kernels->panel + 1) * kernels->lanes / kernels->unit) * kernels->unit;
-        check_pointwise_shape(kernels, rows, between(1, 40), n, (fm_epilogue)(rows % 3), which);
+        check_pointwise_shape(kernels, rows, between(1, 40), n, (fm_float32_epilogue)(rows % 3), which);
     }
     for (int i = 0; i < SHAPES; i++) {
         const int k = some_channels(), n = some_channels() / kernels->unit * kernels->unit;
         const int most = MOST_MACS / (k * (n + 1)), rows = between(1, most < 1 ? 1 : most > 49 ? 49 : most);
-        if (n > 0) check_pointwise_shape(kernels, rows, k, n, (fm_epilogue)(i % 3), which);
+        if (n > 0) check_pointwise_shape(kernels, rows, k, n, (fm_float32_epilogue)(i % 3), which);
     }
     check_pointwise_shape(kernels, 1, 56, some_network().classes, FM_LINEAR, which);
 }
 
 /* Sums very close to the middle between two floats: only a multiply-add that rounds once gets them right. Random
  * numbers would show a difference once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
-static void check_middles(const fm_kernels *kernels) {
+static void check_middles(const fm_float32_kernels *kernels) {
     const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* a multiple of 8, because other numbers are padded */
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 2, .out_channels = n};
-    const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+    const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     for (int i = 1; i < 64; i++) {
         const float hair = (float)i * 0x1p-23f;
         float *a = fill((size_t)(2 * rows)), *kernel = fill((size_t)(2 * n)), *bias = fill((size_t)n), *results[2];
@@ -178,10 +178,10 @@ static void check_middles(const fm_kernels *kernels) {
             bias[j] = 0.0f;
         }
         for (int t = 0; t < 2; t++) {
-            float *packed = fenced(fm_packed_floats(&layer) * sizeof(float));
-            fm_pack(&layer, tables[t], kernel, bias, packed);
+            float *packed = fenced(fm_float32_packed_floats(&layer) * sizeof(float));
+            fm_float32_pack(&layer, tables[t], kernel, bias, packed);
             results[t] = fill((size_t)(rows * n));
-            const fm_pointwise_args args = {.a = a, .c = results[t], .rows = rows, .k = 2, .ldc = n};
+            const fm_float32_pointwise_args args = {.a = a, .c = results[t], .rows = rows, .k = 2, .ldc = n};
             call_pointwise(tables[t], args, packed, n);
         }
         expect_same("pointwise near the middle", kernels, results, (size_t)(rows * n));
@@ -192,8 +192,8 @@ static void check_middles(const fm_kernels *kernels) {
 /* ---- depthwise ---- */
 
 /* Some rows of a map, optionally including the padding above and below it. */
-static void check_depthwise_shape(const fm_kernels *kernels, int width, int channels, int stride, int above, int below,
-                                  numbers which) {
+static void check_depthwise_shape(const fm_float32_kernels *kernels, int width, int channels, int stride, int above,
+                                  int below, numbers which) {
     enum { MOST = 4 };
     const fm_layer layer = {.kind = FM_DEPTHWISE,
                             .kernel = 3,
@@ -204,7 +204,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     const int out_rows = between(1, MOST), in_rows = (out_rows - 1) * stride + 3;
     const size_t out_floats = (size_t)(out_rows * ((width + stride - 1) / stride) * channels);
     const float *rows[2 * MOST + 1], *cut_rows[2 * MOST + 1];
-    const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+    const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
     const int vectors = between(0, channels / kernels->lanes), cut = vectors * kernels->lanes;
     const weights w = fill_weights(&layer, tables, which);
@@ -217,7 +217,8 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill(out_floats);
-        fm_depthwise_args args = {rows, w.packed[t], results[t], cut, width, channels, out_rows, channels, stride};
+        fm_float32_depthwise_args args = {rows,     w.packed[t], results[t], cut,   width,
+                                          channels, out_rows,    channels,   stride};
         call(tables[t], (any_function)tables[t]->depthwise, &args);
         args.rows = cut_rows;
         args.packed += cut * 10;
@@ -229,7 +230,7 @@ static void check_depthwise_shape(const fm_kernels *kernels, int width, int chan
     release();
 }
 
-static void check_depthwise(const fm_kernels *kernels, numbers which) {
+static void check_depthwise(const fm_float32_kernels *kernels, numbers which) {
     enum { SHAPES = 24, NARROW = 17, WIDEST = 112, MOST_FLOATS = 1 << 13 };
     for (int i = 1; i < NARROW + SHAPES; i++) {
         const int width = i <= NARROW ? i : between(1, WIDEST), most = MOST_FLOATS / width / kernels->unit;
@@ -243,10 +244,10 @@ static void check_depthwise(const fm_kernels *kernels, numbers which) {
 /* ---- stem, scale, pool ---- */
 
 /* `outside`: the image row that lies outside, if any. */
-static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, int outside, numbers which) {
+static void check_stem_shape(const fm_float32_kernels *kernels, int width, int outputs, int outside, numbers which) {
     const fm_layer layer = {.kind = FM_CONV, .kernel = 3, .stride = 2, .in_channels = 3, .out_channels = outputs};
     const size_t row_floats = (size_t)width * 3, out_floats = (size_t)((width + 1) / 2 * outputs);
-    const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+    const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
     const weights w = fill_weights(&layer, tables, which);
     const float *rows[3];
@@ -254,7 +255,7 @@ static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, 
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill(out_floats);
-        const fm_stem_args args = {
+        const fm_float32_stem_args args = {
             rows, w.packed[t], results[t], width, outputs, rows[1], outside == 2 ? 0 : 2 * width};
         call(tables[t], (any_function)tables[t]->stem, &args);
     }
@@ -262,7 +263,7 @@ static void check_stem_shape(const fm_kernels *kernels, int width, int outputs, 
     release();
 }
 
-static void check_stem(const fm_kernels *kernels, numbers which) {
+static void check_stem(const fm_float32_kernels *kernels, numbers which) {
     enum { SHAPES = 24, INSIDE = 3 };
     for (int i = 0; i < SHAPES; i++) {
         const int width = i % 2 ? between(4, 40) : between(32, 224);
@@ -271,23 +272,23 @@ static void check_stem(const fm_kernels *kernels, numbers which) {
     }
 }
 
-/* `bytes` or floats, through the network's own scaling and another. */
-static void check_scale(const fm_kernels *kernels, numbers which, int bytes) {
+/* Scales bytes (`bytes`) or floats, with the network's own numbers and with others. */
+static void check_scale(const fm_float32_kernels *kernels, numbers which, int bytes) {
     enum { COUNTS = 12 };
     for (int i = 0; i < COUNTS; i++) {
         const int count = i % 2 ? between(16, 100) : 3 * between(32, 224);
-        const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+        const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
         float *results[2];
         long outside[2];
         uint8_t *from_bytes = fenced((size_t)count);
         for (int j = 0; j < count; j++) from_bytes[j] = (uint8_t)(j < 256 ? j : rand());
         float *from = fill_input((size_t)count, which);
-        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* none or one outside */
+        for (int j = 0; i >= COUNTS / 2 && j < count; j++) from[j] = 0.5f; /* at most one is out of range */
         if (i > COUNTS / 2) from[i == COUNTS - 1 ? count - 1 : rand() % count] = i % 3 ? -0.3f : 1.3f;
         seal();
         for (int t = 0; t < 2; t++) {
             results[t] = fill((size_t)count);
-            fm_scale_args args = {
+            fm_float32_scale_args args = {
                 .from = from, .to = results[t], .count = count, .multiplier = 2.0f, .addend = -1.0f, .limit = 1.5f};
             if (bytes) args.from = from_bytes;
             if (i % 4 == 3) args.multiplier = 0.7f, args.addend = 0.1f, args.limit = 0.8f;
@@ -303,24 +304,24 @@ static void check_scale(const fm_kernels *kernels, numbers which, int bytes) {
     }
 }
 
-static void check_scale_f32(const fm_kernels *kernels, numbers which) { check_scale(kernels, which, 0); }
-static void check_scale_u8(const fm_kernels *kernels, numbers which) { check_scale(kernels, which, 1); }
+static void check_scale_f32(const fm_float32_kernels *kernels, numbers which) { check_scale(kernels, which, 0); }
+static void check_scale_u8(const fm_float32_kernels *kernels, numbers which) { check_scale(kernels, which, 1); }
 
-static void check_pool_shape(const fm_kernels *kernels, int pixels, int channels, numbers which) {
-    const fm_kernels *const tables[2] = {&fm_float32_scalar, kernels};
+static void check_pool_shape(const fm_float32_kernels *kernels, int pixels, int channels, numbers which) {
+    const fm_float32_kernels *const tables[2] = {&fm_float32_scalar, kernels};
     float *results[2];
     const float *map = fill_input((size_t)(pixels * channels), which);
     seal();
     for (int t = 0; t < 2; t++) {
         results[t] = fill((size_t)channels);
-        const fm_pool_args args = {map, results[t], pixels, channels};
+        const fm_float32_pool_args args = {map, results[t], pixels, channels};
         call(tables[t], (any_function)tables[t]->pool, &args);
     }
     expect_same("pool", kernels, results, (size_t)channels);
     release();
 }
 
-static void check_pool(const fm_kernels *kernels, numbers which) {
+static void check_pool(const fm_float32_kernels *kernels, numbers which) {
     enum { SHAPES = 12 };
     for (int i = 0; i < SHAPES; i++) {
         const int height = between(1, 7), width = between(1, 7),
@@ -330,20 +331,20 @@ static void check_pool(const fm_kernels *kernels, numbers which) {
 }
 
 /* The result is not used. The numbers are chosen so that no sum grows. */
-static void check_peak(const fm_kernels *kernels, numbers which) {
-    const fm_peak_args args = {100, 0.5f, 1.0f};
+static void check_peak(const fm_float32_kernels *kernels, numbers which) {
+    const fm_float32_peak_args args = {100, 0.5f, 1.0f};
     (void)which;
     checks++;
     call(kernels, (any_function)kernels->peak, &args);
 }
 
 /* Every kernel of the contract; a kernel without a check above does not compile. */
-static void check_table(const fm_kernels *kernels) {
+static void check_table(const fm_float32_kernels *kernels) {
     check_middles(kernels);
     for (fence_front = 0; fence_front < 2; fence_front++) {
         for (int which = ORDINARY; which < NUMBERS; which++) {
 #define KERNEL(name, arguments, result) check_##name(kernels, (numbers)which);
-            FM_KERNELS(KERNEL)
+            FM_FLOAT32_KERNELS(KERNEL)
 #undef KERNEL
         }
     }
@@ -387,17 +388,17 @@ static void check_multiply_add(void) {
 
 /* ---- mutants: errors that these checks must catch ---- */
 
-static void overrunning_pool(const fm_pool_args *args) {
+static void overrunning_pool(const fm_float32_pool_args *args) {
     fm_float32_scalar.pool(args);
     args->out[args->channels] = 0.0f;
 }
 
-static void scribbling_pool(const fm_pool_args *args) {
+static void scribbling_pool(const fm_float32_pool_args *args) {
     fm_float32_scalar.pool(args);
     ((float *)(uintptr_t)args->map)[0] = 0.0f;
 }
 
-static void flushing_pool(const fm_pool_args *args) {
+static void flushing_pool(const fm_float32_pool_args *args) {
     fm_float32_scalar.pool(args);
 #ifdef FM_X86
     _mm_setcsr(_mm_getcsr() | 0x8040u);
@@ -407,8 +408,8 @@ static void flushing_pool(const fm_pool_args *args) {
 }
 
 /* Typical mistakes of handwritten assembly: changing a register of the caller, leaving upper halves in use. */
-void keeping_pool(const fm_pool_args *args);
-void untidy_pool(const fm_pool_args *args);
+void keeping_pool(const fm_float32_pool_args *args);
+void untidy_pool(const fm_float32_pool_args *args);
 #ifdef FM_X86
 __asm__(".text\n.globl keeping_pool\nkeeping_pool: inc %r13\nret\n");
 __asm__(".text\n.globl untidy_pool\nuntidy_pool: vmovups (%rdi), %ymm3\nret\n");
@@ -417,10 +418,10 @@ __asm__(".text\n.globl keeping_pool\nkeeping_pool: fmov d9, xzr\nret\n");
 __asm__(".text\n.globl untidy_pool\nuntidy_pool: ret\n");
 #endif
 
-/* The end of the array, where a guard page is, and the front, where a canary is; the others at either. */
+/* The end of the array is at a guard page; the front is at a canary. Other mutants work at either. */
 static const struct mutant {
     const char *name;
-    void (*pool)(const fm_pool_args *args);
+    void (*pool)(const fm_float32_pool_args *args);
     int front;
 } mutants[] = {
     {"end", overrunning_pool, 0},  {"front", overrunning_pool, 1}, {"input", scribbling_pool, 0},
@@ -430,11 +431,11 @@ static const struct mutant {
 static void check_mutant(const char *name) {
     for (size_t i = 0; i < sizeof mutants / sizeof mutants[0]; i++) {
         if (strcmp(mutants[i].name, name) != 0) continue;
-        if (mutants[i].pool == untidy_pool && !upper_halves_told()) {
-            printf("upper halves: not told here\n");
+        if (mutants[i].pool == untidy_pool && !upper_halves_reported()) {
+            printf("upper halves: not reported here\n");
             continue;
         }
-        fm_kernels mutant = fm_float32_scalar;
+        fm_float32_kernels mutant = fm_float32_scalar;
         mutant.pool = mutants[i].pool;
         fence_front = mutants[i].front;
         check_pool_shape(&mutant, 9, 1280, ORDINARY);
@@ -456,7 +457,7 @@ int main(int argc, char **argv) {
             printf("skip %s: not on this machine\n", fm_isa_name(isa));
             continue;
         }
-        const fm_kernels *kernels = NULL;
+        const fm_float32_kernels *kernels = NULL;
         for (int t = 0; (kernels = fm_float32_table(isa, t)) != NULL; t++) {
             const int before = failures;
             check_table(kernels);

@@ -1,8 +1,8 @@
-/* Teams with a thread that is held back, on a simulated clock, so that the machine's load does not matter, and teams
- * with unequal shares. The linker redirects the core's calls of clock_gettime, fm_spread, fm_follow_speeds, fm_wait,
+/* Teams with a thread that is held back, and teams with unequal shares. The clock is simulated, so the machine's load
+ * does not matter. The linker redirects the core's calls of clock_gettime, fm_spread, fm_follow_speeds, fm_wait,
  * fm_wait_or_end and fm_current_cpu here.
  *
- *   check_teams            everything; "skipped" if no second thread can be started
+ *   check_teams            all checks; prints "skipped" if no second thread can be started
  *   check_teams ISA        the same on this instruction set */
 #define _GNU_SOURCE
 #include <sched.h>
@@ -13,7 +13,7 @@
 #include <time.h>
 
 #include "fastmnv2.h"
-#include "made_models.h"
+#include "sample_models.h"
 #include "parallel.h"
 #include "patience.h"
 
@@ -30,7 +30,7 @@ static void expect(int good, const char *what) {
 /* ---- the clock, which moves only when a check moves it ---- */
 
 static _Atomic int64_t nanoseconds = 1;
-static _Thread_local int64_t held_for; /* of this time, the calling thread did not run */
+static _Thread_local int64_t held_for; /* for how much of this time the calling thread did not run */
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
@@ -44,30 +44,30 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
 enum { NOWHERE = -1, AT_THE_START = 0 }; /* or at the n-th barrier */
 
 static struct {
-    int rank, meeting, works; /* works: it runs meanwhile */
-} held = {.meeting = NOWHERE};
+    int rank, barrier, works; /* works: it is late because it runs, not because it is held back */
+} held = {.barrier = NOWHERE};
 
-static _Thread_local int meetings;
+static _Thread_local int barriers;
 static atomic_int teams; /* teams that began together */
 
-/* Holds the thread until the others have noticed. */
+/* Holds the thread back until the others have noticed. */
 static void hold_back(atomic_int *noticed) {
     for (int turns = 0; !atomic_load(noticed) && turns < 100000; turns++) {
         atomic_fetch_add(&nanoseconds, 1000000);
         if (!held.works) held_for += 1000000;
         nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
     }
-    expect(atomic_load(noticed), "a thread that waits notices");
+    expect(atomic_load(noticed), "a thread that waits too long notices");
 }
 
-static int is_held(fm_team team, int meeting) {
-    return team.size > 1 && held.meeting == meeting && held.rank == team.rank;
+static int is_held(fm_team team, int barrier) {
+    return team.size > 1 && held.barrier == barrier && held.rank == team.rank;
 }
 
 int __real_fm_spread(fm_team team);
 int __wrap_fm_spread(fm_team team);
 int __wrap_fm_spread(fm_team team) {
-    meetings = 0;
+    barriers = 0;
     if (is_held(team, AT_THE_START)) hold_back(&team.barrier->start);
     const int together = __real_fm_spread(team);
     if (together && team.size > 1 && team.rank == 0) atomic_fetch_add(&teams, 1);
@@ -81,7 +81,7 @@ static const double splits[SPLITS] = {0.0, 0.37, 1.0, 0.9, 0.04, 0.5, 0.63};
 static int unequal; /* 0: shares follow the speeds; otherwise, which split comes first */
 
 static void divide(fm_team team) {
-    if (unequal && team.size == 2) team.pace->begins[1] = splits[(meetings + unequal) % SPLITS];
+    if (unequal && team.size == 2) team.pace->begins[1] = splits[(barriers + unequal) % SPLITS];
 }
 
 void __real_fm_follow_speeds(fm_team *team, fm_pace *pace);
@@ -94,7 +94,7 @@ void __wrap_fm_follow_speeds(fm_team *team, fm_pace *pace) {
 void __real_fm_wait(fm_team team);
 void __wrap_fm_wait(fm_team team);
 void __wrap_fm_wait(fm_team team) {
-    if (is_held(team, ++meetings)) hold_back(&team.barrier->waited);
+    if (is_held(team, ++barriers)) hold_back(&team.barrier->waited);
     __real_fm_wait(team);
     divide(team);
 }
@@ -102,13 +102,13 @@ void __wrap_fm_wait(fm_team team) {
 int __real_fm_wait_or_end(fm_team *team);
 int __wrap_fm_wait_or_end(fm_team *team);
 int __wrap_fm_wait_or_end(fm_team *team) {
-    if (is_held(*team, ++meetings)) hold_back(&team->barrier->waited);
+    if (is_held(*team, ++barriers)) hold_back(&team->barrier->waited);
     const int stays = __real_fm_wait_or_end(team);
     divide(*team);
     return stays;
 }
 
-/* Every thread gets a processor of its own, whichever it runs on. */
+/* Every thread seems to have a processor of its own. */
 int __wrap_fm_current_cpu(void);
 int __wrap_fm_current_cpu(void) { return -1; }
 
@@ -126,70 +126,70 @@ static uint64_t digest_of_one(const fm_model *model, int threads) {
 static void embed_one(const fm_model *model) { expect(digest_of_one(model, THREADS) == want, "the same bits"); }
 
 /* Ends the pause and resets its length. */
-static void calm_down(void) {
+static void end_pause(void) {
     for (int i = 0; i < 10; i++) {
         atomic_fetch_add(&nanoseconds, 4000000000);
         fm_team_ended(THREADS, 0);
     }
 }
 
-/* A call in which this thread is held back here gives the same bits. The next call uses one thread; after the pause,
- * calls use both again. */
-static void check_held(const fm_model *model, int rank, int meeting) {
-    calm_down();
+/* A call in which thread `rank` is held back at this barrier gives the same bits. The next call uses one thread; after
+ * the pause, calls use both again. */
+static void check_held(const fm_model *model, int rank, int barrier) {
+    end_pause();
     const unsigned long late = fm_late_teams();
     const int before = atomic_load(&teams);
     held.rank = rank;
-    held.meeting = meeting;
+    held.barrier = barrier;
     embed_one(model);
-    held.meeting = NOWHERE;
-    expect(fm_late_teams() == late + 1, "a thread that is held back is missed");
+    held.barrier = NOWHERE;
+    expect(fm_late_teams() == late + 1, "a late thread is noticed");
     embed_one(model);
-    expect(atomic_load(&teams) == before + (meeting != AT_THE_START), "no team in the pause");
+    expect(atomic_load(&teams) == before + (barrier != AT_THE_START), "no team in the pause");
     atomic_fetch_add(&nanoseconds, 40000000);
     embed_one(model);
-    expect(atomic_load(&teams) == before + 1 + (meeting != AT_THE_START), "a team after the pause");
-    expect(fm_late_teams() == late + 1, "a thread that is not held back is not missed");
+    expect(atomic_load(&teams) == before + 1 + (barrier != AT_THE_START), "a team after the pause");
+    expect(fm_late_teams() == late + 1, "a thread in time is not reported as late");
 }
 
 static void check_calls(const fm_model *model) {
     atomic_store(&teams, 0);
     embed_one(model);
-    const int last = meetings; /* barriers of rank 0, which is this thread */
+    const int last = barriers; /* barriers of rank 0, which is this thread */
     if (atomic_load(&teams) == 0) {
         printf("skipped: no second thread\n");
         return;
     }
-    expect(last > 20, "threads meet in a call");
-    check_held(model, 1,
-               AT_THE_START); /* the first thread begins without the second, but the second never without the first */
-    for (int meeting = 1; meeting <= last; meeting++) {
-        for (int rank = 0; rank < THREADS; rank++) check_held(model, rank, meeting);
+    expect(last > 20, "a call has barriers");
+    /* The first thread may begin without the second one, but the second never begins without the first. */
+    check_held(model, 1, AT_THE_START);
+    for (int barrier = 1; barrier <= last; barrier++) {
+        for (int rank = 0; rank < THREADS; rank++) check_held(model, rank, barrier);
     }
 }
 
 /* A thread with more work than the other does not end the team. */
 static void check_unequal(const fm_model *model) {
-    calm_down();
+    end_pause();
     const unsigned long late = fm_late_teams();
     held.works = 1;
     held.rank = 1;
-    held.meeting = 3;
+    held.barrier = 3;
     embed_one(model);
     held.works = 0;
-    held.meeting = NOWHERE;
-    expect(fm_late_teams() == late, "a thread that works is not missed");
+    held.barrier = NOWHERE;
+    expect(fm_late_teams() == late, "a thread that works is not reported as late");
     expect(fm_team_limit(THREADS) == THREADS, "no pause after it");
 }
 
-/* Shares of any size, none and all included, give the same bits. */
+/* Shares of any size, including nothing and everything, give the same bits. */
 static void check_unequal_shares(const fm_model *model) {
-    calm_down();
+    end_pause();
     for (unequal = 1; unequal <= SPLITS; unequal++) embed_one(model);
     unequal = 0;
 }
 
-/* Two threads take equally long, but the second one for a much smaller part of the step. */
+/* Two threads take equally long, but the second one computes a much smaller part of the step. */
 typedef struct race {
     int steps;
     fm_pace pace[THREADS];
@@ -211,32 +211,33 @@ static void step(fm_team team, void *job) {
 /* A slow thread gets a smaller share, but no less than a quarter of the other's. */
 static void check_speeds(void) {
     race slow = {.steps = 20};
-    calm_down();
+    end_pause();
     fm_parallel(THREADS, step, &slow);
     if (slow.pace[0].alone[0] == 0.0) return; /* no second thread */
     const double *begins = slow.pace[0].begins;
-    expect(begins[0] == 0.0 && begins[2] == 1.0, "shares are the whole");
+    expect(begins[0] == 0.0 && begins[2] == 1.0, "shares add up to the whole");
     expect(begins[1] > 0.75 && begins[1] < 0.81, "a slow thread gets a quarter of the other's share");
-    expect(memcmp(begins, slow.pace[1].begins, sizeof *begins * (THREADS + 1)) == 0, "all see the same shares");
+    expect(memcmp(begins, slow.pace[1].begins, sizeof *begins * (THREADS + 1)) == 0,
+           "all threads have the same shares");
 }
 
-/* After a failure, teams are half as large for a pause, which grows with each failure. It shrinks after as long a time
- * of good teams, however many. */
+/* After a failure, teams are half as large for a pause, which grows with each failure. It shrinks only when
+ * all teams were good for as long as the pause was. */
 static void check_pauses(void) {
-    calm_down();
+    end_pause();
     const int64_t pauses[] = {30000000, 120000000, 480000000, 1920000000, 2000000000, 2000000000};
     for (size_t i = 0; i < sizeof pauses / sizeof pauses[0]; i++) {
-        expect(fm_team_limit(8) == 8, "no pause any more");
+        expect(fm_team_limit(8) == 8, "the pause is over");
         fm_team_ended(8, 1);
         expect(fm_team_limit(8) == 4 && fm_team_limit(3) == 3 && fm_team_limit(1) == 1, "half as large");
         fm_team_ended(4, 0);
         atomic_fetch_add(&nanoseconds, pauses[i] - 1);
-        expect(fm_team_limit(8) == 4, "the pause is as long, whatever smaller teams do");
+        expect(fm_team_limit(8) == 4, "smaller teams don't shorten the pause");
         atomic_fetch_add(&nanoseconds, 1);
     }
-    calm_down();
+    end_pause();
     fm_team_ended(3, 1);
-    expect(fm_team_limit(3) == 1, "one of three");
+    expect(fm_team_limit(3) == 1, "one thread instead of three");
     atomic_fetch_add(&nanoseconds, pauses[0]);
     expect(fm_team_limit(3) == 3, "the first pause again");
     fm_team_ended(8, 1);
@@ -251,7 +252,7 @@ static void check_pauses(void) {
     atomic_fetch_add(&nanoseconds, pauses[2] - 1);
     expect(fm_team_limit(8) == 4, "as long as before");
     atomic_fetch_add(&nanoseconds, 1);
-    expect(fm_team_limit(8) == 8, "no longer");
+    expect(fm_team_limit(8) == 8, "not longer");
 }
 
 int main(int argc, char **argv) {

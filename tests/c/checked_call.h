@@ -64,19 +64,19 @@ static unsigned long control_words(void) {
 }
 
 /* Whether XGETBV with ECX = 1 reports the upper halves in use. */
-static int upper_halves_told(void) {
-    static int told = -1; /* CPUID is slow on virtual machines */
+static int upper_halves_reported(void) {
+    static int reported = -1; /* CPUID is slow on virtual machines */
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (told < 0) {
+    if (reported < 0) {
         const int saved = __get_cpuid(1, &a, &b, &c, &d) && (c & bit_OSXSAVE);
-        told = saved && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && (a & 1u << 2);
+        reported = saved && __get_cpuid_count(0xd, 1, &a, &b, &c, &d) && (a & 1u << 2);
     }
-    return told;
+    return reported;
 }
 
 static unsigned upper_halves(void) {
     unsigned low = 0, high = 0;
-    if (upper_halves_told()) __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
+    if (upper_halves_reported()) __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
     return low & 1u << 2;
 }
 
@@ -142,11 +142,11 @@ static unsigned long control_words(void) {
     return fpcr;
 }
 
-static inline int upper_halves_told(void) { return 0; }
+static inline int upper_halves_reported(void) { return 0; }
 static unsigned upper_halves(void) { return 0; }
 
 #else
-#error "write call_with_marks for this processor"
+#error "call_with_marks is not written for this processor"
 #endif
 
 static long checked_call(any_function function, const void *a, const void *b, const void *c, const void *d,

@@ -10,8 +10,8 @@ void *__libc_memalign(size_t align, size_t bytes);
 
 static long failing = -1, asked;
 
-/* After `n` more allocations, one fails; none if `n` is negative. Returns the number of allocations since the last
- * call. */
+/* After `n` more allocations, one fails. If `n` is negative, none fails. Returns the number of allocations since the
+ * last call. */
 long fail_after(long n);
 long fail_after(long n) {
     const long before = asked;

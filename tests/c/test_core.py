@@ -43,7 +43,7 @@ def run_checks(program, *arguments, code=0, **environment):
 @pytest.mark.parametrize(
     ("names", "flag"),
     [
-        (["gcc", "cc"], OPENMP),  # the package's -O3; with sanitizers and from mingw-w64 it is -O1
+        (["gcc", "cc"], OPENMP),  # with the package's own objects; sanitizers and mingw-w64 use -O1
         pytest.param(["clang"], "-O2", marks=pytest.mark.slow),
     ],
 )
@@ -53,8 +53,8 @@ def test_the_same_bits_from_any_compiler(tmp_path, names, flag):
     run_checks(program, "threads")
 
 
-def test_the_digest_sees_a_rounding_more(tmp_path):
-    """Multiply-adds that round twice in the scalar table differ in the last bit."""
+def test_the_digest_notices_multiply_adds_that_round_twice(tmp_path):
+    """Rounding twice in the scalar table changes the last bit of some results."""
     mutant = ISAS | {"float32/isa/scalar": ["-DFP_FAST_FMAF"]}  # uses the C library's fmaf, here a wrong one
     program = build(tmp_path, "check_core.c", OPENMP, "-DCHECK_MUTANT", "-Wl,--wrap=fmaf", isas=mutant)
     assert "FAIL scalar" in run_checks(program, "digest", code=1)
@@ -103,8 +103,10 @@ def test_the_python_api_under_sanitizers(tmp_path):
 
 @pytest.mark.slow
 def test_thread_sanitizer(tmp_path, monkeypatch):
-    """Many threads over one model, and OpenMP's teams. gcc's OpenMP runtime would cause false reports; LLVM's reports
-    its synchronisation to the sanitizer through its tool Archer."""
+    """Many threads share one model, and OpenMP's teams compute in it.
+
+    gcc's OpenMP runtime would cause false reports. LLVM's runtime reports its synchronisation through its tool Archer.
+    """
     clang = find_compiler("clang")
     if not list(Path("/usr/lib").glob("llvm-*/lib/libarcher.so")):
         pytest.skip("no libarcher, which comes with LLVM's OpenMP runtime")
@@ -139,8 +141,8 @@ def test_failing_allocations_and_many_calls(tmp_path):
     run_checks(program, "soak", "3000", MALLOC_MMAP_THRESHOLD_="131072")
 
 
-def test_a_thread_that_is_held_back(tmp_path):
-    """A thread held back at any barrier, on a simulated clock: the same bits, and one thread until it is back."""
+def test_teams_with_a_late_thread(tmp_path):
+    """A thread is late at any barrier of a simulated clock: the same bits, then one thread until the pause ends."""
     wraps = ",".join(f"--wrap={name}" for name in HELD_BACK)
     assert ": 0 failures" in run_checks(build(tmp_path, "check_teams.c", OPENMP, f"-Wl,{wraps}"))
 
@@ -161,7 +163,7 @@ def test_inside_another_parallel_region(tmp_path, monkeypatch, levels):
 @pytest.mark.slow
 def test_the_same_bits_from_another_c_library(tmp_path):
     musl = find_compiler("musl-gcc")
-    # Kernels call nothing of it, so they are those of the other programs.
+    # Kernels call no C library function, so those of the other programs are used.
     objects = compile_all(musl, core()) + compile_all(find_compiler(*COMPILERS), kernels(), OPENMP)
     program = build(tmp_path, "check_core.c", compiler=musl, objects=objects)
     assert "scalar 0x" in run_checks(program, "digest")
@@ -182,7 +184,7 @@ def test_the_same_bits_on_windows(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "family"), [("x86_64-macos", "X86"), ("aarch64-macos", "ARM64")])
 def test_macos(tmp_path, target, family):
-    """Compiles without warnings and links, all that can be tested here. ziglang has Apple's headers."""
+    """The core compiles without warnings and links. It can't be run here. ziglang has Apple's headers."""
     pytest.importorskip("ziglang")
     compiler = OBJECTS / f"zig-{target}"  # a fixed path, so that its objects are reused
     compiler.parent.mkdir(parents=True, exist_ok=True)

@@ -21,10 +21,10 @@ def test_every_kernel_equals_the_scalar_one(tmp_path):
     assert run_checks(program, "--mutant", "end").returncode < 0
     assert run_checks(program, "--mutant", "input").returncode < 0
     mutants = {"front": "was written", "control": "control word changed", "register": "a register", "upper": "upper"}
-    for mutant, says in mutants.items():
+    for mutant, message in mutants.items():
         found = run_checks(program, "--mutant", mutant)
-        assert says in found.stdout
-        assert found.returncode == 1 or "not told here" in found.stdout
+        assert message in found.stdout
+        assert found.returncode == 1 or "not reported here" in found.stdout
 
 
 def test_every_8_bit_kernel_equals_the_scalar_one(tmp_path):

@@ -1,4 +1,4 @@
-"""Run the command line in this process, on made-up pictures."""
+"""Fixtures: generated pictures, and the command line run in this process."""
 
 import numpy as np
 import PIL.Image
@@ -26,14 +26,14 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture
 def invoke(untrained_native, monkeypatch):
-    """Runs a command in this process, and checks its exit code."""
+    """A function that runs a command in this process and checks its exit code."""
     monkeypatch.setenv("FASTMNV2_WEIGHTS", str(untrained_native))
 
-    def one(*arguments, code=0):
+    def invoke_once(*arguments, code=0):
         result = CliRunner().invoke(cli.cli, [str(part) for part in arguments])
         assert result.exit_code == code, result.output
         assert result.exception is None or isinstance(result.exception, SystemExit)
         assert "Traceback" not in result.stderr
         return result
 
-    return one
+    return invoke_once

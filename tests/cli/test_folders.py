@@ -1,4 +1,4 @@
-"""``fastmnv2 embed -o FOLDER/``: parts stay consistent whenever the process is killed, and the next run resumes."""
+"""``fastmnv2 embed -o FOLDER/``: a killed job leaves consistent parts, and the next run resumes it."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def test_parts_and_rows(invoke, tmp_path, model, monkeypatch):
     assert [part["rows"] for part in json.loads((out / "manifest.json").read_text())["parts"]] == [10, 10, 5]
 
 
-def test_new_changed_and_gone(invoke, tmp_path, model, monkeypatch):
+def test_new_changed_and_deleted_pictures(invoke, tmp_path, model, monkeypatch):
     monkeypatch.setattr(parts, "PART_ROWS", 10)
     pictures, out = make(tmp_path / "pictures", 25), tmp_path / "out"
     invoke("embed", pictures, "-o", f"{out}/")
@@ -92,8 +92,8 @@ def test_new_changed_and_gone(invoke, tmp_path, model, monkeypatch):
 def test_bad_files_have_a_row_with_the_error(invoke, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     (pictures / "bad.png").write_bytes(b"nothing")
-    done = invoke("embed", pictures, tmp_path / "none.png", "-o", f"{out}/", code=1)  # a named one is missing
-    assert done.stderr.count("skipped") == 3  # two, and the summary
+    done = invoke("embed", pictures, tmp_path / "none.png", "-o", f"{out}/", code=1)  # none.png is missing
+    assert done.stderr.count("skipped") == 3  # two files, and the summary
     rows = read(out)
     assert len(rows) == 4
     bad = rows[str(pictures / "bad.png")]
@@ -115,7 +115,7 @@ def test_float16_and_normalized(invoke, tmp_path, model):
     np.testing.assert_array_equal(np.float16(read(out)[str(pictures / "00001.png")]["features"]), expected)
 
 
-def test_another_way_of_making_them_is_refused(invoke, tmp_path):
+def test_other_options_than_those_of_the_first_run_are_refused(invoke, tmp_path):
     pictures, out = make(tmp_path / "pictures", 3), tmp_path / "out"
     invoke("embed", pictures, "-o", f"{out}/")
     for options in (["--method", "area"], ["--normalize"], ["--float16"], ["--decode", "scaled"], ["--no-exif"]):
@@ -140,12 +140,12 @@ def test_two_writers_at_once(invoke, tmp_path):
     invoke("embed", pictures, "-o", f"{out}/")
 
 
-def test_file_options_are_refused_elsewhere(invoke, tmp_path):
+def test_folder_options_are_refused_for_files(invoke, tmp_path):
     assert "are for -o FOLDER/" in invoke("embed", tmp_path, "-o", tmp_path / "a.npy", "--prune", code=2).stderr
 
 
 def wait_for_a_save(process, out):
-    """Wait until the job has written more or has ended."""
+    """Wait until the job has written another part or has ended."""
 
     def written():
         return {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}

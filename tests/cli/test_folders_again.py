@@ -12,7 +12,7 @@ import fastmnv2
 from fastmnv2.core.atomic import locked
 from fastmnv2.core.errors import ImageError, is_transient
 from fastmnv2.image import decode, jobs, keys
-from fastmnv2.image.given import Pictures
+from fastmnv2.image.inputs import Pictures
 
 arrow = pytest.importorskip("pyarrow.parquet")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX names, links and pipes")
@@ -65,15 +65,15 @@ def test_other_weights_of_the_same_source_are_refused(invoke, tmp_path):
     invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "a.safetensors")
     before = rows(tmp_path / "out")
     make(tmp_path / "p" / "1.png")
-    said = invoke(
+    output = invoke(
         "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", tmp_path / "b.safetensors", code=1
     )
-    assert "its features were made with weights" in said.stderr
+    assert "its features were made with weights" in output.stderr
     assert rows(tmp_path / "out") == before
-    said = invoke(
+    output = invoke(
         "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--weights", "untrained", "--precision", "int8", code=1
     )
-    assert "precision 'float32', not 'int8'" in said.stderr
+    assert "precision 'float32', not 'int8'" in output.stderr
 
 
 def test_a_head_makes_no_difference_to_features(invoke, tmp_path):
@@ -91,13 +91,15 @@ def test_the_limit_of_pixels_may_change(invoke, tmp_path):
     assert not errors(tmp_path / "out")
 
 
-def test_relative_names_are_those_of_their_own_directory(invoke, tmp_path, monkeypatch, model):
+def test_relative_names_start_at_the_working_directory(invoke, tmp_path, monkeypatch, model):
     for place in ("one", "two"):
         make(tmp_path / place / "p" / "0.png", seed=len(place) + ord(place[0]))
         monkeypatch.chdir(tmp_path / place)
         invoke("embed", "p", "-o", "../out/")
     monkeypatch.chdir(tmp_path / "one" / "p")
     assert " new" not in invoke("embed", ".", "./0.png", "-o", f"{tmp_path / 'out'}/").stderr
+    monkeypatch.chdir(tmp_path / "two")
+    assert " new" not in invoke("embed", "../one/p", "../two/p/0.png", "-o", "../out/").stderr
     found = rows(tmp_path / "out")
     assert sorted(found) == [str(tmp_path / place / "p" / "0.png") for place in ("one", "two")]
     for path, row in found.items():
@@ -115,6 +117,15 @@ def test_a_byte_and_its_escape_are_two_pictures(invoke, tmp_path):
     raw.unlink()
     invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--prune")
     assert list(rows(tmp_path / "out")) == [str(escaped)]
+
+
+@POSIX
+def test_a_parent_folder_in_a_key_is_that_of_a_links_target(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
+    for name in ("a/b/../0.png", "link/../0.png", "a/b/../../link/.././0.png", f"../{tmp_path.name}/a/0.png"):
+        assert keys.key(f"{tmp_path}/{name}") == str(tmp_path / "a" / "0.png")
+    assert keys.key(f"{tmp_path}/link/0.png") == str(tmp_path / "link" / "0.png")
 
 
 def test_keys():
@@ -150,8 +161,8 @@ def test_times_after_2262(invoke, tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(jobs.os, "stat", stat)
-    for said in ("2 new", "features of 2 pictures, 0 skipped"):
-        assert said in invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/").stderr
+    for message in ("2 new", "features of 2 pictures, 0 skipped"):
+        assert message in invoke("embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/").stderr
 
 
 # ---- retries ----
@@ -222,7 +233,7 @@ def test_a_failure_of_the_machine_replaces_no_vector(invoke, tmp_path, fails):
     assert "1 changed" in invoke(*command, code=1).stderr
 
 
-def test_a_missing_reader_is_the_machine_s(invoke, tmp_path, monkeypatch):
+def test_a_missing_reader_is_a_failure_of_the_machine(invoke, tmp_path, monkeypatch):
     PIL.Image.init()
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr(PIL.Image, "OPEN", {name: how for name, how in PIL.Image.OPEN.items() if name != "HEIF"})
@@ -244,8 +255,8 @@ def three(invoke, tmp_path, monkeypatch):
     invoke("embed", "p", "q", "r", "-o", "out/")
 
     def prune(*sources, code=0):
-        said = invoke("embed", *sources, "-o", "out/", "--prune", code=code).stderr
-        return said, sorted(os.path.relpath(path, tmp_path) for path in rows(tmp_path / "out"))
+        output = invoke("embed", *sources, "-o", "out/", "--prune", code=code).stderr
+        return output, sorted(os.path.relpath(path, tmp_path) for path in rows(tmp_path / "out"))
 
     return prune
 
@@ -253,16 +264,16 @@ def three(invoke, tmp_path, monkeypatch):
 EVERY = [f"{name}/{i}.png" for name in "pqr" for i in range(2)]
 
 
-def test_what_is_gone_is_dropped(three, tmp_path):
+def test_deleted_pictures_are_dropped(three, tmp_path):
     (tmp_path / "q" / "0.png").unlink()
-    said, left = three("p", "q")
-    assert "1 dropped" in said
+    output, left = three("p", "q")
+    assert "1 dropped" in output
     assert left == [name for name in EVERY if name != "q/0.png"]
     (tmp_path / "r" / "1.png").unlink()  # in a folder that isn't named and has other files
     assert three("p")[1] == [name for name in EVERY if name not in ("q/0.png", "r/1.png")]
 
 
-def test_a_named_picture_that_is_gone(three, tmp_path):
+def test_a_named_picture_that_was_deleted(three, tmp_path):
     (tmp_path / "q" / "0.png").unlink()
     assert three("q/0.png", "q/1.png", code=1)[1] == [name for name in EVERY if name != "q/0.png"]
 
@@ -273,11 +284,11 @@ def test_a_disk_that_is_not_mounted(three, tmp_path, how):
     if how == "empty":
         (tmp_path / "q").mkdir()
     make(tmp_path / "p" / "new.png")
-    said, left = three("p", "q", "r", code=1)
-    assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in said
+    output, left = three("p", "q", "r", code=1)
+    assert "--prune dropped nothing, because a source can't be searched; everything else is done. q: " in output
     assert left == sorted([*EVERY, "p/new.png"])
-    said, left = three("p", "r")
-    assert "2 not there, but kept" in said
+    output, left = three("p", "r")
+    assert "2 not found, but their rows kept" in output
     assert left == sorted([*EVERY, "p/new.png"])
     (tmp_path / "list").write_text("\n".join(EVERY))
     assert three("--from", "list", code=1)[1] == sorted([*EVERY, "p/new.png"])
@@ -303,23 +314,23 @@ def test_a_folder_whose_search_fails(three, tmp_path, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    said, left = three("p", "q", "r", code=1)
-    assert "q: Permission denied" in said
+    output, left = three("p", "q", "r", code=1)
+    assert "q: Permission denied" in output
     assert left == EVERY
 
 
-def test_names_behind_an_overlong_one_are_read(three, tmp_path):
+def test_names_after_an_overlong_one_are_read(three, tmp_path):
     (tmp_path / "list").write_text("\n".join([*EVERY[:2], "x" * 200_000, *EVERY[2:]]))
     (tmp_path / "r" / "1.png").unlink()
-    said, left = three("--from", "list", code=1)
-    assert "a name of more than 65536 characters" in said
+    output, left = three("--from", "list", code=1)
+    assert "a name of more than 65536 characters" in output
     assert left == EVERY[:-1]
 
 
 # ---- other programs' files ----
 
 
-def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
+def test_an_interrupted_job_reports_what_is_kept(invoke, tmp_path, monkeypatch):
     make(*(tmp_path / "p" / f"{i}.png" for i in range(20)))
     taken = []
 
@@ -331,18 +342,18 @@ def test_interrupted_it_says_what_is_kept(invoke, tmp_path, monkeypatch):
             yield name
 
     monkeypatch.setattr(Pictures, "names", names)
-    said = invoke(
+    output = invoke(
         "embed", tmp_path / "p", "-o", f"{tmp_path / 'out'}/", "--batch-size", 1, "--threads", 1, code=130
     ).stderr
     kept = len(rows(tmp_path / "out"))
     assert kept > 3
-    assert said.startswith(
-        f"interrupted; {tmp_path / 'out'} keeps the features of {kept} pictures, and the same command"
+    assert output.startswith(
+        f"interrupted; {tmp_path / 'out'} has the features of {kept} pictures, and the same command"
     )
 
 
 @POSIX
-def test_the_lock_is_no_way_out(invoke, tmp_path):
+def test_the_lock_never_writes_through_a_link_or_pipe(invoke, tmp_path):
     precious, out = tmp_path / "precious", tmp_path / "out"
     precious.write_text("kept")
     make(tmp_path / "p" / "0.png")
@@ -353,12 +364,12 @@ def test_the_lock_is_no_way_out(invoke, tmp_path):
     os.mkfifo(out / ".lock")
     assert "expected a regular file to lock" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
     (out / ".lock").unlink()
-    (out / ".lock").write_text("somebody's")
+    (out / ".lock").write_text("another lock")
     with locked(out):
         pass
-    assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "somebody's")
+    assert (precious.read_text(), (out / ".lock").read_text()) == ("kept", "another lock")
     os.mkfifo(out / "part-000000.parquet")
-    assert "got no regular file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
+    assert "got a special file" in invoke("embed", tmp_path / "p", "-o", f"{out}/", code=1).stderr
 
 
 def test_another_program_s_manifest_is_kept(invoke, tmp_path):

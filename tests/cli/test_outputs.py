@@ -1,4 +1,4 @@
-"""Feature files are complete or unchanged, and strange names neither change their content nor the messages."""
+"""Feature files are complete or unchanged. Strange names change neither their content nor the messages."""
 
 import csv
 import json
@@ -46,8 +46,8 @@ def check(target):
 def test_two_writers_at_once_never_mix(tmp_path):
     """Paths in a separate file once ended up with the other writer's rows in 12 of 60 runs."""
     target = tmp_path / "f.npy"
-    for invoke in range(60):
-        both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (invoke % 7, 9)]
+    for turn in range(60):
+        both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (turn % 7, 9)]
         for one in both:
             one.start()
         for one in both:
@@ -57,13 +57,13 @@ def test_two_writers_at_once_never_mix(tmp_path):
 
 
 @POSIX
-def test_killed_at_any_moment_paths_are_those_of_the_rows(tmp_path):
+def test_paths_match_the_rows_after_a_kill_at_any_moment(tmp_path):
     target = tmp_path / "f.npy"
     write(target, 0)
-    for invoke in range(20):
+    for turn in range(20):
         with start("endless_writer", target) as child:
             child.stdout.readline()
-            time.sleep(0.003 * invoke)
+            time.sleep(0.003 * turn)
             child.kill()
         check(target)
 
@@ -93,14 +93,14 @@ def test_a_symbolic_link_is_written_through(tmp_path):
 
 
 @POSIX
-def test_what_is_no_file_is_not_replaced(tmp_path):
+def test_a_pipe_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "f.csv")
     with pytest.raises(ValueError, match="expected a file to write"):
         write(tmp_path / "f.csv", 1)
     assert stat.S_ISFIFO((tmp_path / "f.csv").stat().st_mode)
 
 
-def test_a_million_paths_take_little_memory_each(tmp_path):
+def test_paths_of_very_different_lengths(tmp_path):
     names = ["x" * 3000, *map(str, range(5000))]
     with outputs.open_output(tmp_path / "f.npy", 1280) as writer:
         writer.append(names, features(len(names), 0))
@@ -117,7 +117,7 @@ def test_an_existing_file_is_kept_without_force(invoke, pictures, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["embed", "classify"])
-def test_a_named_file_that_is_missing_is_exit_1_when_the_rest_is_done(invoke, pictures, tmp_path, command):
+def test_a_missing_named_file_gives_exit_code_1_after_the_others_are_done(invoke, pictures, tmp_path, command):
     output = ["-o", tmp_path / "f.npy"] if command == "embed" else []
     (tmp_path / "list").write_text(f"{pictures / 'a.png'}\n{tmp_path / 'gone.jpg'}\n")
     for missing in ([tmp_path / "gone.png"], [tmp_path / "gone*.png"], ["--from", tmp_path / "list"]):
@@ -192,7 +192,7 @@ def test_the_summary_as_json(invoke, pictures, tmp_path, untrained_native):
     assert found["weights"]["origin"] == str(untrained_native)
 
 
-def test_a_search_says_what_it_left_out(invoke, pictures, tmp_path):
+def test_a_search_reports_files_of_other_kinds(invoke, pictures, tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a.mov", "b.mov", "c", ".hidden"):
         (tmp_path / "in" / name).touch()
@@ -216,7 +216,7 @@ def test_the_demos_table_fits_a_terminal(invoke, pictures, tmp_path):
 @pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("command", ["embed", "classify"])
-def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
+def test_the_progress_bar_moves_and_stays_on_its_line(tmp_path, untrained_native, command):
     """On a terminal, the bar moves while files are skipped, and at least every second on large pictures."""
     import PIL.Image
 
@@ -229,27 +229,27 @@ def test_the_bar_stays_and_moves(tmp_path, untrained_native, command):
         (tmp_path / f"{number}broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     arguments = [command, tmp_path, "--weights", untrained_native]
     arguments += ["-o", tmp_path / "f.npy"] if command == "embed" else []
-    said = on_a_terminal([sys.executable, "-m", "fastmnv2", *map(str, arguments)])
-    counts = [int(count) for _, text in said for count in re.findall(rb"(\d+)/52", text)]
+    output = on_a_terminal([sys.executable, "-m", "fastmnv2", *map(str, arguments)])
+    counts = [int(count) for _, text in output for count in re.findall(rb"(\d+)/52", text)]
     assert len(set(counts)) > 8, counts
-    seen = b"".join(text for _, text in said)
+    seen = b"".join(text for _, text in output)
     assert seen.count(b"skipped ") == 4
     for line in re.findall(rb"[^\r\n]*skipped [^\r\n]*", seen):
         assert b"/52" not in re.sub(rb"^.*\x1b\[2K", b"", line), line
 
 
 def on_a_terminal(command):
-    """A program's output on standard error, which is a terminal: pairs of time and bytes."""
+    """What a program writes to standard error if that is a terminal: pairs of time and bytes."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
-    said = []
+    output = []
     while True:
         if select.select([ours], [], [], 60)[0]:
             try:
-                said.append((time.monotonic(), os.read(ours, 65536)))
-            except OSError:  # its end
+                output.append((time.monotonic(), os.read(ours, 65536)))
+            except OSError:  # the program has ended
                 break
     os.close(ours)
     assert child.wait(30) == 0
-    return said
+    return output

@@ -33,8 +33,8 @@ def writers(monkeypatch):
 def test_a_folder_of_other_files_is_never_replaced(invoke, tmp_path, writers, name):
     (tmp_path / name / "holiday").mkdir(parents=True)
     (tmp_path / name / "holiday" / "1.png").write_text("kept")
-    said = invoke("convert", "untrained", tmp_path / name, "--force", code=1).stderr
-    assert "got a folder" in said or "other files than fastmnv2 wrote" in said
+    errors = invoke("convert", "untrained", tmp_path / name, "--force", code=1).stderr
+    assert "got a folder" in errors or "other files than fastmnv2 wrote" in errors
     assert (tmp_path / name / "holiday" / "1.png").read_text() == "kept"
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -12,7 +12,7 @@ import pytest
 
 from fastmnv2 import cli
 from fastmnv2.image.find import find
-from fastmnv2.image.given import read_names
+from fastmnv2.image.inputs import read_names
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="symbolic links and odd names")
 NAMES = ["a.png", "naïve 猫.png", "c d.png"]
@@ -69,12 +69,12 @@ def test_linked_folders(invoke, pictures, tmp_path, command):
         output = ["-o", tmp_path / "f.npz", "--force"] if command == "embed" else ["--top", 1]
         return invoke(command, tmp_path / "in", *options, *output)
 
-    said = result()
-    assert "2 linked folders left out (--follow-links searches them)" in said.stderr
-    assert "features of 1 picture" in said.stderr or said.stdout.count("\n") == 1
-    said = result("--follow-links")
-    assert "left out" not in said.stderr
-    assert "features of 3 pictures" in said.stderr or said.stdout.count("\n") == 3
+    output = result()
+    assert "2 linked folders left out (--follow-links searches them)" in output.stderr
+    assert "features of 1 picture" in output.stderr or output.stdout.count("\n") == 1
+    output = result("--follow-links")
+    assert "left out" not in output.stderr
+    assert "features of 3 pictures" in output.stderr or output.stdout.count("\n") == 3
 
 
 def test_urls_are_arguments_too(tmp_path):

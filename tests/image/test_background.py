@@ -22,7 +22,7 @@ def encoded(picture, form, **options):
 
 
 def over(rgba, colour=COLOUR):
-    """The same with exact fractions."""
+    """The expected blend, computed with exact fractions."""
     alpha = rgba[..., 3:].astype(np.int64)
     return ((rgba[..., :3] * alpha + np.array(colour) * (255 - alpha) + 127) // 255).astype(np.uint8)
 
@@ -89,13 +89,13 @@ def test_arrays_of_floats(model):
 
 
 @pytest.mark.parametrize("same", [(255, 255, 255), [255, 255, 255], "#ffffff", "#FFFFFF", "white"])
-def test_colours_are_one_value(same):
+def test_a_colour_may_be_written_in_many_ways(same):
     options = Options(background=same)
     assert (options.background, options.rgb) == ("#ffffff", (255, 255, 255))
     assert Options(**json.loads(json.dumps(asdict(options)))) == options
 
 
 @pytest.mark.parametrize("bad", ["whitish", "#fff", "#gggggg", (1, 2), (1, 2, 256), (1.0, 2, 3), 7])
-def test_others_are_refused(bad):
+def test_other_colours_are_refused(bad):
     with pytest.raises(ValueError, match="background: expected"):
         Options(background=bad)

@@ -102,7 +102,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("threads", [1, 3])
-def test_each_item_is_what_it_was_when_it_came(model, expected, kind, threads):
+def test_each_item_is_read_as_it_was_when_it_arrived(model, expected, kind, threads):
     for _ in range(3):
         np.testing.assert_array_equal(model.embed_images(kind(), threads=threads), expected)
     with contextlib.closing(model.iter_embed_images(kind(), threads=threads, batch_size=2)) as found:
@@ -125,14 +125,14 @@ def test_an_array_of_paths(model, tmp_path):
     for array in (np.array(paths), np.array(paths, object)):
         np.testing.assert_array_equal(model.embed_images(array), expected)
         np.testing.assert_array_equal(model.embed_images(iter(array)), expected)
-    with pytest.raises(ValueError, match=r"one of paths \[n\], got float64 \[4\]"):
+    with pytest.raises(ValueError, match=r"or of paths \[n\]; got float64 \[4\]"):
         model.embed_images(np.zeros(4))
 
 
-# ---- what kills a thread ----
+# ---- errors that end a thread ----
 
 
-class Mute(Exception):
+class SilentError(Exception):
     def __str__(self):
         raise RuntimeError("no text")
 
@@ -156,22 +156,22 @@ class Unnamed(Raises):
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("odd")])
-@pytest.mark.parametrize("lasting", [False, True])
-def test_what_is_no_exception_ends_the_call(model, error, lasting):
+@pytest.mark.parametrize("as_list", [False, True])
+def test_errors_that_are_no_exceptions_end_the_call(model, error, as_list):
     items = [*FRAMES[:3], Raises(error), *FRAMES[3:]]
     with pytest.raises(type(error)) as caught:
-        model.embed_images(items if lasting else iter(items), threads=2, on_error="skip")
+        model.embed_images(items if as_list else iter(items), threads=2, on_error="skip")
     assert caught.value is error
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pictures-")]
 
 
 @pytest.mark.parametrize("kind", [Raises, Unnamed])
-@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("as_list", [False, True])
 @pytest.mark.parametrize("count", [1, 12])
-def test_exceptions_that_say_nothing(model, lasting, kind, count):
-    items = [kind(Mute()), *FRAMES][:count]
-    with pytest.raises(fastmnv2.ImageError, match=rf"item 0, <{kind.__name__}>: Mute"):
-        model.embed_images(items if lasting else iter(items), threads=2)
+def test_exceptions_without_a_text(model, as_list, kind, count):
+    items = [kind(SilentError()), *FRAMES][:count]
+    with pytest.raises(fastmnv2.ImageError, match=rf"item 0, <{kind.__name__}>: SilentError"):
+        model.embed_images(items if as_list else iter(items), threads=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert len(model.embed_images(items, threads=2, on_error="skip")) == count - 1
@@ -221,10 +221,10 @@ def test_forked_while_pictures_are_decoded(model):
 
 @UNIX
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("begun", [False, True])
-def test_an_iterator_that_was_begun_before_a_fork(model, begun):
+@pytest.mark.parametrize("started", [False, True])
+def test_an_iterator_that_was_started_before_a_fork(model, started):
     found = model.iter_embed_images(FRAMES * 20, threads=2)
-    if begun:
+    if started:
         next(found)
     child = os.fork()
     if child == 0:
@@ -232,12 +232,12 @@ def test_an_iterator_that_was_begun_before_a_fork(model, begun):
         try:
             count = len(list(found))
         except RuntimeError as error:
-            count = -1 if "begun before a fork" in str(error) else -2
-        os._exit(0 if count == (-1 if begun else len(FRAMES) * 20) else 1)
+            count = -1 if "started before a fork" in str(error) else -2
+        os._exit(0 if count == (-1 if started else len(FRAMES) * 20) else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert len(list(found)) == len(FRAMES) * 20 - begun
+    assert len(list(found)) == len(FRAMES) * 20 - started
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("gevent"), reason="gevent is not installed")
-def test_gevent_patches_what_has_run_before(untrained_native):
+def test_gevent_may_patch_after_the_first_call(untrained_native):
     assert run_program("patched_by_gevent", untrained_native).stdout == "the same\n"

@@ -36,7 +36,7 @@ def progressive(scans, mode="L"):
 
 class TestScans:
     @pytest.mark.parametrize("mode", ["L", "RGB"])
-    def test_so_many_and_no_more(self, mode):
+    def test_the_most_scans_that_are_accepted(self, mode):
         expected = image.read(progressive(20, mode))
         np.testing.assert_array_equal(image.read(progressive(jpeg.MAX_SCANS, mode)), expected)
         for scans in (jpeg.MAX_SCANS + 1, 5000):
@@ -50,7 +50,7 @@ class TestScans:
         with pytest.raises(ValueError, match="at most 64 scans"):
             image.read(progressive(65))
 
-    def test_what_looks_like_one_is_none(self):
+    def test_bytes_that_only_look_like_a_scan(self):
         """Markers in thumbnails, in comments or after the end are not scans; neither are fill bytes and restarts."""
         data = encoded(PIL.Image.effect_noise((300, 200), 90), "JPEG", restart_marker_blocks=1)
         segment = b"\xff\xe5" + (2 + 400).to_bytes(2, "big") + b"\xff\xda" * 200
@@ -70,9 +70,9 @@ class TestFormats:
         data = encoded(PIL.Image.new("RGB", (60, 40)), form, **({"progressive": True} if form == "JPEG" else {}))
         least = max(2400, -(-2400 * each // 6))
         assert image.read(data, max_pixels=least).shape == (40, 60, 3)
-        says = "at most 2399 pixels" if least == 2400 else "bytes for each of max_pixels"
+        message = "at most 2399 pixels" if least == 2400 else "bytes for each of max_pixels"
         for item in (data, PIL.Image.open(io.BytesIO(data))):
-            with pytest.raises(ValueError, match=says):
+            with pytest.raises(ValueError, match=message):
                 image.read(item, max_pixels=least - 1)
 
     def test_a_webp_of_8190_by_8190(self):
@@ -80,22 +80,22 @@ class TestFormats:
         with pytest.raises(ValueError, match=r"WEBP picture of 8190 x 8190 pixels takes 1023 MB, expected at most 384"):
             image.read(data)
 
-    def test_what_is_decoded_already_costs_nothing_more(self):
+    def test_a_decoded_picture_needs_no_more_memory(self):
         opened = PIL.Image.open(io.BytesIO(encoded(PIL.Image.new("RGB", (60, 40)), "WEBP")))
         opened.load()
         assert image.read(opened, max_pixels=2400).shape == (40, 60, 3)
 
     def test_strips_of_compressed_tiffs(self):
         options = Options(max_pixels=2400)
-        for strip, says in ((64, None), (1 << 20, "TIFF picture of 60 x 40")):
+        for strip, message in ((64, None), (1 << 20, "TIFF picture of 60 x 40")):
             data = encoded(PIL.Image.new("RGB", (60, 40)), "TIFF", compression="tiff_lzw", strip_size=strip)
-            if says is None:
+            if message is None:
                 assert image.read(data, max_pixels=options.max_pixels).shape == (40, 60, 3)
             else:
-                with pytest.raises(limits.TooLarge, match=says):
+                with pytest.raises(limits.TooLarge, match=message):
                     image.read(data, max_pixels=options.max_pixels)
 
-    def test_icons_of_other_sizes_than_they_say(self):
+    def test_icons_whose_size_differs_from_their_header(self):
         inner = encoded(PIL.Image.new("RGB", (300, 200)), "PNG")
         entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
         with pytest.raises(ValueError, match="at most 50000 pixels, got 300 x 200"):
@@ -131,7 +131,7 @@ class TestLongAxes:
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
     @pytest.mark.parametrize("shape", [(2, 40_000), (40_000, 2), (300, 20_000)])
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_long_ones_equal_tensorflow(self, dtype, shape, channels):
+    def test_long_axes_equal_tensorflow(self, dtype, shape, channels):
         tf = pytest.importorskip("tensorflow")
         picture = np.random.RandomState(0).randint(0, 256, (*shape, channels)).astype(dtype)
         floats = tf.image.convert_image_dtype(picture, tf.float32) if dtype == np.uint8 else picture
@@ -142,7 +142,7 @@ class TestLongAxes:
             np.testing.assert_array_equal(image.resize(grey, method="area"), np.broadcast_to(expected, (96, 96, 3)))
 
     @pytest.mark.parametrize("method", ["tf2", "area"])
-    def test_nothing_large_is_kept(self, model, method):
+    def test_nothing_large_is_cached(self, model, method):
         tracemalloc.start()
         try:
             for width in range(1_000_000, 1_000_005):
@@ -153,7 +153,7 @@ class TestLongAxes:
         assert kept < 4 << 20
         assert peak < 40 << 20
 
-    def test_what_is_kept_is_bounded(self):
+    def test_the_cache_is_bounded(self):
         """As many of the longest cached axes as the cache holds."""
         resizing._whole_axis.cache_clear()
         for width in range(resizing._LONG - 80, resizing._LONG):
@@ -165,7 +165,9 @@ class TestLongAxes:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells the peak of a process' memory")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux reports the peak of a process's memory"
+)
 @pytest.mark.parametrize(
     ("form", "mode", "options", "each"),
     [
@@ -180,7 +182,7 @@ class TestLongAxes:
         ("HEIF", "RGB", {"quality": 10}, 8.5),
     ],
 )
-def test_memory_a_picture_is_what_the_docs_say(untrained_native, tmp_path, form, mode, options, each):
+def test_memory_per_picture_is_as_documented(untrained_native, tmp_path, form, mode, options, each):
     if form == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
     if not is_writable(form):
@@ -192,7 +194,7 @@ def test_memory_a_picture_is_what_the_docs_say(untrained_native, tmp_path, form,
         assert float(done.stdout) < 1.05 * each * 6e6 + path.stat().st_size + 8e6, method
 
 
-def test_the_default_takes_what_cameras_make():
-    """A phone's 50 megapixels as HEIC, and a camera's 25 as WebP or AVIF."""
+def test_the_default_accepts_the_pictures_of_cameras():
+    """50 megapixels from a phone as HEIC, and 25 megapixels from a camera as WebP or AVIF."""
     for kind, height, width in (("HEIF", 6048, 8064), ("WEBP", 4096, 6144), ("AVIF", 4096, 6144), (None, 8192, 8192)):
         limits.check("a", height, width, Options(), kind)

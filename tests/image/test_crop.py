@@ -61,7 +61,7 @@ def test_the_window_fits_and_is_as_large_as_can_be(shape, size):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(96, 96), (64, 160)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_it_is_the_window_resized(method, size, dtype):
+def test_the_window_is_resized(method, size, dtype):
     picture = noise(211, 340, 3).astype(dtype)
     top, left, height, width = resizing.window(picture.shape[:2], size, "center")
     expected = image.resize(picture[top : top + height, left : left + width].copy(), size, method=method)
@@ -69,7 +69,7 @@ def test_it_is_the_window_resized(method, size, dtype):
     assert (image.resize(picture, size, method=method) != expected).any()
 
 
-def test_squares_are_tensorflows_own_crop():
+def test_squares_equal_tensorflows_own_crop():
     tf = pytest.importorskip("tensorflow")
     for shape in ((50, 91), (90, 51), (70, 70)):
         picture = noise(*shape, 3)
@@ -100,21 +100,21 @@ def test_scaled_decoding_leaves_twice_the_target_in_the_window():
     assert decode.open_picture(data, Options(decode="scaled", size=(100, 400))).height == 200
 
 
-def test_every_kind_of_item_the_same(model, tmp_path):
+def test_every_kind_of_item_gives_the_same(model, tmp_path):
     picture = noise(120, 200, 3)
     path = tmp_path / "a.png"
     PIL.Image.fromarray(picture).save(path)
     expected = model.embed(image.resize(picture, crop="center"))
     items = [path, path.read_bytes(), PIL.Image.open(path), picture, np.dstack([picture, picture[..., :1]])]
-    for given_items in (items, iter(items)):
-        found = model.embed_images(given_items, crop="center", threads=2)
+    for source in (items, iter(items)):
+        found = model.embed_images(source, crop="center", threads=2)
         assert (found == expected).all()
     assert all((vector == expected).all() for _, vector in model.iter_embed_images([path, path], crop="center"))
     assert (model.embed_images([path]) != expected).any()
 
 
 @pytest.mark.parametrize("bad", ["centre", True, (3, 3)])
-def test_others_are_refused(bad):
+def test_other_crops_are_refused(bad):
     with pytest.raises(ValueError, match="crop: expected None or 'center', got"):
         Options(crop=bad)
     with pytest.raises(ValueError, match="crop: expected None or 'center', got"):

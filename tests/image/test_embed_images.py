@@ -101,7 +101,7 @@ class TestArrays:
         np.testing.assert_array_equal(model.embed_images([rgb], method=method)[0], model.embed(resized))
 
     @pytest.mark.parametrize(
-        ("bad", "says"),
+        ("bad", "message"),
         [
             (np.zeros((4, 4, 3), np.int32), "uint8, or of floats"),
             (np.zeros((3, 40, 40), np.uint8), r"1, 3 or 4 channels, got \[3, 40, 40\]"),
@@ -109,13 +109,13 @@ class TestArrays:
             (np.broadcast_to(np.uint8(0), (9000, 9000, 3)), "at most 67108864 pixels, got 9000 x 9000"),
         ],
     )
-    def test_bad_arrays(self, model, bad, says):
-        with pytest.raises(fastmnv2.ImageError, match=says):
+    def test_bad_arrays(self, model, bad, message):
+        with pytest.raises(fastmnv2.ImageError, match=message):
             model.embed_images([bad])
 
 
 class TestErrors:
-    def test_raised_with_place_and_name(self, files, model, tmp_path):
+    def test_errors_have_the_items_index_and_name(self, files, model, tmp_path):
         (tmp_path / "bad.jpg").write_bytes(b"nothing")
         items = [*files[:5], str(tmp_path / "bad.jpg"), *files[5:], "none.jpg"]
         with pytest.raises(fastmnv2.ImageError, match=r"item 5, .*bad\.jpg: expected a JPEG") as caught:
@@ -126,13 +126,13 @@ class TestErrors:
         assert (str(copy), copy.index) == (str(caught.value), 5)
         assert no_threads_left()
 
-    def test_skipped_ones_are_named_and_have_no_row(self, files, model, expected):
+    def test_skipped_items_are_named_and_have_no_row(self, files, model, expected):
         items = [None, *files[:20], "none.jpg", *files[20:], b"", b"?", *["x"] * 4]
         with pytest.warns(UserWarning, match=r"item 0, <NoneType>: .*; item 21, none.jpg: No such file.*; and 3 more"):
             found = model.embed_images(items, on_error="skip")
         np.testing.assert_array_equal(found, expected)
 
-    def test_a_function_gets_each(self, files, model):
+    def test_a_function_receives_each_error(self, files, model):
         errors = []
         found = model.embed_images(["a", files[0], b"b"], on_error=errors.append)
         assert found.shape == (1, 1280)
@@ -157,14 +157,14 @@ class TestErrors:
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
-        ("items", "options", "says"),
+        ("items", "options", "message"),
         [
             ("a.jpg", {}, "several pictures, got one"),
             (b"a", {}, "several pictures, got one"),
             (io.BytesIO(b"a"), {}, "several pictures, got one"),
-            (np.array("a.jpg"), {}, r"one of paths \[n\], got <U5 \[\]"),
+            (np.array("a.jpg"), {}, r"of paths \[n\]; got <U5 \[\]"),
             (PIL.Image.new("RGB", (2, 2)), {}, "several pictures, got one"),
-            (np.zeros((4, 4, 3)), {}, "one array"),
+            (np.zeros((4, 4, 3)), {}, "a list of arrays, or an array of pictures"),
             (3, {}, "expected an iterable"),
             ([], {"batch_size": 0}, "batch_size: expected a positive int, got 0"),
             ([], {"threads": 0}, "threads: expected a positive int"),
@@ -173,9 +173,9 @@ class TestErrors:
             ([], {"on_error": "ignore"}, "on_error: expected"),
         ],
     )
-    def test_wrong_arguments_at_once(self, model, items, options, says):
+    def test_wrong_arguments_are_refused_at_once(self, model, items, options, message):
         for call in (model.embed_images, model.iter_embed_images):
-            with pytest.raises((TypeError, ValueError), match=says):
+            with pytest.raises((TypeError, ValueError), match=message):
                 call(items, **options)
 
 
@@ -192,11 +192,11 @@ class TestOut:
         with pytest.raises((TypeError, ValueError), match="out: expected"):
             model.embed_images(files, out=out)
 
-    def test_out_too_short_for_what_comes(self, files, model):
+    def test_out_with_too_few_rows(self, files, model):
         with pytest.raises(ValueError, match="out: expected a row for every item, got 3 rows"):
             model.embed_images(iter(files), out=np.empty((3, 1280), np.float32))
 
-    def test_none_at_all(self, model):
+    def test_no_items(self, model):
         assert model.embed_images([]).shape == (0, 1280)
         assert model.embed_images(iter([])).shape == (0, 1280)
 
@@ -216,14 +216,14 @@ class TestStreams:
         assert no_threads_left()
         assert list(stream) == []
 
-    def test_no_more_is_taken_than_the_batch_size(self, files, model):
+    def test_only_about_a_batch_is_read_ahead(self, files, model):
         taken = itertools.count()
         stream = model.iter_embed_images((files[next(taken) % 40] for _ in itertools.count()), batch_size=10, threads=2)
         for place, _ in enumerate(itertools.islice(stream, 50)):
             assert place < next(taken) <= place + 100  # counted here too
         stream.close()
 
-    def test_a_slow_source_holds_up_one_item(self, files, model):
+    def test_a_slow_source_delays_only_one_item(self, files, model):
         """With a camera, each vector arrives before the stream waits for the picture after the next."""
         taken = []
 
@@ -236,14 +236,14 @@ class TestStreams:
         for place, _ in enumerate(model.iter_embed_images(camera(), batch_size=64)):
             assert len(taken) <= place + 2
 
-    def test_forgotten_ones_stop_their_threads(self, files, model):
+    def test_a_discarded_iterator_stops_its_threads(self, files, model):
         stream = model.iter_embed_images(itertools.cycle(files), threads=3)
         next(stream)
         del stream
         gc.collect()
         assert no_threads_left()
 
-    def test_an_error_of_the_source_is_handed_on(self, files, model):
+    def test_an_error_of_the_source_is_raised(self, files, model):
         def broken():
             yield from files[:3]
             raise OSError("the source broke")
@@ -271,7 +271,7 @@ class TestStreams:
             assert process.stdout.read() == "stopped, 1 thread\n"
 
 
-def test_the_network_fails(files, model, monkeypatch):
+def test_an_error_of_the_network_is_raised(files, model, monkeypatch):
     def failing(self, images, **options):
         raise MemoryError("of the network")
 
@@ -280,7 +280,9 @@ def test_the_network_fails(files, model, monkeypatch):
         model.embed_images(files)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="Linux tells the peak of a process' memory")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/clear_refs"), reason="only Linux reports the peak of a process's memory"
+)
 @pytest.mark.parametrize(
     ("form", "method"),
     [
@@ -290,7 +292,7 @@ def test_the_network_fails(files, model, monkeypatch):
         pytest.param("png", "area", marks=pytest.mark.slow),
     ],
 )
-def test_peak_memory_is_one_picture_a_thread(untrained_native, tmp_path, form, method):
+def test_peak_memory_is_one_picture_per_thread(untrained_native, tmp_path, form, method):
     """Exact decoding of a 12-megapixel JPEG or PNG makes no second copy of the whole picture."""
     path = tmp_path / f"a.{form}"
     picture = PIL.Image.effect_noise((400, 300), 60).convert("RGB").resize((4000, 3000))

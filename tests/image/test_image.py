@@ -94,7 +94,7 @@ class TestResize:
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
     @pytest.mark.parametrize("shape", [(50, 60), (301, 317), (2, 3), (1, 1)])
     def test_any_strides(self, method, shape):
-        """Parts, flips and rotations of a picture are read in place; numpy resizes those of floats."""
+        """Parts, flips and rotations of a picture are read in place. numpy resizes the expected ones from floats."""
         wide = noise(shape[0] + 4, shape[1] + 7, 3)
         part = wide[2:-2, 3:-4]
         for view in (part, part[::-1], part[:, ::-1], part.swapaxes(0, 1), part[::-1].swapaxes(0, 1), part[::2, ::3]):
@@ -122,7 +122,7 @@ class TestResize:
         for picture, want in zip(pictures, expected, strict=True):
             same_bits(image.resize(picture, method=method), want)
 
-    def test_bytes_become_what_embed_takes(self, model, recwarn):
+    def test_resized_bytes_are_valid_input_for_embed(self, model, recwarn):
         picture = noise(200, 150, 3)
         assert 0 <= image.resize(picture).min() < image.resize(picture).max() <= 1
         want = model.embed(image.resize(picture * image.resizing.UNIT))
@@ -133,7 +133,7 @@ class TestResize:
         picture = noise(96, 96, 3, dtype=np.float32)
         same_bits(image.resize(picture), picture)
 
-    def test_the_two_methods_differ(self):
+    def test_tf1_and_tf2_differ(self):
         picture = noise(200, 200, 3)
         assert (image.resize(picture) != image.resize(picture, method="tf1")).mean() > 0.9
 
@@ -178,7 +178,7 @@ LOSSLESS = {
 
 class TestRead:
     @pytest.mark.parametrize("name", LOSSLESS)
-    def test_equals_decode_image(self, tf, name):
+    def test_lossless_files_equal_decode_image(self, tf, name):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             found = image.read(io.BytesIO(LOSSLESS[name]))
@@ -213,7 +213,7 @@ class TestRead:
         np.testing.assert_array_equal(image.read(io.BytesIO(data)), RGB)
         np.testing.assert_array_equal(image.read(io.BytesIO(data), exif=True), np.rot90(RGB, -1))
 
-    def test_path_and_result_is_writable(self, tmp_path):
+    def test_paths_are_read_and_the_result_is_writable(self, tmp_path):
         path = tmp_path / "a.png"
         path.write_bytes(LOSSLESS["png"])
         for name in (path, str(path)):
@@ -277,7 +277,7 @@ class TestRead:
             with pytest.raises(ValueError, match=r"bomb\.png: .*pixels"):
                 image.read(path)
 
-    def test_max_pixels_is_a_limit_not_a_bound_to_miss(self):
+    def test_exactly_max_pixels_are_accepted(self):
         data = io.BytesIO(LOSSLESS["png"])
         assert image.read(data, max_pixels=37 * 53).shape == (37, 53, 3)
         with pytest.raises(ValueError, match="at most 1960 pixels, got 53 x 37"):

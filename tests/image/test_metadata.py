@@ -37,7 +37,7 @@ CHUNKS = {
     "iCCP of 2 MB": chunk(b"iCCP", b"profile\0\0" + LARGE),
     "zTXt of 2 MB": chunk(b"zTXt", b"workflow\0\0" + LARGE),
     "iTXt of 2 MB": chunk(b"iTXt", b"workflow\0\1\0\0\0" + LARGE),
-    "zTXt that does not inflate": chunk(b"zTXt", b"workflow\0\0nothing"),
+    "zTXt that can't be inflated": chunk(b"zTXt", b"workflow\0\0nothing"),
     "tEXt with a wrong checksum": chunk(b"tEXt", b"Comment\0by hand", damage=1),
     "iCCP with a wrong checksum": chunk(b"iCCP", b"p\0\0" + zlib.compress(b"abc"), damage=1),
     "tRNS with a wrong checksum": chunk(b"tRNS", bytes(6), damage=1),
@@ -47,7 +47,7 @@ CHUNKS = {
     "cHRM of three bytes": chunk(b"cHRM", b"abc"),
     "acTL of one byte": chunk(b"acTL", b"a"),
     "fcTL of one byte": chunk(b"fcTL", b"a"),
-    "eXIf that is no EXIF": chunk(b"eXIf", b"garbage!"),
+    "eXIf without EXIF": chunk(b"eXIf", b"garbage!"),
     "eXIf with a wrong checksum": chunk(b"eXIf", exif(1), damage=1),
 }
 
@@ -63,7 +63,7 @@ def test_png(fault, place, turn, recwarn):
     np.testing.assert_array_equal(image.read(io.BytesIO(damaged), exif=turn), image.read(data))
 
 
-def test_png_is_turned_though_other_metadata_are_damaged():
+def test_png_is_rotated_even_if_other_metadata_are_damaged():
     data = encoded("PNG", exif=exif(6))
     damaged = data[:33] + CHUNKS["iCCP of 2 MB"] + data[33:]
     np.testing.assert_array_equal(image.read(damaged, exif=True), image.read(data, exif=True))
@@ -112,7 +112,7 @@ def test_jpeg_segments(code, body):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", [None, "tiff_deflate", "jpeg"])
-def test_tiff_is_turned_when_asked_alone(orientation, compression):
+def test_tiff_is_rotated_only_on_request(orientation, compression):
     """Pillow always rotates TIFFs by itself; ``exif=False`` undoes that."""
     options = {"compression": compression} if compression else {}
     plain, turned = encoded("TIFF", **options), encoded("TIFF", exif=exif(orientation), **options)
@@ -168,7 +168,7 @@ def test_tiff_tags(compression, turn):
         np.testing.assert_array_equal(image.read(replaced(data, at, value), exif=turn), expected)
 
 
-def test_nothing_else_is_taken_away():
+def test_only_metadata_are_removed():
     for form in ("PNG", "JPEG"):
         data = encoded(form)
         kept = metadata.without(data) or data

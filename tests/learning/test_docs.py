@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|sh)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Pages whose lines need no other page. tests/api/test_recipes.py runs those of docs/clusters.md.
 PAGES = {"README.md": 1, "docs/learning.md": 3, "docs/pictures.md": 1, "docs/weights.md": 2}
-NOT_MADE = "mobilenet_v2_1.0_224"  # Hugging Face's model, which is not in `place`
+NOT_HERE = "mobilenet_v2_1.0_224"  # Hugging Face's model, which is not in `place`
 ELSEWHERE = ("pip install", "RAY_ADDRESS=")  # .ci/run runs the first, tests/api/test_ray.py the second
 
 
 def page(name):
     path = ROOT / name
-    return path.read_text() if path.is_file() else pytest.skip(f"no {name} beside the tests")
+    return path.read_text() if path.is_file() else pytest.skip(f"no {name} next to the tests")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def place(variables, tmp_path_factory):
 
 
 def make_others(place, module, variables):
-    """Everything else that lines name: other libraries' files."""
+    """Make the other files that lines of the pages name, with the libraries that usually make them."""
     import int8_files
     import keras
     from keras_model import keras_model
@@ -82,14 +82,14 @@ def make_others(place, module, variables):
 
 @pytest.fixture(scope="module")
 def whole_place(place, variables, tmp_path_factory):
-    """The folder with other libraries' files, which the first of the test processes makes: it takes half a minute."""
+    """The folder with other libraries' files, which take half a minute. The first test process makes them for all."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     with locked(root / "others.lock"):
         if not (root / "others").exists():
-            made = tmp_path_factory.mktemp("others")
-            make_others(made, place / "module", variables)
-            made.rename(root / "others")
+            folder = tmp_path_factory.mktemp("others")
+            make_others(folder, place / "module", variables)
+            folder.rename(root / "others")
     shutil.copytree(root / "others", place, dirs_exist_ok=True)
 
 
@@ -106,7 +106,7 @@ def names(place, monkeypatch):
 
 @pytest.fixture
 def all_names(whole_place, names):
-    """The same, and Keras, where every file is."""
+    """The same names and Keras, in the folder that has every file."""
     import keras
 
     return names | {"keras": keras}
@@ -123,11 +123,11 @@ def command(line):
     from fastmnv2.cli import cli
 
     source, _, line = line.rpartition(" | ")
-    given = subprocess.run(source, shell=True, capture_output=True, check=True).stdout if source else None
+    stdin = subprocess.run(source, shell=True, capture_output=True, check=True).stdout if source else None
     program, *words = shlex.split(line, comments=True)
     assert program == "fastmnv2", line
     words += {"train": ["--no-cache"], "convert": ["--force"], "embed": ["--force"]}.get(words[0], [])
-    done = CliRunner().invoke(cli, words, input=given)
+    done = CliRunner().invoke(cli, words, input=stdin)
     assert done.exit_code == 0, (line, done.output)
 
 
@@ -160,7 +160,7 @@ def test_every_file_of_the_readmes_table(all_names, monkeypatch):
     lines = re.findall(r"^\| .* \| `(model = .*)` \|$", page("README.md"), re.MULTILINE)
     assert len(lines) == 11
     for line in lines:
-        if NOT_MADE not in line:
+        if NOT_HERE not in line:
             run_lines(line, all_names)
             features = all_names["model"].embed_images(all_names["paths"][:2])
             assert np.isfinite(features).all(), line
@@ -193,8 +193,8 @@ def test_every_section_has_lines_before_and_after():
     assert len(sections()) == 7
 
 
-def installed(needs):
-    """Skip if anything that the lines before need is missing."""
+def skip_without(needs):
+    """Skip the test if a module, or ``module:attribute``, that the lines need is missing."""
     sys.modules.setdefault("pkg_resources", types.SimpleNamespace(parse_version=lambda text: text))
     name, _, attribute = needs.partition(":")
     try:
@@ -235,9 +235,9 @@ def test_the_lines_after_with_other_files(title, all_names):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("title", sections())
-def test_the_lines_before_say_the_same(title, all_names):
+def test_the_lines_before_give_the_same(title, all_names):
     _, info, code = BLOCK.findall(sections()[title])[0]
-    installed(re.search(r"needs=(\S+)", info)[1])
+    skip_without(re.search(r"needs=(\S+)", info)[1])
     run_lines(code, all_names)
     if "features" in all_names:
         want = fastmnv2.embed(all_names["images"], weights="module")

@@ -1,4 +1,4 @@
-"""Each ecosystem's own runtime, and our reader, read the files of ``fastmnv2 convert`` and give the same results."""
+"""Files of ``fastmnv2 convert`` give the same results in each ecosystem's own runtime and in our reader."""
 
 import json
 import os
@@ -116,7 +116,9 @@ def test_tflite(case, pictures, tmp_path):
         near(np.concatenate([one["logits"] for one in outputs]), model.logits(pictures))
     if kind == "head":
         near(np.concatenate([one["predictions"] for one in outputs]), model.predict(pictures), 2e-5)
-    again = read_back(path, case, pictures)  # with the input range, which the graph, which takes [0,1], does not show
+    again = read_back(
+        path, case, pictures
+    )  # also the input range, which the graph does not show because it takes [0,1]
     if kind == "head":
         near(again.predict(pictures), model.predict(pictures), 2e-5)
         assert again.classes == ("cat", "dog", "fox")
@@ -171,7 +173,7 @@ def test_tensorflow_hub_takes_the_saved_model(sources, pictures, tmp_path):
     near(hub.KerasLayer(str(path))(pictures).numpy(), want)
 
 
-def test_the_truth_is_the_networks(sources, pictures, tmp_path):
+def test_the_reference_agrees_with_the_exported_network(sources, pictures, tmp_path):
     export.write(tmp_path / "m.safetensors", sources["logits"])
     near(
         fastmnv2.load(tmp_path / "m.safetensors").embed(pictures),
@@ -179,7 +181,7 @@ def test_the_truth_is_the_networks(sources, pictures, tmp_path):
     )
 
 
-def test_whole_or_not_at_all(sources, tmp_path, monkeypatch):
+def test_files_are_written_atomically(sources, tmp_path, monkeypatch):
     from fastmnv2.export import onnx_file
 
     pytest.importorskip("onnx")
@@ -230,7 +232,7 @@ def test_the_command_line_converts(sources, tmp_path):
     assert "expected a name ending in" in convert(tmp_path / "m.keras", tmp_path / "m.txt", code=1)
 
 
-def test_eight_bit_weights_stay_native(real_tflite, tmp_path):
+def test_eight_bit_weights_are_exported_as_native_files_only(real_tflite, tmp_path):
     from fastmnv2.weights.resolve import adapted
 
     source = adapted(real_tflite, precision="int8")

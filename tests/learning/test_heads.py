@@ -63,7 +63,7 @@ def heads():
     }
 
 
-def whole(network, behind, before=(), nested=True):
+def whole(network, after, before=(), nested=True):
     import keras
 
     inputs = keras.Input((96, 96, 3))
@@ -71,7 +71,7 @@ def whole(network, behind, before=(), nested=True):
     for layer in before:
         x = layer(x)
     x = network(x) if nested else keras.Model(network.input, network.output)(x)
-    for layer in behind:
+    for layer in after:
         x = layer(x)
     return randomised(keras.Model(inputs, x))
 
@@ -273,11 +273,11 @@ def test_classes_are_named(network, pixels, tmp_path):
             fastmnv2.load(source, classes=wrong)
     with pytest.raises(TypeError, match="classes"):
         fastmnv2.load(source, classes="cat")
-    with pytest.raises(fastmnv2.WeightsError, match="without a head"):
+    with pytest.raises(fastmnv2.WeightsError, match="have no head"):
         fastmnv2.load("untrained", classes=["cat"])
 
 
-def test_one_output_tells_two_classes_apart(network, pixels, tmp_path):
+def test_one_output_gives_two_classes(network, pixels, tmp_path):
     from keras import layers
 
     logit = whole(network, [layers.Dense(1)])
@@ -325,7 +325,7 @@ def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
         assert file.metadata()["format_version"] == "1"
 
 
-# ---- the input range
+# ---- the input range ----
 
 
 RANGES = [(1 / 127.5, -1.0), (1 / 255, 0.0), (1 / 128, -1.0), (0.01, 0.3), (1 / 64, -2.0), (-1 / 255, 1.0)]
@@ -335,7 +335,7 @@ RANGES = [(1 / 127.5, -1.0), (1 / 255, 0.0), (1 / 128, -1.0), (0.01, 0.3), (1 / 
     ("scale", "offset"), RANGES[:3] + [pytest.param(*range_, marks=pytest.mark.slow) for range_ in RANGES[3:]]
 )
 @pytest.mark.parametrize("suffix", ["keras"])
-def test_a_rescaling_layer_is_honoured(network, pixels, tmp_path, scale, offset, suffix):
+def test_a_rescaling_layer_sets_the_input_range(network, pixels, tmp_path, scale, offset, suffix):
     from keras import layers
 
     model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
@@ -373,7 +373,7 @@ def test_layers_before_the_network_are_composed(network, pixels, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_stands_before_the_network_and_cant_be_run(network, pixels, tmp_path):
+def test_layers_before_the_network_that_cant_be_run(network, pixels, tmp_path):
     from keras import layers
 
     for layer, name in (
@@ -388,7 +388,7 @@ def test_what_stands_before_the_network_and_cant_be_run(network, pixels, tmp_pat
 
 
 @pytest.mark.slow
-def test_input_range_for_files_that_dont_say(network, pixels, tmp_path):
+def test_input_range_for_files_that_dont_record_it(network, pixels, tmp_path):
     network.save_weights(tmp_path / "m.weights.h5")
     for low, high in [(0, 1), (-1, 1), (-0.5, 2)]:
         ours = fastmnv2.load(tmp_path / "m.weights.h5", input_range=(low, high))
@@ -422,10 +422,10 @@ def test_the_warning_knows_the_range(network, pixels):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("scale", "offset", "said", "given"),
+    ("scale", "offset", "expected", "input_range"),
     [(1 / 100, -1.1, (-1.1, 1.45), None), (1 / 255, 0.0, (0, 255), (0, 255))],
 )
-def test_tflite_files_say_their_range(network, pixels, tmp_path, scale, offset, said, given):
+def test_tflite_files_record_their_range(network, pixels, tmp_path, scale, offset, expected, input_range):
     """A factor without offset is folded into the first convolution, so the file takes pixels but does not show it."""
     from keras import layers
     from makers import converted
@@ -433,8 +433,8 @@ def test_tflite_files_say_their_range(network, pixels, tmp_path, scale, offset, 
     model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
     path = tmp_path / "m.tflite"
     path.write_bytes(converted(model))
-    ours = fastmnv2.load(path, input_range=given)
-    np.testing.assert_allclose(ours.weights["input_range"], said, rtol=1e-6)
+    ours = fastmnv2.load(path, input_range=input_range)
+    np.testing.assert_allclose(ours.weights["input_range"], expected, rtol=1e-6)
     near(ours.embed(pixels), keras_output(model, pixels))
 
 
@@ -465,7 +465,7 @@ def test_hostile_graphs(network, tmp_path):
         history(entries[-2])[0] = entries[-1]["config"]["name"]
 
     def nowhere(entries, _):
-        history(entries[1])[0] = "nobody"
+        history(entries[1])[0] = "missing"
 
     def strange(entries, _):
         entries[-1]["inbound_nodes"] = [{"args": [{"class_name": "__keras_tensor__", "config": None}]}]

@@ -87,7 +87,7 @@ def test_training_mode_is_the_modules_train_graph(module, variables, batch):
 
 
 @pytest.mark.slow
-def test_keras_own_batch_norm_fails_that_bar(module, variables, batch, monkeypatch):
+def test_keras_own_batch_norm_differs_too_much(module, variables, batch, monkeypatch):
     import keras as real_keras
 
     from fastmnv2 import keras
@@ -116,7 +116,7 @@ def test_inference_is_the_network(module, variables, batch):
     assert relative(model.predict(pixels, verbose=0), np.asarray(model(unit))) <= 5e-6
 
 
-def test_regularisation_losses_are_slims(module, variables):
+def test_regularisation_losses_are_those_of_tf_slim(module, variables):
     """35 losses of 4e-5 * sum(w * w) / 2, one for every convolution except the depthwise ones."""
     from fastmnv2 import keras
 
@@ -162,7 +162,7 @@ def test_calibrated_norms_keep_what_is_computed(variables, batch):
 
 
 @pytest.mark.slow
-def test_heads_and_what_is_trained(batch):
+def test_heads_and_trainable_layers(batch):
     import keras as real_keras
 
     from fastmnv2 import keras
@@ -252,7 +252,7 @@ def test_fine_tuning_on_digits(digits, request):
         weights = "untrained"
     pictures, labels, others, other_labels = digits
     real_keras.utils.set_random_seed(1)
-    model = keras.build(weights, head=10, decay=0.9)  # because there are only 30 steps
+    model = keras.build(weights, head=10, decay=0.9)  # a short decay, because there are only 30 steps
 
     keras.calibrate(model, pictures[:64])  # because the real weights are folded
 

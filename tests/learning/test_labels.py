@@ -1,7 +1,8 @@
-"""Labels that are missing, multiple, or in tables of all kinds; pictures that are rotated or change while read."""
+"""Labels that are missing, multiple or in tables of all kinds, and pictures that are rotated or change while read."""
 
 import hashlib
 import os
+from decimal import Decimal
 
 import numpy as np
 import PIL.Image
@@ -29,9 +30,34 @@ def pandas_missing():
     return [pandas.NA, pandas.NaT]
 
 
-@pytest.mark.parametrize("missing", [None, NAN, np.float32("nan"), "nan", " NaN", "null", "pandas"])
-def test_missing_labels_are_left_out_with_a_word(missing):
-    for value in pandas_missing() if missing == "pandas" else [missing]:
+def arrow_missing():
+    arrow = pytest.importorskip("pyarrow")
+    return [arrow.scalar(None, "string"), arrow.scalar(NAN)]
+
+
+OTHERS = {"pandas": pandas_missing, "arrow": arrow_missing}
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        None,
+        NAN,
+        np.float32("nan"),
+        "nan",
+        " NaN",
+        "null",
+        "pandas",
+        "arrow",
+        Decimal("nan"),
+        np.array(NAN),
+        np.ma.masked,
+        np.datetime64("NaT"),
+        np.array(None),
+    ],
+)
+def test_missing_labels_are_skipped_with_a_reason(missing):
+    for value in OTHERS[missing]() if isinstance(missing, str) and missing in OTHERS else [missing]:
         labels, skipped = read([("a", "x"), ("b", value), ("c", "y")])
         assert labels == {"a": ("x",), "c": ("y",)}
         assert skipped == {"b": "there is no label"}
@@ -62,6 +88,17 @@ def test_several_labels_in_pairs(as_pairs):
     assert read(as_pairs(pairs))[0] == {"a": ("cat", "outdoors"), "b": ("dog", "outdoors"), "c": ("dog",)}
 
 
+def test_scalars_of_other_libraries():
+    arrow = pytest.importorskip("pyarrow")
+    pairs = zip(arrow.array(["a", "b"]), [arrow.scalar("x"), np.array("y")], strict=True)
+    assert read(pairs)[0] == {"a": ("x",), "b": ("y",)}
+    assert read([("a", arrow.scalar(["x", "y"])), ("b", np.array(1)), ("c", np.array(b"x"))])[0] == {
+        "a": ("x", "y"),
+        "b": ("1",),
+        "c": ("x",),
+    }
+
+
 def test_bytes_are_text():
     assert read([(b"a", b"x"), (os.fsencode("b"), "y")])[0] == {"a": ("x",), "b": ("y",)}
 
@@ -82,8 +119,8 @@ def test_bytes_are_text():
 def test_csv(tmp_path, text, labels, skipped):
     (tmp_path / "here").touch()
     (tmp_path / "t.csv").write_text(text)
-    found, said = read(tmp_path / "t.csv")
-    assert (found, set(said)) == (labels, set(skipped))
+    found, reasons = read(tmp_path / "t.csv")
+    assert (found, set(reasons)) == (labels, set(skipped))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links")
@@ -97,6 +134,23 @@ def test_linked_folders_of_a_class(tmp_path):
     assert "--follow-links" in skipped["link"]
     found = dataset.read(tmp_path / "p", pytest.fail, follow_links=True)
     assert len(found.paths) == 3
+
+
+def test_on_error_decides_about_pictures_without_a_label():
+    data = [("a.png", None), ("b.png", "x"), ("c.png", NAN)]  # one class only, which ends the call after the labels
+    errors = []
+    with pytest.raises(ValueError, match="at least two classes"):
+        fastmnv2.learn.study(data, weights="untrained", on_error=errors.append)
+    assert [(error.index, error.name, error.reason) for error in errors] == [
+        (0, "a.png", "there is no label"),
+        (1, "c.png", "there is no label"),
+    ]
+    with pytest.raises(fastmnv2.ImageError, match=r"a\.png: there is no label"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="raise")
+    with pytest.raises(ValueError, match="at least two"), pytest.warns(UserWarning, match=r"skipped [ac]\.png: there"):
+        fastmnv2.learn.study(data, weights="untrained")
+    with pytest.raises(ValueError, match="on_error: expected 'raise', 'skip' or a function, got 'ignore'"):
+        fastmnv2.learn.study(data, weights="untrained", on_error="ignore")
 
 
 def test_names_too_long_for_the_file_are_refused_before_the_training(monkeypatch):
@@ -127,10 +181,12 @@ def model(untrained_native):
 
 
 def compute(model, paths, variants=features.VARIANTS, **how):
-    return features.compute(model, "", [str(path) for path in paths], variants, place=None, skip=pytest.fail, **how)
+    return features.compute(
+        model, "", [str(path) for path in paths], variants, cache_path=None, skip=pytest.fail, **how
+    )
 
 
-def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
+def test_variants_are_made_from_the_rotated_picture(tmp_path, model):
     upright, turned = tmp_path / "upright.png", tmp_path / "turned.png"
     pixels = np.random.RandomState(0).randint(0, 256, (9, 14, 3)).astype(np.uint8)
     picture = PIL.Image.fromarray(pixels).resize((140, 90))
@@ -149,7 +205,7 @@ def test_variants_are_of_the_picture_as_it_is_shown(tmp_path, model):
     assert all((a != b).any() for a, b in zip(other[1], x[1], strict=True))
 
 
-def test_what_is_hashed_is_what_is_decoded(tmp_path, model, monkeypatch):
+def test_the_hash_belongs_to_the_decoded_bytes(tmp_path, model, monkeypatch):
     """A picture replaced between hashing and decoding must not have its vector cached under the old hash."""
     for name, colour in (("a.png", "red"), ("b.png", "blue")):
         PIL.Image.new("RGB", (50, 50), colour).save(tmp_path / name)
@@ -166,12 +222,12 @@ def test_what_is_hashed_is_what_is_decoded(tmp_path, model, monkeypatch):
     assert hashes[0] != real((tmp_path / "b.png").read_bytes()).digest()
 
 
-def test_the_cache_knows_all_options(tmp_path, model):
+def test_the_cache_distinguishes_all_options(tmp_path, model):
     PIL.Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 90, 3)).astype(np.uint8)).save(tmp_path / "a.png")
     found = []
     for options in (Options(), Options(method="area"), Options(method="tf1"), Options()):
         x, _, _ = features.compute(
-            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], place=tmp_path / "kept", skip=pytest.fail,
+            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], cache_path=tmp_path / "kept", skip=pytest.fail,
             options=options,
         )  # fmt: skip
         found.append(x)

@@ -1,4 +1,4 @@
-"""Training a head: data sets, regression, measures, the report in a browser, the command line."""
+"""A head trained on pictures is the regression that it claims to be, and its measures and report are right."""
 
 import json
 import re
@@ -41,7 +41,9 @@ def study(data, **how):
     from fastmnv2 import learn
 
     skipped = []
-    outcome = learn.study(data, weights="untrained", cache=None, on_skip=lambda path, why: skipped.append(path), **how)
+    outcome = learn.study(
+        data, weights="untrained", cache=None, on_error=lambda error: skipped.append(error.name), **how
+    )
     return outcome, skipped
 
 
@@ -143,7 +145,7 @@ def test_several_labels(pictures):
         ([1, 2], "expected pairs"),
     ],
 )
-def test_what_cant_be_trained_on(pictures, tmp_path, data, message):
+def test_unsuitable_data_are_refused(pictures, tmp_path, data, message):
     some = [str(path) for path in sorted(pictures.glob("*/0*.png"))[:3]]
     (tmp_path / "empty").mkdir()
     (tmp_path / "one.csv").write_text(f"path,label\n{some[0]},a\n{some[1]},a\n")
@@ -171,14 +173,14 @@ def test_equal_files_share_a_fold(pictures, tmp_path):
         assert all(len({where[row] for row in range(first, first + 4)}) == 1 for first in range(0, 40, 4))
 
 
-def test_one_file_with_two_labels_is_told(pictures, tmp_path):
+def test_one_file_with_two_labels_is_reported(pictures, tmp_path):
     folder = shutil.copytree(pictures, tmp_path / "p")
     shutil.copy(next(folder.glob("red/0*.png")), folder / "blue" / "again.png")
     found, _ = study(folder)
-    assert any("same file" in note for note in found.notes)
+    assert any("copies of another picture" in note for note in found.notes)
 
 
-def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
+def test_features_are_cached_by_content(pictures, tmp_path, monkeypatch):
     from fastmnv2 import learn
     from fastmnv2.image import embed
 
@@ -192,7 +194,7 @@ def test_features_are_kept_by_content(pictures, tmp_path, monkeypatch):
 
     def study_counting(data, **how):
         calls.clear()
-        found = learn.study(data, weights="untrained", cache=tmp_path / "kept", on_skip=lambda *_: None, **how)
+        found = learn.study(data, weights="untrained", cache=tmp_path / "kept", on_error=lambda _: None, **how)
         return found, sum(map(len, calls))
 
     first, computed = study_counting(pictures)
@@ -227,15 +229,15 @@ def test_measures():
     probabilities[np.arange(200), truth] += 0.5
     probabilities /= probabilities.sum(1, keepdims=True)
     found = Measures(probabilities, np.eye(4, dtype=bool)[truth], True)
-    said = probabilities.argmax(1)
-    assert (found.confusion() == confusion_matrix(truth, said)).all()
-    np.testing.assert_allclose([c.precision for c in found.classes()], precision_score(truth, said, average=None))
-    np.testing.assert_allclose([c.recall for c in found.classes()], recall_score(truth, said, average=None))
-    assert found.accuracy == np.mean(truth == said)
+    predicted = probabilities.argmax(1)
+    assert (found.confusion() == confusion_matrix(truth, predicted)).all()
+    np.testing.assert_allclose([c.precision for c in found.classes()], precision_score(truth, predicted, average=None))
+    np.testing.assert_allclose([c.recall for c in found.classes()], recall_score(truth, predicted, average=None))
+    assert found.accuracy == np.mean(truth == predicted)
     assert sum(b.size for b in found.reliability()) == 200
     assert found.confused(1)[0][2] == (found.confusion() - np.diag(np.diag(found.confusion()))).max()
     worst = found.worst(1)[0]
-    wrong = said != truth
+    wrong = predicted != truth
     assert probabilities[worst, truth[worst]] == probabilities[wrong, truth[wrong]].min()
     low, high = Measures(np.eye(2)[[0] * 10], np.eye(2, dtype=bool)[[0] * 10], True).interval
     np.testing.assert_allclose((low, high), (0.7225, 1.0), atol=1e-4)  # 10 of 10
@@ -299,11 +301,11 @@ def test_the_command_line(pictures, tmp_path):
         return done.output
 
     target, report = tmp_path / "colours.safetensors", tmp_path / "report.html"
-    said = command("train", pictures, "-o", target, "--report", report, "--weights", "untrained", "--no-cache")
-    assert re.search(r"accuracy \d+\.\d% \(\d+\.\d% to \d+\.\d%\)", said)
-    assert "skipped" in said
+    output = command("train", pictures, "-o", target, "--report", report, "--weights", "untrained", "--no-cache")
+    assert re.search(r"accuracy \d+\.\d% \(\d+\.\d% to \d+\.\d%\)", output)
+    assert "skipped" in output
     for name in COLOURS:
-        assert re.search(rf"^{name} +20 ", said, re.MULTILINE)
+        assert re.search(rf"^{name} +20 ", output, re.MULTILINE)
     assert report.read_text().startswith("<!doctype html>")
     lines = command("classify", "--weights", target, "--top", 1, *sorted(pictures.glob("red/0*.png"))).splitlines()
     assert len(lines) == 20
@@ -317,7 +319,7 @@ def test_eight_bit_features(pictures, real_tflite, tmp_path):
     """A head on int8 features is stored with the integer weights in one file."""
     from fastmnv2 import learn
 
-    found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_skip=lambda *_: None)
+    found = learn.study(pictures, weights=real_tflite, precision="int8", cache=None, on_error=lambda _: None)
     assert found.model.precision == "int8"
     assert found.measures.accuracy > 0.6
     found.save(tmp_path / "m.safetensors")

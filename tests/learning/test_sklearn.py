@@ -1,4 +1,4 @@
-"""The scikit-learn transformer."""
+"""The scikit-learn transformer gives embed's vectors and passes scikit-learn's own checks."""
 
 import pickle
 
@@ -32,13 +32,13 @@ def embedder(**how):
     return Embedder("untrained", **how)
 
 
-def test_what_it_takes(task, images, tmp_path):
+def test_kinds_of_input(task, images, tmp_path):
     import pandas as pd
 
     paths, _ = task
     want = fastmnv2.embed_images(paths[:5], weights="untrained")
-    for given in (paths[:5], np.array(paths[:5]), np.array(paths[:5], object)[:, None], pd.Series(paths[:5])):
-        assert (embedder().transform(given) == want).all()
+    for column in (paths[:5], np.array(paths[:5]), np.array(paths[:5], object)[:, None], pd.Series(paths[:5])):
+        assert (embedder().transform(column) == want).all()
     assert (embedder().fit_transform(pd.DataFrame({"path": paths[:5]})) == want).all()
     assert (embedder().transform(images) == fastmnv2.embed(images, weights="untrained")).all()
     model = fastmnv2.load("untrained")

@@ -1,6 +1,6 @@
-"""8-bit TFLite files of this network with random weights and scales, such as no converter would make.
+"""8-bit TFLite files of this network with random weights and scales, unlike those of any converter.
 
-They are put together with LiteRT's own schema.
+They are built with LiteRT's own schema.
 """
 
 import numpy as np
@@ -31,15 +31,17 @@ def packed(maker, inputs, outputs):
 
 
 class Maker:
-    """Puts a graph together: tensors, then operators in order."""
+    """Builds a graph: tensors, then operators in order."""
 
-    def __init__(self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False):
+    def __init__(
+        self, seed, dtype, *, network=DEFAULT, wild=False, float_ends=False, logits=False, tail=False, ties=False
+    ):
         from ai_edge_litert import schema_py_generated as schema
 
         self.schema, self.random = schema, np.random.default_rng(seed)
         self.dtype, self.lowest = np.dtype(dtype), int(np.iinfo(dtype).min)
         self.network, self.per_channel = network, self.dtype == np.int8
-        self.wild, self.float_ends, self.logits, self.tail = wild, float_ends, logits, tail
+        self.wild, self.float_ends, self.logits, self.tail, self.ties = wild, float_ends, logits, tail, ties
         self.tensors, self.buffers, self.operators, self.codes = [], [schema.BufferT()], [], []
 
     def tensor(self, shape, dtype, scales=None, zeros=None, data=None, axis=0):
@@ -74,7 +76,7 @@ class Maker:
         return output
 
     def quantity(self, clamps):
-        """A random scale and zero point of an activation; of one that `clamps`, the zero point is the lowest."""
+        """A random scale and zero point of an activation. If it `clamps`, the zero point is the lowest value."""
         scale = np.float32((6 if clamps else 12) / 255 * self.random.uniform(0.7, 1.0))
         zero = 0 if clamps else int(self.random.integers(90, 166))
         if clamps and self.wild:  # a ReLU6 that ends inside the type's range, at both ends
@@ -127,7 +129,11 @@ class Maker:
         s, last = self.schema, self.network.head
         channels = last.out_channels
         if self.dtype == np.int8:
-            scale, zero = np.float32(scale * self.random.uniform(0.5, 1.1)), zero + 1
+            pixels = last.out_height * last.out_width
+            # With ties, a mean is next to a half if its sum is an odd multiple of `odd`.
+            odd = pixels // 2 | 1
+            change = 2 * odd / pixels if self.ties else self.random.uniform(0.5, 1.1)
+            scale, zero = np.float32(scale * change), zero + 1
             target = self.tensor((1, 1, 1, channels), self.dtype, scale, zero)
             options = s.ReducerOptionsT()
             options.keepDims = True
@@ -140,7 +146,7 @@ class Maker:
         return self.operator("AVERAGE_POOL_2D", (source,), target, options), scale
 
     def graph(self):
-        """Input and output tensor."""
+        """Add the network; return the indices of the input and output tensors."""
         scale, zero = (np.float32(1 / 127), 128) if self.dtype == np.uint8 else (np.float32(1 / 127.5), -1)
         shape = (1, *self.network.image_shape)
         image = current = self.tensor(shape, self.dtype, scale, zero)
@@ -174,7 +180,7 @@ class Maker:
         return image, current
 
     def flattened(self, source):
-        """SHAPE, STRIDED_SLICE, PACK, RESHAPE: how today's converter writes a Flatten."""
+        """SHAPE, STRIDED_SLICE, PACK, RESHAPE: the operators that the converter writes for Flatten."""
         s, channels = self.schema, self.network.layers[-2].out_channels
         one = [self.tensor((1,), np.int32, data=np.array([value], np.int32)) for value in (0, 1, 1)]
         sizes = s.ShapeOptionsT()
@@ -198,6 +204,6 @@ class Maker:
 
 
 def write(path, seed, dtype, **options):
-    """Writes a file; returns its path."""
+    """Write a file; return its path."""
     path.write_bytes(Maker(seed, dtype, **options).data())
     return path

@@ -15,6 +15,7 @@ def slim_scope(layer):
 
 
 def keras_model(variables, top=False, alpha=0.75, size=(96, 96)):
+    """The Keras network with these variables: with the 1000 classes if ``top``, otherwise with pooled features."""
     import keras
 
     network = keras.applications.MobileNetV2(

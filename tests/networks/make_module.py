@@ -1,4 +1,4 @@
-"""Makes TF1 hub module folders and TF-Slim checkpoints with tensorflow-cpu alone.
+"""Make TF1 hub module folders and TF-Slim checkpoints with tensorflow-cpu only.
 
 The graph, its variable names and its signatures are those of Google's module: a plain TF1 graph with
 resource variables, metagraphs {} and {"train"}, batch norm moving averages in UPDATE_OPS, tfhub_module.pb.
@@ -42,7 +42,7 @@ def _layer(x, scope, channels, kernel=1, stride=1, relu6=True, depthwise=False, 
 
 
 def build(train=False, logits=False):
-    """The graph in the current default graph; returns its signatures."""
+    """Build the network in the current default graph; return its signatures."""
     with tf1.name_scope("hub_input"):
         images = tf1.placeholder(tf.float32, [None, 96, 96, 3], name="images")
         x = tf.subtract(tf.multiply(images, 2.0, name="Mul"), 1.0, name="Sub")
@@ -86,7 +86,7 @@ def _saved_graphs(logits):
         with tf.Graph().as_default(), tf1.Session() as session:
             signatures = build(logits=logits)
             every = tf1.global_variables()
-            # In one run: one at a time takes half a minute.
+            # All in one run, because one at a time takes half a minute.
             session.run([v.initializer for v in every], {v.initializer.inputs[1]: np.zeros(v.shape) for v in every})
             builder.add_meta_graph_and_variables(session, [], signature_def_map=signatures)
         with tf.Graph().as_default():
@@ -95,7 +95,7 @@ def _saved_graphs(logits):
 
 
 def _save(prefix, tensors):
-    """A checkpoint, by the operation that tf.train.Saver runs."""
+    """Write a checkpoint with the operation that tf.train.Saver runs."""
     tf.raw_ops.SaveV2(
         prefix=str(prefix),
         tensor_names=list(tensors),
@@ -105,7 +105,7 @@ def _save(prefix, tensors):
 
 
 def make_module(folder, variables):
-    """A hub module folder holding ``variables`` (TF-Slim names); with logits if they are there."""
+    """Write a hub module folder with ``variables`` (TF-Slim names), which may include the logits'."""
     folder = Path(folder)
     (folder / "variables").mkdir(parents=True)
     (folder / "saved_model.pb").write_bytes(_saved_graphs(f"{LOGITS}/weights" in variables))
@@ -115,7 +115,7 @@ def make_module(folder, variables):
 
 
 def make_checkpoint(prefix, variables, averages=None):
-    """A training checkpoint: variables, moving averages of the trainable ones, optimiser slots, global_step.
+    """Write a training checkpoint: variables, averages of trainable ones, optimiser slots, global_step.
 
     The names are those that TF-Slim's training gives.
     """

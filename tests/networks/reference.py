@@ -1,6 +1,6 @@
-"""The network in a few lines of numpy, float64 by default: the truth that errors are measured against.
+"""The network in a few lines of numpy, in float64 by default: the reference for measuring errors.
 
-Written from the paper's and TF-Slim's description, not from csrc/. ``Mutant`` fields change one thing each.
+It is written from the paper's and TF-Slim's description, not from csrc/. Each field of ``Mutant`` changes one thing.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ class Mutant:
 
 
 def forward(variables, images, dtype=np.float64, mutant=Mutant()):
-    """TF-Slim variables with batch norms, of any multiplier, and images [n,height,width,3] in [0,1] -> outputs by the
-    module's names.
+    """The module's outputs by name, for images [n,height,width,3] in [0,1].
+
+    ``variables`` are TF-Slim's, with batch norms, for any multiplier.
     """
     v = {name: np.asarray(value, dtype) for name, value in variables.items()}
     outputs = {}

@@ -1,4 +1,4 @@
-"""Compute at the same time as library argv[2], whose own OpenMP runtime is loaded "before" or "after" ours."""
+"""Embed while library argv[2] computes too, whose own OpenMP runtime is loaded "before" or "after" ours (argv[3])."""
 
 import sys
 import threading

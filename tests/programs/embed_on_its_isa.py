@@ -1,4 +1,4 @@
-"""Save the features of the images in argv[3] to argv[2]; print the instruction set."""
+"""Save the features of the images in argv[3] to argv[2], and print the instruction set that was used."""
 
 import sys
 

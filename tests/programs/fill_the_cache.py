@@ -1,4 +1,4 @@
-"""Load the default weights, which are downloaded and cached; print a sum of features."""
+"""Load the default weights, which downloads and caches them, and print a sum of features."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Fork children before and after another library's parallel region, by argv[2]; print their exit codes.
+"""Fork children before and after another library's parallel region, and print their exit codes.
 
-"Python" forks as os.fork does, with Python's hooks; "C" as a C library does, without.
+argv[2] is "Python" to fork with os.fork and Python's hooks, or "C" to fork like a C library, without the hooks.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import fastmnv2
 from fastmnv2.core import threads
 
 threads.usable = lambda: 2
-warnings.simplefilter("ignore")  # of forks in a program with threads
+warnings.simplefilter("ignore")  # Python warns about forks in a program with threads
 model = fastmnv2.load(sys.argv[1])
 images = np.random.RandomState(0).rand(6, 96, 96, 3).astype(np.float32)
 want = model.embed(images, threads=1)
@@ -36,11 +36,11 @@ def child(check):
 
 
 def in_a_thread():
-    said = []
-    thread = threading.Thread(target=lambda: said.append(threads.available() == 2 and same(2)))
+    results = []
+    thread = threading.Thread(target=lambda: results.append(threads.available() == 2 and same(2)))
     thread.start()
     thread.join()
-    return said == [True] and threads.available() == 1 and same(2)
+    return results == [True] and threads.available() == 1 and same(2)
 
 
 first = child(lambda: threads.available() == 2 and same(2))  # nothing has run in parallel yet

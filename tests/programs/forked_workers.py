@@ -9,7 +9,7 @@ import numpy as np
 
 import fastmnv2
 
-warnings.simplefilter("ignore")  # of forks in a program with threads
+warnings.simplefilter("ignore")  # Python warns about forks in a program with threads
 model = fastmnv2.load(sys.argv[1])
 images = np.random.RandomState(0).rand(6, 96, 96, 3).astype(np.float32)
 want = model.embed(images, threads=2)

@@ -1,4 +1,4 @@
-"""The command line with a limit of 3000 bytes per file, which looks like a full disk to a writer."""
+"""The command line with a limit of 3000 bytes per file, which a writer sees as a full disk."""
 
 import resource
 import signal

@@ -1,4 +1,4 @@
-"""Embed when threads can't be started; argv[2] names the limit. Print the number of threads after each call."""
+"""Embed when threads can't be started, because of the limit argv[2]. Print the number of threads after each call."""
 
 import os
 import resource
@@ -52,7 +52,7 @@ if limit.startswith("processes"):  # "processes 3": at most 3 threads of this us
     if "later" in limit:
         seen.append(embed(2))
     lower(resource.RLIMIT_NPROC, int(limit.split()[1]))
-elif limit.startswith("group"):  # the same by a control group
+elif limit.startswith("group"):  # "group FOLDER": the limit of a control group
     with open(f"{limit.split()[1]}/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
 elif limit.startswith("memory"):  # "memory 20": at most 20 MB more than now

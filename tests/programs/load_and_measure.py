@@ -1,6 +1,6 @@
-"""Load argv[1]; print the processor time in seconds, the peak memory in megabytes, and why it was refused."""
+"""Load argv[1]. If it is refused, print the processor time in seconds, the peak memory in megabytes and the error."""
 
-# Import what the readers import first, so that this memory is not counted for the file.
+# Import first what the readers import, so that the memory of these modules is not counted.
 import hashlib  # noqa: F401
 import re
 import resource

@@ -1,5 +1,7 @@
-"""A batch that takes long, on argv[2] threads; prints which share of it was computed when Ctrl-C ended it, and whether
-the model still works. Shares are of processor time, which other programs don't lengthen.
+"""Embed a batch that takes long, on argv[2] threads, until Ctrl-C.
+
+Prints the share of the batch that was computed, and whether the model still works. The share is one of processor time,
+which does not depend on other programs.
 """
 
 import contextlib
@@ -19,10 +21,10 @@ small = np.random.RandomState(0).rand(4, 96, 96, 3).astype(np.float32)
 want = model.embed(small)
 
 
-def seconds(batch, says="warming up"):
+def seconds(batch, message="warming up"):
     start = time.process_time()
     with contextlib.suppress(KeyboardInterrupt):
-        print(says, flush=True)
+        print(message, flush=True)
         model.embed(batch)
     return time.process_time() - start
 

@@ -1,4 +1,4 @@
-"""Save the features of the images in argv[2] to argv[3]; print the number of threads."""
+"""Save the features of the images in argv[2] to argv[3], and print the number of threads."""
 
 import sys
 

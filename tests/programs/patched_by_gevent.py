@@ -1,4 +1,4 @@
-"""Embeds before and after gevent has replaced threads, locks and queues, in the main thread and in greenlets."""
+"""Embed before and after gevent replaces threads, locks and queues, in the main thread and in greenlets."""
 
 import io
 import sys
@@ -19,7 +19,7 @@ want = model.embed_images(items, threads=2)
 from gevent import monkey, spawn  # noqa: E402
 
 monkey.patch_all()
-same = [model.embed_images(given, threads=2) for given in (items, iter(items))]
+same = [model.embed_images(source, threads=2) for source in (items, iter(items))]
 found = [spawn(model.embed_images, items, threads=2) for _ in range(3)]
 same += [greenlet.get(timeout=60) for greenlet in found]
-print("the same" if all((one == want).all() for one in same) else "others")
+print("the same" if all((one == want).all() for one in same) else "different")

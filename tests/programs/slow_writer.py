@@ -1,4 +1,4 @@
-"""The command line, with a pause between completing the temporary file and renaming it."""
+"""The command line, with a pause between writing the temporary file and renaming it."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Load and make every kind of call while the n-th allocation fails, for every n; argv[2] names the allocator."""
+"""Make every kind of call while the n-th allocation fails, for every n. argv[2] is "core" or "Python"."""
 
 import ctypes
 import sys
@@ -9,7 +9,7 @@ import fastmnv2
 from fastmnv2.core import threads
 
 threads.usable = lambda: 64  # regardless of this machine
-path, whose = sys.argv[1:]
+path, allocator = sys.argv[1:]
 images = np.random.RandomState(0).rand(5, 96, 96, 3).astype(np.float32)
 shared = fastmnv2.load(path)
 want = shared.embed(images)
@@ -39,7 +39,7 @@ def check(what, refuse, allow):
     print(what, failed)
 
 
-if whose == "core":
+if allocator == "core":
     library = ctypes.CDLL(None)  # tests/c/failing_allocations.c, preloaded
 
     def fail_after(n=-1):

@@ -117,11 +117,11 @@ def graph_of_many_fields(folder):
     return object_graph(folder, field(1, field(2, field(1, 1) * 1_900_000)))
 
 
-def great_graph(folder):
+def huge_graph(folder):
     return object_graph(folder, field(1, b"") * 9_000_000)
 
 
-def one_file_by_many_names(folder):
+def one_file_with_many_names(folder):
     (folder / "m.data-00000-of-01000").write_bytes(bytes(19 << 20))
     for number in range(1, 1000):
         os.link(folder / "m.data-00000-of-01000", folder / f"m.data-{number:05d}-of-01000")
@@ -162,7 +162,7 @@ def quadratic_extended_headers(folder):  # CVE-2024-6232
     return tar_of(folder, [member("x", b"1" * 35_000, tarfile.XHDTYPE), member("y", b"")] * 100)
 
 
-def headers_behind_a_folder(folder):
+def headers_after_a_folder(folder):
     """A folder's header may claim gigabytes, but a folder has no data, so more headers follow it."""
     unlock = tarfile.TarInfo("d")
     unlock.type, unlock.size = tarfile.DIRTYPE, (1 << 33) - 1
@@ -175,7 +175,7 @@ def headers_behind_a_folder(folder):
     return path
 
 
-def quadratic_headers_behind_a_folder(folder):
+def quadratic_headers_after_a_folder(folder):
     path = quadratic_extended_headers(folder)
     unlock = tarfile.TarInfo("d")
     unlock.type, unlock.size = tarfile.DIRTYPE, (1 << 33) - 1
@@ -191,29 +191,29 @@ def extended_header(size, keyword="size", type=tarfile.XGLTYPE):
     return info.tobuf(tarfile.USTAR_FORMAT) + data.ljust(512, b"\0")
 
 
-def of_raw_tar(folder, *parts):
+def raw_tar(folder, *parts):
     (folder / "m.tar.gz").write_bytes(gzip.compress(b"".join(parts) + bytes(1024)))
     return folder / "m.tar.gz"
 
 
-def headers_behind_a_global_size(folder):
+def headers_after_a_global_size(folder):
     """A global header sets the size of later members, so a reader would expect 80 MB of data that are headers."""
     empty, _ = member("d", b"")
     long, data = member("x", b"1" * (40 << 20), tarfile.XHDTYPE)
     unlock = extended_header(80 << 20) + empty.tobuf(tarfile.USTAR_FORMAT)
-    return of_raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
+    return raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
 
 
-def headers_behind_a_size_of_their_own(folder):
+def headers_after_their_own_size(folder):
     empty, _ = member("d", b"")
     long, data = member("x", b"1" * (40 << 20), tarfile.XHDTYPE)
     unlock = extended_header(80 << 20, "GNU.sparse.size", tarfile.XHDTYPE) + empty.tobuf(tarfile.USTAR_FORMAT)
-    return of_raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
+    return raw_tar(folder, unlock, long.tobuf(tarfile.USTAR_FORMAT), data, empty.tobuf(tarfile.USTAR_FORMAT))
 
 
-def many_members_behind_a_global_size(folder):
+def many_members_after_a_global_size(folder):
     empty, _ = member("d", b"")
-    return of_raw_tar(folder, extended_header(90 << 20), empty.tobuf(tarfile.USTAR_FORMAT) * 170_000)
+    return raw_tar(folder, extended_header(90 << 20), empty.tobuf(tarfile.USTAR_FORMAT) * 170_000)
 
 
 def empty_gzip_members(folder):
@@ -222,7 +222,7 @@ def empty_gzip_members(folder):
     return folder / "m.tar.gz"
 
 
-def great_member(folder):
+def huge_member(folder):
     return tar_of(folder, [member("saved_model.pb", bytes(90 << 20)), member("variables/variables.index", b"x")])
 
 
@@ -238,7 +238,7 @@ def many_zip_entries(folder):
     return zip_of(folder, parts, zipfile.ZIP_STORED)
 
 
-def zip_entries_behind_a_long_comment(folder):
+def zip_entries_before_a_long_comment(folder):
     """zip64's records, before a comment of the maximum length, hold the directory's true size."""
     path = many_zip_entries(folder)
     data = path.read_bytes()
@@ -269,7 +269,7 @@ def configuration_of_lists(folder):
     return zip_of(folder, [("config.json", b"[" + b"[]," * 20_000_000 + b"0]"), ("model.weights.h5", b"")])
 
 
-def great_weights_in_zip(folder):
+def huge_weights_in_zip(folder):
     return zip_of(folder, [("config.json", b"{}"), ("model.weights.h5", bytes(95 << 20))])
 
 
@@ -284,7 +284,7 @@ def hdf5(folder, change):
     return folder / "k.h5"
 
 
-def linked_again_and_again(folder):
+def one_tensor_with_many_links(folder):
     def change(file):
         file["Conv_1/kernel:0"] = np.zeros((1, 1, 240, 1280), "f4")
         for i in range(9_000):
@@ -293,7 +293,7 @@ def linked_again_and_again(folder):
     return hdf5(folder, change)
 
 
-def great_chunk(folder):
+def huge_chunk(folder):
     def change(file):
         sizes = {"maxshape": (None,) * 4, "chunks": (3, 3, 3, 8_000_000), "compression": "gzip"}
         file.create_dataset("Conv1/Conv1/kernel:0", (3, 3, 3, 24), "f4", **sizes)
@@ -382,7 +382,7 @@ def many_tensors(folder):
 # ---- native --------------------------------------------------------------------------------------------
 
 
-def great_header(folder):
+def huge_header(folder):
     header = b'{"a":' + b"[" * (18 << 20)
     (folder / "n.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     return folder / "n.safetensors"
@@ -398,13 +398,13 @@ def notes_of_lists(folder):
 
 BOMBS = [
     overlapping_blocks, growing_names, many_records, many_fields, many_dimensions, overlapping_tensors,
-    graph_of_many_variables, graph_of_many_fields, great_graph, one_file_by_many_names, many_indices,
-    many_members, long_extended_header, quadratic_extended_headers, great_member, empty_gzip_members,
-    headers_behind_a_folder, quadratic_headers_behind_a_folder, headers_behind_a_global_size,
-    headers_behind_a_size_of_their_own, many_members_behind_a_global_size,
-    many_zip_entries, zip_entries_behind_a_long_comment, configuration_of_lists, great_weights_in_zip,
+    graph_of_many_variables, graph_of_many_fields, huge_graph, one_file_with_many_names, many_indices,
+    many_members, long_extended_header, quadratic_extended_headers, huge_member, empty_gzip_members,
+    headers_after_a_folder, quadratic_headers_after_a_folder, headers_after_a_global_size,
+    headers_after_their_own_size, many_members_after_a_global_size,
+    many_zip_entries, zip_entries_before_a_long_comment, configuration_of_lists, huge_weights_in_zip,
     weights_in_bzip2, configuration_in_lzma, names_within_names,
-    linked_again_and_again, great_chunk, long_paths, long_configuration,
+    one_tensor_with_many_links, huge_chunk, long_paths, long_configuration,
     one_shape_for_all, one_list_of_operands_for_all, one_constant_dequantised_by_all, many_tensors,
-    great_header, notes_of_lists,
+    huge_header, notes_of_lists,
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fixtures: one good file or folder of every form, made once."""
+"""A fixture with one good file or folder of every form."""
 
 import pytest
 from makers import make_forms

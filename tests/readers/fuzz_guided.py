@@ -1,12 +1,12 @@
-"""Coverage-guided fuzzing of the readers: each file must give a WeightsError or a whole, finite network.
+"""Coverage-guided fuzzing of the readers: each file must give a WeightsError or a complete, finite network.
 
     pip install atheris
     python tests/readers/fuzz_guided.py native [corpus folder ...] [-runs=1000000] [-max_total_time=600] ...
 
-The options are libFuzzer's. What a folder holds is started from and what is found is added to the first one; with
-none, tests/readers/corpus/<form> is started from and left as it is. A file that breaks a reader is left in the working
-directory, and belongs into tests/readers/corpus/<form>, which test_hostile.py reads every time. Seeds are small,
-hence fast: fuzz_readers.py is for whole networks. `--seeds` makes them anew.
+The options are libFuzzer's. Fuzzing starts from the folders' files, and adds new ones to the first folder. Without
+folders, it starts from a copy of tests/readers/corpus/<form>. A file that breaks a reader is left in the working
+directory; add it to tests/readers/corpus/<form>, which test_hostile.py reads in every run. Seeds are small, so that
+they are fast; fuzz_readers.py mutates whole networks. `--seeds` makes the seeds again.
 """
 
 import io
@@ -33,11 +33,11 @@ class Matches:
 
 
 def place(form: str, data: bytes, folder: Path) -> Path:
-    """Write the fuzzer's data where the reader expects them; return the path to read."""
+    """Write the fuzzer's data where the reader expects it; return the path to read."""
     if form == "checkpoint":
         (folder / "m.index").write_bytes(data)
         return folder / "m.index"
-    if form == "graph":  # the graph of a TF2 SavedModel, whose bundle is sound
+    if form == "graph":  # the graph of a TF2 SavedModel, whose bundle is valid
         import bombs
 
         return bombs.object_graph(folder, data)
@@ -64,7 +64,7 @@ def main() -> None:
     import atheris
 
     form = sys.argv[1]
-    given = [name for name in sys.argv[2:] if not name.startswith("-")]
+    named = [name for name in sys.argv[2:] if not name.startswith("-")]
     options = [name for name in sys.argv[2:] if name.startswith("-")]
     with atheris.instrument_imports(include=["fastmnv2", "tarfile", "zipfile", "flatbuffers"]):
         import tarfile  # noqa: F401
@@ -86,11 +86,11 @@ def main() -> None:
         if form == "checkpoint":
             (folder / "m.data-00000-of-00001").write_bytes(bytes(LIMIT))
         seeds = Path(scratch, "seeds")
-        if not given:
+        if not named:
             seeds.mkdir()
             for path in (CORPUS / form).iterdir():
                 (seeds / path.name).write_bytes(path.read_bytes())
-        folders = given or [str(seeds)]
+        folders = named or [str(seeds)]
         command = [sys.argv[0], *folders, "-timeout=5", "-rss_limit_mb=1000", f"-max_len={LIMIT}", *options]
         atheris.Setup(command, lambda data: check(place(form, data, folder)))
         atheris.Fuzz()
@@ -107,7 +107,7 @@ def first_layers(network):
 
 
 def tflites(network):
-    """The same as float32, float16 and 8-bit TFLite files."""
+    """The network as float32, float16 and 8-bit TFLite files."""
     import tensorflow as tf
 
     for name in ("float", "half", "quantised"):

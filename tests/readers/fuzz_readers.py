@@ -1,9 +1,9 @@
-"""Mutated weights files of every form: each must give a WeightsError or a whole, finite network, soon.
+"""Mutated weights files of every form: each must soon give a WeightsError or a complete, finite network.
 
     python tests/readers/fuzz_readers.py --runs 100000 [--form tflite] [--seed 1]
 
-The seeds are made afresh (with TensorFlow and Keras), so none are in the tree; what a run finds is printed with
-the mutations that lead there, and becomes a case in test_hostile.py.
+The original files are made for each run with TensorFlow and Keras, so none are in the repository. A file that breaks a
+reader is printed with its mutations, and should become a case in test_hostile.py.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIZES = [0, 1, 0xFF, 0x100, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFFFF
 
 def mutate(data: bytearray, rng: random.Random) -> list[str]:
     """Change ``data`` in one to six places, mostly near the ends, where headers are. Return a description."""
-    told = []
+    changes = []
     for _ in range(rng.randint(1, 6)):
         if len(data) < 16:
             break
@@ -50,12 +50,12 @@ def mutate(data: bytearray, rng: random.Random) -> list[str]:
             data[at:at] = data[source : source + length]
         else:
             del data[at:]
-        told.append(f"{kind}@{at}")
-    return told
+        changes.append(f"{kind}@{at}")
+    return changes
 
 
 def try_one(path: Path) -> str:
-    """The result for the file: "whole", or the error's first words. Raises for anything else."""
+    """The result for the file: "complete", or the error's first words. Raises any other error."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,7 +63,7 @@ def try_one(path: Path) -> str:
     except WeightsError as error:
         return str(error).replace(str(path), "")[:30]
     assert all(np.isfinite(tensor).all() for tensor in folded.tensors.values())
-    return "whole"
+    return "complete"
 
 
 def fuzz(form: str, seed_file: Path, runs: int, seed: int) -> collections.Counter[str]:
@@ -77,15 +77,15 @@ def fuzz(form: str, seed_file: Path, runs: int, seed: int) -> collections.Counte
     try:
         for run in range(runs):
             data = bytearray(original)
-            told = mutate(data, rng)
+            changes = mutate(data, rng)
             target.write_bytes(data)
             start = time.process_time()
             try:
                 answers[try_one(seed_file)] += 1
             except Exception as error:
-                raise AssertionError(f"{form}, seed {seed}, run {run}, {told}: {error!r}") from error
+                raise AssertionError(f"{form}, seed {seed}, run {run}, {changes}: {error!r}") from error
             spent = time.process_time() - start
-            assert spent < LIMIT, f"{form}, seed {seed}, run {run}, {told}: took {spent:.1f} s"
+            assert spent < LIMIT, f"{form}, seed {seed}, run {run}, {changes}: took {spent:.1f} s"
     finally:
         target.write_bytes(original)
     return answers
@@ -95,8 +95,8 @@ def main() -> None:
     from makers import make_forms
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000, help="of each form")
-    parser.add_argument("--form", help="only this one")
+    parser.add_argument("--runs", type=int, default=1000, help="mutations of each form")
+    parser.add_argument("--form", help="only this form")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Good files and folders of every form, made with the libraries that users make them with."""
+"""Good files and folders of every form, made with the libraries that users have."""
 
 import functools
 import tarfile
@@ -18,7 +18,7 @@ def archive(folder, target, prefix="./"):
 
 
 def write_bundle(prefix, arrays, names=None):
-    """A tensor bundle written by hand; with ``names``, variables' names by key, a TensorFlow 2 one."""
+    """Write a tensor bundle without TensorFlow. With ``names`` (variables' names by key) it is one of TensorFlow 2."""
     from bombs import HEADER, entry, field, masked_crc, record, varint, write_index
 
     data, records = b"", []
@@ -40,7 +40,7 @@ def write_bundle(prefix, arrays, names=None):
 
 
 def legacy_h5(path, network, rename=lambda name: name, suffix=":0", group=""):
-    """Keras' legacy layout, written by hand: ``/layer/layer/variable:0`` and the list of layers."""
+    """Write Keras' legacy layout without Keras: ``/layer/layer/variable:0`` and the list of layers."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -58,7 +58,7 @@ def legacy_h5(path, network, rename=lambda name: name, suffix=":0", group=""):
 
 
 def converted(network, **options):
-    """The network through the TFLite converter."""
+    """The bytes that the TFLite converter makes from the network."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 

@@ -1,4 +1,4 @@
-"""Files with one error each, and a check that readers raise only a WeightsError for them."""
+"""Helpers that put one error into a good file, and check that readers raise a WeightsError for it."""
 
 import io
 import json
@@ -12,14 +12,16 @@ from fastmnv2.weights import read
 from fastmnv2.weights.fold import fold
 
 
-def refused(path, says="."):
-    with pytest.raises(WeightsError, match=says) as caught:
+def refused(path, message="."):
+    """Check that reading raises a WeightsError that names the file and matches ``message``; return the error."""
+    with pytest.raises(WeightsError, match=message) as caught:
         fold(read(path))
     assert str(path.name) in str(caught.value) or str(path) in str(caught.value)
     return caught.value
 
 
 def spoil_header(source, target, change):
+    """Copy a safetensors file with its header changed by ``change``, which may return the new header as bytes."""
     data = source.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
@@ -30,6 +32,7 @@ def spoil_header(source, target, change):
 
 
 def entry(header, number):
+    """The header's entry of the tensor with this number, in alphabetical order."""
     return header[sorted(name for name in header if name != "__metadata__")[number]]
 
 

@@ -10,7 +10,7 @@ SECONDS, MEGABYTES = 5, 200
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-# Every fourth is a quick test: each is a process of its own, for seconds.
+# Every fourth file is a quick test, because each one takes a process of its own and seconds.
 @pytest.mark.parametrize(
     "bomb",
     [bomb if place % 4 == 0 else pytest.param(bomb, marks=pytest.mark.slow) for place, bomb in enumerate(BOMBS)],
@@ -25,8 +25,8 @@ def test_bombs(tmp_path, bomb):
         pytest.skip("h5py is not installed")
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout, "it was not refused"
-    seconds, megabytes, says = done.stdout.split(" ", 2)
-    print(f"{seconds} s, {megabytes} MB: {says}")
+    seconds, megabytes, message = done.stdout.split(" ", 2)
+    print(f"{seconds} s, {megabytes} MB: {message}")
     assert float(seconds) < SECONDS
     assert int(megabytes) < MEGABYTES
-    assert len(says) < 1000
+    assert len(message) < 1000

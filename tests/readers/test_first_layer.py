@@ -16,7 +16,7 @@ NORM = "MobilenetV2/Conv/BatchNorm/"
 
 
 def trained(scale, shift):
-    """Weights whose first batch norm saw images times ``scale`` plus ``shift``."""
+    """Weights whose first batch norm was trained on images times ``scale`` plus ``shift``."""
     found = untrained()
     kernel = found.tensors["MobilenetV2/Conv/weights"]
     mean, variance = found.tensors[NORM + "moving_mean"], found.tensors[NORM + "moving_variance"]
@@ -27,23 +27,23 @@ def trained(scale, shift):
     return dataclasses.replace(found, form="keras", tensors=found.tensors | changed)
 
 
-def test_what_batch_norms_tell():
+def test_batch_norms_show_the_scaling():
     assert first_layer.doubt(trained(1, 0)) == ""
     assert "input_range=(0, 255)" in first_layer.doubt(trained(127.5, 127.5))
     assert "input_range=(0, 1)" in first_layer.doubt(trained(0.5, 0.5))
     assert "less contrast" in first_layer.doubt(trained(1 / 255, 0))
     assert first_layer.doubt(trained(0.5, 0)) == ""  # dark or dull images, but not in [0,1]
-    said = dataclasses.replace(trained(127.5, 127.5), input_range=(0.0, 255.0))
-    assert first_layer.doubt(said) == ""
+    recorded = dataclasses.replace(trained(127.5, 127.5), input_range=(0.0, 255.0))
+    assert first_layer.doubt(recorded) == ""
 
 
-def test_what_a_folded_kernel_tells():
+def test_a_folded_kernel_shows_the_scaling():
     folded = fold(untrained())
     kernel = folded.tensors["MobilenetV2/Conv/weights"]
-    for factor, told in ((1, False), (1 / 3, False), (4, False), (1 / 255, True), (1 / 127.5, True)):
+    for factor, doubted in ((1, False), (1 / 3, False), (4, False), (1 / 255, True), (1 / 127.5, True)):
         changed = folded.tensors | {"MobilenetV2/Conv/weights": kernel * np.float32(factor)}
         found = first_layer.doubt(Source("tflite", "m.tflite", "", changed))
-        assert bool(found) == told, factor
+        assert bool(found) == doubted, factor
 
 
 def test_real_weights_raise_no_doubt(real_tflite):
@@ -59,12 +59,12 @@ def test_ranges_that_float32_cant_hold(edges):
         fastmnv2.load("untrained", input_range=edges)
 
 
-def test_large_ranges_give_numbers():
+def test_large_ranges_give_finite_numbers():
     model = fastmnv2.load("untrained", input_range=(-1e30, 1e30))
     assert np.isfinite(model.embed(np.random.RandomState(0).rand(2, 96, 96, 3).astype(np.float32))).all()
 
 
-def test_ranges_are_rounded_to_what_was_meant():
+def test_ranges_are_rounded_to_the_intended_numbers():
     assert range_of(float(np.float32(1 / 127.5)), -1) == (-1.0, 1.0)
     assert range_of(float(np.float32(1 / 255)), 0) == (0.0, 1.0)
     assert range_of(1.0, 0.0, pixels=True) == (0.0, 255.0)

@@ -77,7 +77,7 @@ def test_hub_module_by_url_in_the_cache(module, folded, tmp_path, monkeypatch):
         assert model.weights["origin"] == hub.HANDLE
         assert model.has_logits
     google = "https://tfhub.dev/google/imagenet"
-    with pytest.raises(fastmnv2.WeightsUnavailable, match="mobilenet_v2_100_224 weights are not here"):
+    with pytest.raises(fastmnv2.WeightsUnavailable, match="mobilenet_v2_100_224 weights are not on this machine"):
         fastmnv2.load(f"{google}/mobilenet_v2_100_224/feature_vector/2")
     with pytest.raises(fastmnv2.WeightsUnavailable, match="TFHUB_CACHE_DIR"):
         fastmnv2.load(f"{google}/inception_v3/feature_vector/3")
@@ -362,6 +362,6 @@ def test_missing_optional_packages_say_what_to_install(network, tmp_path, monkey
         fastmnv2.load(tmp_path / "f.tflite")
 
 
-def test_reading_a_stream_of_bytes_is_not_promised():
+def test_streams_of_bytes_are_refused():
     with pytest.raises(TypeError):
         fastmnv2.load(io.BytesIO(b""))

@@ -26,7 +26,7 @@ def attribute(name, value):
 
 
 def node(name, op, *inputs, attributes=b""):
-    return text(1, name) + text(2, op) + b"".join(text(3, given) for given in inputs) + attributes
+    return text(1, name) + text(2, op) + b"".join(text(3, name) for name in inputs) + attributes
 
 
 def constant(name, values):
@@ -57,16 +57,16 @@ def called(name, of_function, *inputs):
     return node(name, "StatefulPartitionedCall", *inputs, attributes=attribute("f", field(10, text(1, of_function))))
 
 
-def saved(message, given="images", size=96):
+def saved(message, source="images", size=96):
     """A SavedModel with one graph and one signature."""
     dims = b"".join(field(2, field(1, edge)) for edge in ((1 << 64) - 1, size, size, 3))
-    info = text(1, f"{given}:0") + field(2, 1) + field(3, dims)
+    info = text(1, f"{source}:0") + field(2, 1) + field(3, dims)
     signature = field(1, text(1, "x") + field(2, info))
     return field(2, field(2, message) + field(5, text(1, "serving_default") + field(2, signature)))
 
 
-def convolution(given):
-    return node("net/Conv2D", "Conv2D", given, "kernel")
+def convolution(source):
+    return node("net/Conv2D", "Conv2D", source, "kernel")
 
 
 def test_arithmetic_within_functions_is_followed():
@@ -90,7 +90,7 @@ def test_arithmetic_within_functions_is_followed():
 
 
 @pytest.mark.parametrize(
-    ("op", "number", "said"),
+    ("op", "number", "expected"),
     [
         ("Mul", 1 / 255, (0.0, 1.0)),
         ("RealDiv", 255, (0.0, 1.0)),
@@ -99,12 +99,12 @@ def test_arithmetic_within_functions_is_followed():
         ("Mul", [0.5, 0.5, 0.5], (0.0, 127.5)),
     ],
 )
-def test_ranges(op, number, said):
+def test_ranges(op, number, expected):
     nodes = [placeholder("images"), constant("c", number), node("y", op, "images", "c"), convolution("y")]
-    assert tf_graph.saved_model(saved(graph(*nodes))).input_range == pytest.approx(said)
+    assert tf_graph.saved_model(saved(graph(*nodes))).input_range == pytest.approx(expected)
 
 
-def test_pixels_that_are_cast_are_pixels():
+def test_bytes_that_are_cast_are_pixels_from_0_to_255():
     nodes = [
         placeholder("images", dtype=4),
         node("y", "Cast", "images"),
@@ -124,7 +124,7 @@ def test_the_networks_size_is_that_of_resized_images():
     assert tf_graph.saved_model(saved(graph(*nodes), size=224)).size == (224, 224)
 
 
-def test_what_says_nothing_and_what_cant_be_run():
+def test_graphs_without_a_range_and_graphs_that_cant_be_run():
     assert tf_graph.saved_model(saved(graph(placeholder("images"), convolution("images")))).input_range is None
     for step in (
         [node("odd", "Tanh", "images")],
@@ -188,7 +188,7 @@ def resolve_source(path):
     return read(path)
 
 
-def test_a_checkpoints_size_is_said_by_its_name_or_by_size(tmp_path):
+def test_a_checkpoints_size_follows_from_its_name_or_from_size(tmp_path):
     network = of(0.5, 160, 160)
     source = untrained(network=network)
     folder = tmp_path / "mobilenet_v2_0.5_160"

@@ -1,4 +1,4 @@
-"""Malformed, truncated, foreign and hostile files: one WeightsError, soon, without much memory."""
+"""Malformed, truncated, foreign and hostile files soon give one WeightsError, and take little memory."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_truncated_at_any_point(forms, form, tmp_path):
 
 
 @pytest.mark.parametrize("form", quick(FILES, "native"))
-def test_flipped_bits_are_an_error_or_change_nothing_else(forms, form, tmp_path):
+def test_flipped_bits_give_an_error_or_a_complete_network(forms, form, tmp_path):
     """Any flipped bit gives either a WeightsError or a complete network of finite numbers."""
     data = bytearray(forms[form].read_bytes())
     rng = np.random.RandomState(len(form))
@@ -106,15 +106,15 @@ def test_a_pickle_is_never_loaded(tmp_path):
 DEVICES = {
     "pipe": lambda path: os.mkfifo(path),  # noqa: PLW0108 - Windows has none
     "socket": lambda path: socket.socket(socket.AF_UNIX).bind(path.name),
-    "zeros without end": lambda path: path.symlink_to("/dev/zero"),
+    "endless zeros": lambda path: path.symlink_to("/dev/zero"),
     "always full": lambda path: path.symlink_to("/dev/full"),
-    "of the kernel": lambda path: path.symlink_to("/proc/self/pagemap"),
+    "kernel file": lambda path: path.symlink_to("/proc/self/pagemap"),
 }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux's devices")
 @pytest.mark.parametrize("make", DEVICES.values(), ids=DEVICES)
-def test_pipes_and_devices_keep_nobody_waiting(tmp_path, make):
+def test_pipes_and_devices_are_refused_at_once(tmp_path, make):
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     header = bombs.record(b"", bombs.field(1, 2))
@@ -197,12 +197,12 @@ def test_messages_are_one_short_line(forms, tmp_path):
     sparse = member("\x1b\n" + "x" * 15_000, type=tarfile.GNUTYPE_SPARSE)
     cases.append(tar_with(tmp_path / "s.tar.gz", (sparse, b"")))
     for case in cases:
-        says = str(refused(case))
-        assert len(says) <= 1000
-        assert says.isprintable()
+        message = str(refused(case))
+        assert len(message) <= 1000
+        assert message.isprintable()
 
 
-# ---- what is wrong with the tensors --------------------------------------------------------------------
+# ---- wrong tensors ------------------------------------------------------------------------------------
 
 
 def source_with(**changes):
@@ -219,7 +219,7 @@ CONV = "MobilenetV2/expanded_conv_3/expand"
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({f"{CONV}/weights": None}, f"1 of .* missing: {CONV}/weights"),
         ({f"{CONV}/BatchNorm/beta": None}, f"missing: {CONV}/BatchNorm/beta"),
@@ -233,9 +233,9 @@ CONV = "MobilenetV2/expanded_conv_3/expand"
         ({"MobilenetV2/Logits/Conv2d_1c_1x1/biases": np.zeros(5, "f4")}, r"expected shape \[1001\]"),
     ],
 )
-def test_wrong_tensors_are_named(changes, says):
+def test_wrong_tensors_are_named(changes, message):
     changes = {name: value for name, value in changes.items() if name in untrained().tensors}
-    with pytest.raises(WeightsError, match=says) as caught:
+    with pytest.raises(WeightsError, match=message) as caught:
         fold(source_with(**changes))
     assert "t.file" in str(caught.value)
 
@@ -277,12 +277,11 @@ def test_mutated_files(forms, form):
 
 
 @pytest.mark.parametrize("form", quick(sorted(fuzz_guided.FORMS), "native", "graph"))
-def test_what_guided_fuzzing_found(monkeypatch, tmp_path, form):
+def test_files_found_by_guided_fuzzing(monkeypatch, tmp_path, form):
     """Seeds, files that reach deep into a reader, and files that once broke one, with checksums ignored."""
     monkeypatch.setattr("fastmnv2.weights.forms.bundle._unmasked", lambda _: fuzz_guided.Matches())
     paths = sorted((fuzz_guided.CORPUS / form).iterdir())
     assert paths
     for path in paths:
-        fuzz_guided.check(
-            fuzz_guided.place(form, path.read_bytes(), tmp_path)
-        )  # the reader itself ends a hanging child
+        # The reader itself ends a child that hangs.
+        fuzz_guided.check(fuzz_guided.place(form, path.read_bytes(), tmp_path))

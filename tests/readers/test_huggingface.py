@@ -1,16 +1,17 @@
-"""Hugging Face's folders, and names of published weights."""
+"""Hugging Face's folders, and names of published weights, load the networks that they name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastmnv2
-from fastmnv2.core.network import DEFAULT, of
+from fastmnv2.core.network import BATCH_NORM, DEFAULT, of
 from fastmnv2.weights import names
 from fastmnv2.weights.fold import fold
-from fastmnv2.weights.forms import huggingface, native
+from fastmnv2.weights.forms import huggingface, keras_names, native
 from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.untrained import untrained
 
@@ -97,7 +98,7 @@ def test_a_folder_with_imagenets_classes(source, tmp_path):
     same(resolve(folder / "model.safetensors"), fold(source))
 
 
-def test_a_fine_tuned_one(source, tmp_path):
+def test_a_fine_tuned_folder(source, tmp_path):
     kernel = np.random.RandomState(0).normal(0, 0.05, (1280, 2)).astype(np.float32)
     config = CONFIG | {"id2label": {"0": "cat", "1": "dog"}}
     folder = make(tmp_path / "model", source, config, (kernel, np.zeros(2, np.float32)))
@@ -109,7 +110,7 @@ def test_a_fine_tuned_one(source, tmp_path):
         fastmnv2.load(folder)
 
 
-def test_types_of_half_a_word(source, tmp_path):
+def test_16_bit_types(source, tmp_path):
     folder = make(tmp_path / "model", source)
     arrays = arrays_of(source)
     for kind in ("F16", "BF16"):
@@ -128,23 +129,23 @@ def test_types_of_half_a_word(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "preprocessor", "says"),
+    ("config", "preprocessor", "message"),
     [
         ({"tf_padding": False}, None, "tf_padding"),
         ({"layer_norm_eps": 1e-5}, None, "layer_norm_eps"),
         ({"model_type": "mobilenet_v1"}, None, "model_type"),
         ({"image_size": 31}, None, "31"),
-        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "each channel"),
+        ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "channels differently"),
     ],
 )
-def test_other_networks_are_refused(source, tmp_path, config, preprocessor, says):
-    with pytest.raises(fastmnv2.WeightsError, match=says):
+def test_other_networks_are_refused(source, tmp_path, config, preprocessor, message):
+    with pytest.raises(fastmnv2.WeightsError, match=message):
         fastmnv2.load(make(tmp_path / "model", source, CONFIG | config, preprocessor=preprocessor))
 
 
-def test_the_preprocessor_says_the_range(source, tmp_path):
-    told = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1 / 255}
-    assert resolve(make(tmp_path / "model", source, preprocessor=told)).range == (0.0, 1.0)
+def test_the_preprocessor_gives_the_range(source, tmp_path):
+    preprocessor = {"image_mean": [0.0] * 3, "image_std": [1.0] * 3, "rescale_factor": 1 / 255}
+    assert resolve(make(tmp_path / "model", source, preprocessor=preprocessor)).range == (0.0, 1.0)
 
 
 def test_torchvisions_names_are_another_network(tmp_path):
@@ -196,13 +197,13 @@ def test_a_name_on_the_hub_is_looked_up_in_its_cache(source, tmp_path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     folder = huggingface.fetched("hf://some/network", download=False)
     assert Path(folder) == snapshot
-    with pytest.raises(fastmnv2.WeightsUnavailable, match="the network is not used"):
+    with pytest.raises(fastmnv2.WeightsUnavailable, match="downloads are disabled"):
         huggingface.fetched("hf://some/other", download=False)
     with pytest.raises(fastmnv2.WeightsError, match="organisation/name"):
         huggingface.fetched("hf://other", download=False)
 
 
-# ---- names
+# ---- names ----
 
 
 def test_the_22_members():
@@ -221,6 +222,28 @@ def test_the_22_members():
     assert names.published("mobilenet_v2_075_96").is_default
 
 
+@pytest.mark.parametrize(
+    ("handle", "name"),
+    [
+        ("https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/feature_vector", "100_224"),
+        ("http://tfhub.dev/google/imagenet/mobilenet_v2_140_224/classification/5/", "140_224_classification"),
+        ("https://www.kaggle.com/models/google/mobilenet-v2/TensorFlow2/035-224-feature-vector/2", "035_224"),
+        (
+            "https://kaggle.com/models/google/mobilenet-v2/frameworks/tensorFlow1/variations/130-224-classification/"
+            "versions/1?tfhub-redirect=true",
+            "130_224_classification",
+        ),
+        ("google/mobilenet-v2/tensorFlow2/075-96-feature-vector", "075_96"),
+        ("https://www.kaggle.com/models/google/mobilenet-v2/tensorFlow1/openimages-v4-ssd-mobilenet-v2/1", None),
+        ("https://www.kaggle.com/models/google/mobilenet-v2/TensorFlow2/tf2-preview-feature-vector/4", None),
+        ("https://tfhub.dev/google/imagenet/mobilenet_v2_100_224/quantops/feature_vector/3", None),
+    ],
+)
+def test_spellings_of_handles(handle, name):
+    found = names.published(handle)
+    assert (found and found.name) == (name and f"mobilenet_v2_{name}")
+
+
 def test_keras_file_names():
     start = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_"
     for middle, name in (
@@ -231,7 +254,47 @@ def test_keras_file_names():
         found = names.published(f"{start}{middle}.h5")
         assert found.name.startswith(f"mobilenet_v2_{name}")
         assert found.urls[0].endswith(f"/{start}{middle}.h5")
+        assert names.published(found.urls[0]).urls == found.urls
     assert names.published(f"{start}0.75_96_no_top.h5").network == DEFAULT
+
+
+def test_a_name_is_not_answered_with_another_network(source, cache, tmp_path, monkeypatch):
+    native.write(tmp_path / "n.safetensors", fold(source))
+    monkeypatch.setenv("FASTMNV2_WEIGHTS", str(tmp_path / "n.safetensors"))
+    same(resolve("imagenet"), fold(source))
+    with pytest.raises(fastmnv2.WeightsError, match="expected mobilenet_v2_075_96, got mobilenet_v2_035_96"):
+        resolve("mobilenet_v2_075_96")
+    cache.mkdir(exist_ok=True)
+    (cache / "mobilenet_v2_050_96.safetensors").write_bytes((tmp_path / "n.safetensors").read_bytes())
+    with pytest.raises(fastmnv2.WeightsError, match="expected mobilenet_v2_050_96, got mobilenet_v2_035_96"):
+        resolve("mobilenet_v2_050_96")
+
+
+def test_the_size_of_a_name_needs_no_file(source, cache, monkeypatch):
+    monkeypatch.delenv("FASTMNV2_WEIGHTS", raising=False)
+    for size_of in (fastmnv2.get_expected_image_size, fastmnv2.hub.get_expected_image_size):
+        assert size_of("imagenet") == size_of("mobilenet_v2_075_96") == (96, 96)
+        assert size_of("https://tfhub.dev/google/imagenet/mobilenet_v2_140_224/feature_vector/5") == (224, 224)
+    cache.mkdir(exist_ok=True)
+    native.write(cache / "imagenet.safetensors", fold(replace(source, size=(64, 80))))
+    assert fastmnv2.get_expected_image_size() == fastmnv2.get_expected_image_size("imagenet") == (64, 80)
+
+
+@pytest.mark.parametrize("multiplier", [0.35, 0.75])
+def test_keras_own_copy_is_used_for_keras_names(cache, tmp_path, monkeypatch, multiplier):
+    h5py = pytest.importorskip("h5py")
+    source = untrained(network=of(multiplier, 96, 96))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "models").mkdir()
+    name = f"mobilenet_v2_weights_tf_dim_ordering_tf_kernels_{multiplier}_96_no_top.h5"
+    with h5py.File(tmp_path / "models" / name, "w") as file:
+        for layer in source.network.layers[:-1]:
+            kernel = "depthwise_kernel:0" if layer.kind == "depthwise" else "kernel:0"
+            plain, norm = keras_names._keras_name(layer, norm=False), keras_names._keras_name(layer, norm=True)
+            file[f"{plain}/{plain}/{kernel}"] = source.tensors[layer.weights_name]
+            for part in BATCH_NORM:
+                file[f"{norm}/{norm}/{part}:0"] = source.tensors[f"{layer.scope}/BatchNorm/{part}"]
+    same(resolve(name, download=False), fold(source).without_logits())
 
 
 @pytest.mark.parametrize(

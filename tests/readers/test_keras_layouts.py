@@ -245,7 +245,7 @@ def test_siamese_models_have_features(source, pixels, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Flatten", "GlobalMaxPooling2D"])
-def test_other_uses_of_the_last_map_say_how_to_go_on(source, pixels, tmp_path, kind):
+def test_errors_about_the_last_map_suggest_head_false(source, pixels, tmp_path, kind):
     inner = network_config(source) | {"inbound_nodes": call("images")}
     config = functional([inner, layer(kind, "odd_pool", "network")], ["odd_pool"])
     path = legacy(tmp_path / "m.h5", source, lambda name: name, config)
@@ -267,9 +267,9 @@ def test_unit_normalization_is_run(source, pixels, tmp_path):
     assert (model.predict(pixels[1]) == model.predict(pixels)[1]).all()
 
 
-def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
+def test_a_rescaling_sets_the_input_range(source, tmp_path):
     """A layer with a factor below 1 takes pixels in [0,255]."""
-    for scale, offset, said in (
+    for scale, offset, expected in (
         (0.07, 0.0, (0, 17.85)),
         (0.5, -3, (-3, 124.5)),
         (2.0, -1.0, (-1, 1)),
@@ -279,7 +279,7 @@ def test_a_rescaling_is_taken_as_it_is(source, tmp_path):
         inner = network_config(source) | {"inbound_nodes": call("r")}
         config = functional([layer("Rescaling", "r", "images", scale=scale, offset=offset), inner], ["network"])
         found = keras_graph.around(config, None)
-        assert found.input_range == pytest.approx(said)
+        assert found.input_range == pytest.approx(expected)
     ours = layer("Rescaling", keras_graph.UNIT_RESCALING, "images", scale=0.5, offset=0.0)
     inner = network_config(source) | {"inbound_nodes": call(keras_graph.UNIT_RESCALING)}
     assert keras_graph.around(functional([ours, inner], ["network"]), None).input_range == (0.0, 0.5)
@@ -370,7 +370,7 @@ def test_layers_of_two_models_with_one_name(source, tmp_path):
         fastmnv2.load(tmp_path / "n.weights.h5")
 
 
-def test_places_of_layers_without_names():
+def test_paths_of_layers_without_names():
     """Number layers like Keras' own ``_save_container_state``."""
     layers = [layer("Dense", "a"), layer("Dense", "b"), layer("fastmnv2>MyOwnLayer", "c"), layer("Conv2D", "d")]
     inner = {"class_name": "Sequential", "config": {"name": "s", "layers": layers}}

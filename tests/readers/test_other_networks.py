@@ -36,7 +36,7 @@ def of_size(network, height, width, channels=3):
 
 @pytest.fixture(scope="module")
 def int8():
-    """An 8-bit file, including its input and output."""
+    """The bytes of a TFLite file whose input and output are 8-bit too."""
     return int8_files.Maker(0, np.int8).data()
 
 
@@ -59,11 +59,11 @@ def test_a_file_is_run_at_its_own_size(network, tmp_path, suffix):
         model.embed(images[:, :96, :96])
     resized = fastmnv2.load(path, size=96)
     assert resized.embed(images[:, :96, :96]).shape == (2, 1280)
-    assert any("160 x 128, is set aside" in note for note in resized.weights["notes"])
+    assert any("160 x 128, is replaced" in note for note in resized.weights["notes"])
 
 
 def test_a_model_for_images_of_any_size(tmp_path):
-    """Keras pads it for even maps whatever the images are, so at odd maps it is not MobileNet V2."""
+    """Keras pads such a model as for even maps, so with odd maps it is not MobileNet V2."""
     import keras
 
     path = tmp_path / "any.keras"
@@ -132,7 +132,7 @@ def image_of(graph):
 @pytest.mark.parametrize("scale", [0, -0.01, 1e-40, np.nan, np.inf])
 @pytest.mark.parametrize("layer", [0, 1, len(DEFAULT.layers) - 2])
 @pytest.mark.parametrize("number", [1, 2])
-def test_scales_that_are_none_are_refused(int8, tmp_path, scale, layer, number):
+def test_impossible_scales_are_refused(int8, tmp_path, scale, layer, number):
     (tmp_path / "q.tflite").write_bytes(changed(int8, operand(layer, number), "scale", scale))
     with pytest.raises(WeightsError, match=r"expected positive scales, got"):
         fold(read(tmp_path / "q.tflite"))
@@ -153,7 +153,7 @@ def test_the_range_of_the_input_is_read(int8, tmp_path, scale, zero, input_range
 
 
 @pytest.mark.parametrize(("scale", "zero"), [(1 / 127.5, -128), (1 / 255, 0), (-1 / 127.5, 0), (0, 0)])
-def test_other_numbers_than_this_networks_are_refused(int8, tmp_path, scale, zero):
+def test_other_input_ranges_are_refused(int8, tmp_path, scale, zero):
     data = changed(changed(int8, image_of, "scale", scale), image_of, "zero_point", zero)
     (tmp_path / "q.tflite").write_bytes(data)
     with pytest.raises(

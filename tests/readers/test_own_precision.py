@@ -54,7 +54,7 @@ def test_quantize_keeps_range_head_and_classes(files, calibration):
     assert cosine(plain.embed(calibration), again.embed(calibration)) > 0.97
 
 
-def test_a_native_file_is_run_as_what_it_is(files, tmp_path):
+def test_a_native_file_runs_in_its_own_precision(files, tmp_path):
     assert fastmnv2.load(files[0]).precision == "float32"
     assert fastmnv2.load(files[1]).precision == "int8"
     assert fastmnv2.load(files[1], precision="float32").precision == "float32"
@@ -88,7 +88,7 @@ def test_ranges_of_8_bit_images(calibration, tmp_path):
             fastmnv2.quantize(tmp_path / "f.safetensors", tmp_path / "q.safetensors", calibration)
 
 
-def test_an_image_with_a_nan_has_no_classes(calibration, tmp_path):
+def test_an_image_with_a_nan_gives_nan_classes(calibration, tmp_path):
     native.write(tmp_path / "f.safetensors", fold(untrained()))
     fastmnv2.quantize(tmp_path / "f.safetensors", tmp_path / "q.safetensors", calibration)
     images = (calibration[:3] / np.float32(255)).astype(np.float32)
@@ -104,7 +104,7 @@ def test_an_image_with_a_nan_has_no_classes(calibration, tmp_path):
     assert (fastmnv2.load(tmp_path / "q.safetensors").predict(images)[[0, 2]] == clean[[0, 2]]).all()
 
 
-def test_a_uint8_softmax_of_a_nan_is_none(real_tflite):
+def test_a_uint8_softmax_of_a_nan_is_nan(real_tflite):
     images = np.full((2, 96, 96, 3), 0.5, np.float32)
     images[1, 0, 0, 0] = np.nan
     model = fastmnv2.load(real_tflite, precision="int8")

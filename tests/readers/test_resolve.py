@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server import speaking
+from server import raw_server
 
 import fastmnv2
 from fastmnv2.core.errors import WeightsError, WeightsUnavailable
@@ -59,7 +59,7 @@ BROKEN = {
     "server error": (503, {}, b""),
     "not weights": (200, {}, b"<html>sign in to the hotel's network</html>"),
     "empty": (200, {}, b""),
-    "too large, as told": (200, {"Content-Length": str(download.LIMIT + 1)}, b"x"),
+    "too large, by its header": (200, {"Content-Length": str(download.LIMIT + 1)}, b"x"),
     "to another scheme": (302, {"Location": "file:///etc/hostname"}, b""),
     "to plain http elsewhere": (302, {"Location": "http://192.0.2.1/weights"}, b""),
 }
@@ -75,10 +75,10 @@ def test_a_broken_download_leaves_nothing(server, cache, answer):
 
 
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
-@pytest.mark.parametrize("told", [True, False], ids=["length told", "length not told"])
-def test_a_truncated_download_leaves_nothing(server, cache, native_bytes, kept, told):
+@pytest.mark.parametrize("announced", [True, False], ids=["full length announced", "short length announced"])
+def test_a_truncated_download_leaves_nothing(server, cache, native_bytes, kept, announced):
     body = native_bytes[: int(len(native_bytes) * kept)]
-    server.pages["/weights"] = 200, {"Content-Length": str(len(native_bytes if told else body))}, body
+    server.pages["/weights"] = 200, {"Content-Length": str(len(native_bytes if announced else body))}, body
     with pytest.raises(WeightsUnavailable):
         fastmnv2.load()
     assert not cache.exists() or not list(cache.iterdir())
@@ -110,7 +110,7 @@ def test_the_second_server_is_tried_when_the_first_fails(server, monkeypatch, na
 
 
 OK = b"HTTP/1.1 200 OK\r\n"
-NO_HTTP = {
+BROKEN_ANSWERS = {
     "no status": [b"220 smtp ready\r\n"],
     "nothing": [b""],
     "half a body": [OK + b"Transfer-Encoding: chunked\r\n\r\n100\r\nhalf"],
@@ -127,22 +127,22 @@ NO_HTTP = {
 }
 
 
-@pytest.mark.parametrize("parts", NO_HTTP.values(), ids=NO_HTTP)
-def test_whatever_a_server_says_the_next_one_is_asked(server, monkeypatch, native_bytes, parts):
+@pytest.mark.parametrize("parts", BROKEN_ANSWERS.values(), ids=BROKEN_ANSWERS)
+def test_after_any_broken_answer_the_next_server_is_asked(server, monkeypatch, native_bytes, parts):
     server.pages["/weights"] = 200, {}, native_bytes
-    with speaking(*parts) as url:
+    with raw_server(*parts) as url:
         monkeypatch.setenv("FASTMNV2_URLS", f"{url} {server.url('/weights')}")
         assert fastmnv2.load().weights["origin"] == server.url("/weights")
 
 
 @pytest.mark.parametrize("url", ["https://[::1/w", "https://localhost:many/w", "https://a\tb/w", "https://" + "é" * 80])
-def test_whatever_a_mirror_is_called_the_next_one_is_asked(server, monkeypatch, native_bytes, url):
+def test_after_any_broken_url_the_next_server_is_asked(server, monkeypatch, native_bytes, url):
     server.pages["/weights"] = 200, {}, native_bytes
     monkeypatch.setenv("FASTMNV2_URLS", f"{url} {server.url('/weights')}")
     assert fastmnv2.load().weights["origin"] == server.url("/weights")
 
 
-DRIPS = {
+SLOW_ANSWERS = {
     "status": [b"H"],
     "header": [OK + b"X: ", b"x"],
     "continue": [b"HTTP/1.1 100 Continue\r\n\r\n"],
@@ -151,18 +151,18 @@ DRIPS = {
 }
 
 
-@pytest.mark.parametrize("parts", DRIPS.values(), ids=DRIPS)
-def test_a_server_that_drips_is_given_up(server, monkeypatch, native_bytes, parts):
+@pytest.mark.parametrize("parts", SLOW_ANSWERS.values(), ids=SLOW_ANSWERS)
+def test_a_very_slow_server_is_given_up(server, monkeypatch, native_bytes, parts):
     monkeypatch.setattr(download, "DEADLINE", 0.5)
     server.pages["/weights"] = 200, {}, native_bytes
-    with speaking(*parts, every=0.01) as url:
+    with raw_server(*parts, every=0.01) as url:
         monkeypatch.setenv("FASTMNV2_URLS", url)
-        with pytest.raises(WeightsUnavailable, match=r"expected it within 0 s|timed out"):
-            fastmnv2.load()  # the server would send for ever
+        with pytest.raises(WeightsUnavailable, match=r"expected the whole answer within 0 s|timed out"):
+            fastmnv2.load()  # the server would send forever
 
 
-def test_a_failing_secure_connection_is_told_as_one(server, monkeypatch, tmp_path):
-    with speaking(b"no TLS here") as url:
+def test_a_failing_secure_connection_is_reported_as_one(server, monkeypatch, tmp_path):
+    with raw_server(b"no TLS here") as url:
         monkeypatch.setenv("FASTMNV2_URLS", url.replace("http:", "https:"))
         with pytest.raises(WeightsUnavailable, match=r"no secure connection \(TLS\)"):
             fastmnv2.load()
@@ -187,7 +187,7 @@ def own_certificate(folder):
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOSPC])
-def test_what_this_machine_lacks_is_no_fault_of_files_or_servers(
+def test_errors_of_this_machine_are_not_blamed_on_files_or_servers(
     server, cache, monkeypatch, tmp_path, native_bytes, untrained_native, number
 ):
     def lacking(*args, **kwargs):
@@ -239,10 +239,10 @@ def test_offline_names_the_three_ways_out(cache):
     assert not cache.exists()
 
 
-def test_download_false_asks_nobody(server, cache, native_bytes):
+def test_download_false_asks_no_server(server, cache, native_bytes):
     server.pages["/weights"] = 200, {}, native_bytes
     for name in (None, "imagenet", hub.HANDLE):
-        with pytest.raises(WeightsUnavailable, match=r"download=False.*Three ways out"):
+        with pytest.raises(WeightsUnavailable, match=r"download=False.*Three remedies"):
             fastmnv2.load(name, download=False)
     assert server.asked == []
     assert not cache.exists()
@@ -284,7 +284,7 @@ def test_info_leaves_the_environment_alone(server, native_bytes):
     assert server.asked == []
 
 
-def test_a_relative_path_is_that_of_the_working_directory(tmp_path, untrained_native, images, monkeypatch):
+def test_relative_paths_start_at_the_working_directory(tmp_path, untrained_native, images, monkeypatch):
     for name, seed in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
         native.write(tmp_path / name / "w.safetensors", fold(untrained(seed)))
@@ -301,7 +301,7 @@ def test_a_relative_path_is_that_of_the_working_directory(tmp_path, untrained_na
 
 
 @pytest.mark.parametrize("name", ["imagenet", "untrained"])
-def test_a_folder_by_a_names_name_is_not_the_name(tmp_path, cache, name):
+def test_a_folder_called_like_a_name_needs_a_path(tmp_path, cache, name):
     (tmp_path / name).mkdir()
     if name == "imagenet":
         with pytest.raises(WeightsUnavailable):
@@ -315,7 +315,7 @@ def test_a_folder_by_a_names_name_is_not_the_name(tmp_path, cache, name):
 
 def test_weights_in_the_wheel_come_before_the_cache(monkeypatch, cache, untrained_native):
     cache.mkdir()
-    (cache / "imagenet.safetensors").write_bytes(b"not looked at")
+    (cache / "imagenet.safetensors").write_bytes(b"not read")
     monkeypatch.setattr(cache_module, "EMBEDDED", untrained_native)
     assert same(resolve(None), resolve(untrained_native))
 
@@ -333,7 +333,7 @@ def test_a_url_is_found_in_the_hub_cache(monkeypatch, tmp_path, cache):
     assert same(resolve(url), resolve(folder))
     assert resolve(url).origin == hub.HANDLE
     assert same(resolve(None), resolve(folder))
-    with pytest.raises(WeightsUnavailable, match="mobilenet_v2_100_224 weights are not here"):
+    with pytest.raises(WeightsUnavailable, match="mobilenet_v2_100_224 weights are not on this machine"):
         resolve(url.replace("075_96", "100_224"))
 
 

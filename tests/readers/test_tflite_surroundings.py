@@ -48,24 +48,24 @@ def written(path, folded, labels=None, **parts):
 def test_two_dense_layers_and_labels(folded, pixels, features, tmp_path):
     a, b, bias = weights(1280, 100), weights(100, 3), weights(3)
 
-    def behind(maker, pooled):
+    def after(maker, pooled):
         hidden = maker.dense(pooled, a, None, "hidden", RELU)
         return [maker.softmax(maker.dense(hidden, b, bias, "kinds"), 3)]
 
-    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, ["cat", "dog", "fox"], behind=behind))
+    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, ["cat", "dog", "fox"], after=after))
     assert (model.embed(pixels) == features).all()
     near(model.predict(pixels), softmax(np.maximum(features @ a, 0).astype(np.float64) @ b + bias).astype(np.float32))
     assert model.classes == ("cat", "dog", "fox")
     assert model.weights["head"][0] == "hidden"
 
 
-def test_labels_of_another_number_are_left_out_with_a_note(folded, tmp_path):
-    def behind(maker, pooled):
+def test_labels_of_another_number_are_ignored_with_a_note(folded, tmp_path):
+    def after(maker, pooled):
         return [maker.softmax(maker.dense(pooled, weights(1280, 3), weights(3), "kinds"), 3)]
 
-    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, ["cat", "dog"], behind=behind))
+    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, ["cat", "dog"], after=after))
     assert model.classes is None
-    assert "labels for 2 classes" in " ".join(model.weights["notes"])
+    assert "2 labels are ignored" in " ".join(model.weights["notes"])
     (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 fox\n")  # next to the file, as Teachable Machine does
     assert fastmnv2.load(tmp_path / "m.tflite").classes == ("cat", "dog", "fox")
 
@@ -73,7 +73,7 @@ def test_labels_of_another_number_are_left_out_with_a_note(folded, tmp_path):
 def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):
     kernel, bias, scale = weights(1280, 1), weights(1), weights(1280) + 1
 
-    def behind(maker, pooled):
+    def after(maker, pooled):
         s = maker.schema
         scaled = maker.plain("MUL", (pooled, maker.values(scale)), 1280, "scaled", s.MulOptionsT())
         squares = maker.plain("SQUARE", (scaled,), 1280, "squares")
@@ -82,7 +82,7 @@ def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):
         unit = maker.plain("MUL", (scaled, factor), 1280, "unit", s.MulOptionsT())
         return [maker.plain("LOGISTIC", (maker.dense(unit, kernel, bias, "kind"),), 1, "chance")]
 
-    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, behind=behind))
+    model = fastmnv2.load(written(tmp_path / "m.tflite", folded, after=after))
     x = features.astype(np.float64) * scale
     x /= np.sqrt((x * x).sum(axis=1, keepdims=True))
     near(model.predict(pixels), sigmoid(x @ kernel + bias).astype(np.float32))
@@ -91,10 +91,10 @@ def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):
 def test_our_own_outputs_side_by_side(folded, pixels, features, tmp_path):
     """Features and predictions, as in our exports: one chain with two outputs."""
 
-    def behind(maker, pooled):
+    def after(maker, pooled):
         return [pooled, maker.softmax(maker.dense(pooled, weights(1280, 3), weights(3), "kinds"), 3)]
 
-    assert fastmnv2.load(written(tmp_path / "m.tflite", folded, behind=behind)).has_head
+    assert fastmnv2.load(written(tmp_path / "m.tflite", folded, after=after)).has_head
 
 
 def two_heads(maker, pooled):
@@ -107,18 +107,18 @@ def hyperbolic(maker, pooled):
 
 
 @pytest.mark.parametrize(
-    ("parts", "says"),
+    ("parts", "message"),
     [
-        ({"behind": two_heads}, "second is a second branch"),
-        ({"behind": hyperbolic}, "odd_one can't be run"),
-        ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only the average"),
-        ({"unclamped": "MobilenetV2/Conv_1"}, "MEAN.* only the average after ReLU6"),
+        ({"after": two_heads}, "second is a second branch"),
+        ({"after": hyperbolic}, "odd_one can't be run"),
+        ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only its average"),
+        ({"unclamped": "MobilenetV2/Conv_1"}, "MEAN.* only its average after ReLU6"),
     ],
     ids=["two heads", "tanh", "max pooling", "no ReLU6"],
 )
-def test_heads_never_block_the_features(folded, pixels, features, tmp_path, parts, says):
+def test_heads_never_block_the_features(folded, pixels, features, tmp_path, parts, message):
     path = written(tmp_path / "m.tflite", folded, **parts)
-    with pytest.raises(fastmnv2.WeightsError, match=says) as caught:
+    with pytest.raises(fastmnv2.WeightsError, match=message) as caught:
         fastmnv2.load(path)
     assert "head=False" in str(caught.value)
     model = fastmnv2.load(path, head=False)
@@ -175,20 +175,20 @@ def test_a_scaling_that_was_folded_in_is_noticed(folded, pixels, features, tmp_p
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        told = fastmnv2.load(path, input_range=(0, 255))
+        pixels_model = fastmnv2.load(path, input_range=(0, 255))
         unit = fastmnv2.load(written(tmp_path / "n.tflite", folded), input_range=(0, 1))
         fastmnv2.load(written(tmp_path / "o.tflite", folded))
-    near(told.embed(pixels), unit.embed(pixels))
+    near(pixels_model.embed(pixels), unit.embed(pixels))
 
 
 def test_arithmetic_before_the_network_is_read(folded, pixels, tmp_path):
-    for before, said in (
+    for before, expected in (
         ([("MUL", 1 / 127.5), ("SUB", 1.0)], (-1.0, 1.0)),
         ([("MUL", 2.0), ("ADD", -1.0)], (-1.0, 1.0)),
         ([("MUL", 0.07)], (0.0, 17.85)),
     ):
         model = fastmnv2.load(written(tmp_path / "m.tflite", folded, before=before))
-        assert model.weights["input_range"] == pytest.approx(said)
+        assert model.weights["input_range"] == pytest.approx(expected)
 
 
 def test_a_graph_that_resizes_images_says_the_networks_size(folded, pixels, features, tmp_path):

@@ -1,4 +1,4 @@
-"""Float TFLite files with given weights, and a test's operators before and after the network."""
+"""Float TFLite files with given weights, and with a test's operators before and after the network."""
 
 import io
 import zipfile
@@ -10,15 +10,15 @@ from int8_files import RELU6, SAME, Maker, packed
 class FloatMaker(Maker):
     """Builds the network from folded weights.
 
-    ``before`` is a list of (operator, number) on the image; ``behind`` a function of this and of the pooled features'
-    tensor that returns the outputs' tensors; ``pool`` the operator that the last map goes through;
-    ``unclamped`` the scope of a layer without its ReLU6; ``size`` that of images, which the graph then resizes.
+    ``before`` is a list of (operator, number) for the image. ``after`` is a function that takes this maker and the
+    pooled features' tensor and returns the outputs' tensors. ``pool`` is the operator for the last map. ``unclamped``
+    is the scope of a layer without its ReLU6. ``size`` is the size of images, which the graph then resizes.
     """
 
-    def __init__(self, folded, before=(), behind=None, pool="MEAN", activations=np.float32, unclamped="", size=None):
+    def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32, unclamped="", size=None):
         super().__init__(0, np.uint8)
         self.unclamped, self.size = unclamped, size
-        self.folded, self.before, self.behind, self.last, self.activations = folded, before, behind, pool, activations
+        self.folded, self.before, self.after, self.last, self.activations = folded, before, after, pool, activations
 
     def values(self, data):
         data = np.ascontiguousarray(data)
@@ -70,8 +70,8 @@ class FloatMaker(Maker):
         kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
         for operator, number in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)
-            given = (current, self.values(np.float32(number)))
-            current = self.operator(operator, given, target, kinds[operator]())
+            inputs = (current, self.values(np.float32(number)))
+            current = self.operator(operator, inputs, target, kinds[operator]())
         block = current
         for layer in network.layers[:-1]:
             current = self.layer(layer, current)
@@ -84,13 +84,13 @@ class FloatMaker(Maker):
         axes = self.values(np.array([1, 2], np.int32))
         pooled = self.named((1, network.features), "pooled")
         current = self.operator(self.last, (current, axes), pooled, s.ReducerOptionsT())
-        return image, self.behind(self, current) if self.behind else [current]
+        return image, self.after(self, current) if self.after else [current]
 
     def data(self, labels=None):
         """The file's bytes, with ``labels`` appended as metadata writers do."""
         image, outputs = self.graph()
-        made = io.BytesIO(packed(self, [image], outputs))
+        file = io.BytesIO(packed(self, [image], outputs))
         if labels is not None:
-            with zipfile.ZipFile(made, "a") as archive:
+            with zipfile.ZipFile(file, "a") as archive:
                 archive.writestr("labels.txt", "".join(f"{name}\n" for name in labels))
-        return made.getvalue()
+        return file.getvalue()

@@ -1,4 +1,4 @@
-"""The step that puts weights into a wheel."""
+"""Wheels contain the right weights, files and tags, and only a version's own tag is released."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ from build_c import ROOT
 import fastmnv2
 
 SCRIPT = ROOT / "wheels" / "embed_weights.py"
-pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no wheels/ beside the tests")
+pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="no wheels/ next to the tests")
 
 
 def embed_weights(*arguments):
@@ -28,8 +28,8 @@ def embed_weights(*arguments):
 
 def test_weights_from_a_file_without_logits(tmp_path, untrained_native, model, images):
     target = tmp_path / "data" / "imagenet.safetensors"
-    code, says = embed_weights(untrained_native, "--target", target)
-    assert code == 0, says
+    code, output = embed_weights(untrained_native, "--target", target)
+    assert code == 0, output
     embedded = fastmnv2.load(target)
     assert (embedded.embed(images) == model.embed(images)).all()
     assert not embedded.has_logits
@@ -42,25 +42,25 @@ def test_weights_downloaded(tmp_path, server, untrained_native, model, images):
     server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
     target = tmp_path / "imagenet.safetensors"
     pinned = ["--sha256", hashlib.sha256(untrained_native.read_bytes()).hexdigest(), "--target", target]
-    code, says = embed_weights(*pinned)
-    assert code == 0, says
+    code, output = embed_weights(*pinned)
+    assert code == 0, output
     assert np.array_equal(fastmnv2.load(target).embed(images), model.embed(images))
     os.remove(target)
-    code, says = embed_weights("--sha256", "0" * 64, "--target", target)
+    code, output = embed_weights("--sha256", "0" * 64, "--target", target)
     assert code == 1
-    assert "expected sha256 000" in says
+    assert "expected sha256 000" in output
     server.pages.clear()
-    code, says = embed_weights(*pinned)
+    code, output = embed_weights(*pinned)
     assert code == 1
-    assert "could not be downloaded" in says
+    assert "could not be downloaded" in output
     assert not target.exists()
 
 
-def test_weights_whose_hash_is_not_known_are_refused(tmp_path, server, untrained_native):
+def test_weights_without_a_known_hash_are_refused(tmp_path, server, untrained_native):
     server.pages["/weights"] = 200, {}, untrained_native.read_bytes()
-    code, says = embed_weights("--target", tmp_path / "imagenet.safetensors")
+    code, output = embed_weights("--target", tmp_path / "imagenet.safetensors")
     assert code == 1
-    assert "no sha256 is known of" in says
+    assert "is unknown" in output
     assert server.asked == []
 
 
@@ -74,13 +74,13 @@ def test_only_the_versions_own_tag_is_released(tmp_path):
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## 1.2.0 (2026-01-02)\n")
     assert problem("v1.2.0", tmp_path) == ""
     for tag in ("1.2.0", "v1.2.1", "v1.2", "main", "v1.2.0-rc1"):
-        assert "is not that of version 1.2.0" in problem(tag, tmp_path)
+        assert "expected v1.2.0" in problem(tag, tmp_path)
 
 
 def test_workflows_are_pinned_and_may_do_little():
     folder = ROOT / ".github" / "workflows"
     if not folder.is_dir():
-        pytest.skip("no workflows beside the tests")
+        pytest.skip("no workflows next to the tests")
     for path in folder.iterdir():
         text = path.read_text()
         assert re.search(r"^permissions:\n  contents: read$", text, re.M), path
@@ -91,8 +91,8 @@ def test_workflows_are_pinned_and_may_do_little():
 
 
 def test_real_weights_fit_into_a_wheel(tmp_path, real_tflite):
-    code, says = embed_weights(real_tflite, "--target", tmp_path / "imagenet.safetensors")
-    assert code == 0, says
+    code, output = embed_weights(real_tflite, "--target", tmp_path / "imagenet.safetensors")
+    assert code == 0, output
     assert (tmp_path / "imagenet.safetensors").stat().st_size < 6e6
 
 
@@ -102,7 +102,7 @@ def check_wheel(path):
     return done.returncode, done.stdout + done.stderr
 
 
-def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
+def test_the_wheel_check_finds_every_fault(tmp_path):
     engine = Path(fastmnv2.core._engine.__file__)
     info = "fastmnv2-0.1.0.dist-info"
     good = {
@@ -119,9 +119,9 @@ def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
         "description: links to": {f"{info}/METADATA": b"Name: fastmnv2\n\n![Speed](benches/results/comparison.png)\n"},
         "licenses/LICENSE is missing": {f"{info}/licenses/LICENSE": None},
         "py.typed is missing": {"fastmnv2/py.typed": None},
-        "sources or rubbish": {"fastmnv2/core/_engine.c": b""},
+        "belong into a wheel": {"fastmnv2/core/_engine.c": b""},
         "folders": {"tests/test_x.py": b""},
-        "weights are in it": {"fastmnv2/data/imagenet.safetensors": b""},
+        "the wheel contains weights": {"fastmnv2/data/imagenet.safetensors": b""},
         "expected at most 1.5": {"fastmnv2/large": os.urandom(2 << 20)},
     }
     if shutil.which("readelf") and sys.platform == "linux":
@@ -129,11 +129,11 @@ def test_the_checker_of_wheels_sees_what_is_wrong(tmp_path):
         if libm:
             wrong["exports"] = {f"fastmnv2/{engine.name}": libm.read_bytes()}
     path = tmp_path / "fastmnv2-0.1.0-cp311-cp311-linux_x86_64.whl"
-    for says, change in ({"0 problems": {}} | wrong).items():
+    for message, change in ({"0 problems": {}} | wrong).items():
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in (good | change).items():
                 if data is not None:
                     archive.writestr(name, data)
-        code, said = check_wheel(path)
-        assert says in said
-        assert code == (says != "0 problems"), said
+        code, output = check_wheel(path)
+        assert message in output
+        assert code == (message != "0 problems"), output

@@ -1,8 +1,7 @@
 /* AVX2 + FMA: 16 registers. 4 rows x 3 vectors of accumulators, 3 of weights, 1 broadcast: all 16.
  *
- * Zen 3, one image on one thread, us for each kind of layer. Before: depthwise tiles of 1 x 2. After: tiles of 2 x 3,
- * maps of 3x3 as one tile, and FEW_REGISTERS. In brackets, the share of the multiply-add peak in that run (min of 150
- * calls):
+ * Zen 3, one image on one thread, us for each kind of layer (min of 150 calls). Left: depthwise tiles of 1 x 2. Right:
+ * the settings below. In brackets, the share of the multiply-add peak in the same run:
  *
  *   first convolution   40.1   39.3 (78 %)   includes scaling the image's rows
  *   depthwise            113    102 (65 %)

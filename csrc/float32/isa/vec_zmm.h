@@ -25,7 +25,7 @@ FM_INLINE vec vec_max_abs(vec a, vec b) { return _mm512_max_ps(_mm512_abs_ps(a),
 /* Both instructions return their second operand when either is NaN or both are zero. */
 FM_INLINE vec vec_relu6(vec a) { return _mm512_min_ps(_mm512_set1_ps(6.0f), _mm512_max_ps(_mm512_setzero_ps(), a)); }
 
-/* Keeps a value in its register. The compiler prefers to load it again for each use, but there is only one load per
+/* Keeps a value in its register. The compiler would load it again for each use, but there is only one load per
  * cycle. */
 FM_INLINE vec vec_keep(vec a) {
 #if defined(__GNUC__) && defined(__AVX512F__) /* not when emulated */

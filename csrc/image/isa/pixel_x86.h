@@ -16,7 +16,7 @@ FM_INLINE void pixel_store3(float *p, pixel a) {
     _mm_storeu_ps(four, a);
     memcpy(p, four, 3 * sizeof *p);
 }
-/* sum + weight * p; the float behind p[2] is read and ignored. */
+/* sum + weight * p; the float after p[2] is read and ignored. */
 FM_INLINE pixel pixel_add(pixel sum, float weight, const float *p) {
     return _mm_add_ps(sum, _mm_mul_ps(_mm_set1_ps(weight), _mm_loadu_ps(p)));
 }

@@ -40,7 +40,7 @@ FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) { return sums_keep(_mm_add_epi32(acc, _mm_madd_epi16(x, w))); }
 
 #define SPLITS_ROWS
-/* A quad for each lane, cut. */
+/* A quad for each lane, cut into its two parts. */
 FM_INLINE void quads_split(const uint8_t *p, uint32_t *part0, uint32_t *part1) {
     const quads q = _mm_loadu_si128((const __m128i *)p);
     _mm_storeu_si128((__m128i *)part0, quads_part(q, 0));

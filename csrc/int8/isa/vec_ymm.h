@@ -51,8 +51,8 @@ FM_INLINE part_of_quad quads_part(quads q, const int part) {
     return part ? _mm256_srli_epi16(q, 8) : _mm256_shuffle_epi8(q, _mm256_broadcastsi128_si256(even));
 }
 FM_INLINE sums dot(sums acc, part_of_quad x, weights w) {
-    return sums_keep(
-        _mm256_add_epi32(acc, _mm256_madd_epi16(x, w))); /* stops gcc from adding products to each other first */
+    /* Stops gcc from adding products to each other first. */
+    return sums_keep(_mm256_add_epi32(acc, _mm256_madd_epi16(x, w)));
 }
 #define ADDS_PAIRS
 /* Multiplies the bytes of a quad and adds pairs of products in 16 bits: bytes 0 and 1, bytes 2 and 3. */
@@ -107,8 +107,8 @@ FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, cons
     }
 
     const __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(a), _mm256_loadu_ps(scale));
-    return _mm256_cvtps_epi32(
-        _mm256_min_ps(y, _mm256_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
+    /* A value above int32 would wrap to the most negative one. */
+    return _mm256_cvtps_epi32(_mm256_min_ps(y, _mm256_set1_ps(65536.0f)));
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m256i low = _mm256_packs_epi32(a, b), high = _mm256_packs_epi32(c, d);

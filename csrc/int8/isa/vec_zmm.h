@@ -20,13 +20,13 @@ FM_INLINE sums sums_left(sums a, const int count) { return _mm512_sll_epi32(a, _
 FM_INLINE sums sums_right(sums a, int count) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(count)); }
 FM_INLINE sums sums_keep(sums a) {
 #if defined(__GNUC__) && defined(__AVX512F__)
-    __asm__("" : "+v"(a)); /* stops the compiler from removing a loop of nothing else */
+    __asm__("" : "+v"(a)); /* stops the compiler from removing the loop of peak.inc */
 #endif
     return a;
 }
 FM_INLINE part_of_quad part_keep(part_of_quad p) { return sums_keep(p); }
 FM_INLINE weights weights_load(const char *p) { return _mm512_loadu_si512(p); }
-/* Keeps a value in its register. The compiler prefers to load it again for each use. */
+/* Keeps a value in its register. The compiler would load it again for each use. */
 FM_INLINE weights weights_keep(weights w) { return sums_keep(w); }
 
 FM_INLINE part_of_quad broadcast_part(const uint8_t *p, const int part) {
@@ -56,8 +56,8 @@ FM_INLINE sums sums_scaled(sums a, const float *scale, const float *offset, cons
     }
 
     const __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(a), _mm512_loadu_ps(scale));
-    return _mm512_cvtps_epi32(
-        _mm512_min_ps(y, _mm512_set1_ps(65536.0f))); /* a value above int32 would wrap to the most negative one */
+    /* A value above int32 would wrap to the most negative one. */
+    return _mm512_cvtps_epi32(_mm512_min_ps(y, _mm512_set1_ps(65536.0f)));
 }
 FM_INLINE bytes bytes_pack(sums a, sums b, sums c, sums d, const fm_int8_output *output, const int plain) {
     __m512i low = _mm512_packs_epi32(a, b), high = _mm512_packs_epi32(c, d);

@@ -1,1 +1,1 @@
-"""One module for each form that weights come in, imported when a file of that form is read."""
+"""Readers of weights files, one module for each form. A module is imported when a file of its form is read."""

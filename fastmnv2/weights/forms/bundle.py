@@ -141,7 +141,7 @@ def _entry(message: bytes) -> Entry:
                         raise ValueError(f"a tensor has more than {_DIMS_LIMIT} dimensions")
                     shape.append(next((int(n) for f, n in fields(dim) if f == 1 and isinstance(n, int)), 0))
         elif number == 7:
-            raise ValueError("a tensor is stored in slices, expected whole ones")
+            raise ValueError("a tensor is stored in slices, expected complete tensors")
         elif isinstance(value, int):
             if number == 1:
                 dtype = value
@@ -218,8 +218,8 @@ class Bundle:
             if count * 4 != entry.size:
                 raise ValueError(f"{name}: shape {list(entry.shape)} needs {count * 4} bytes, got {entry.size}")
             total += entry.size
-            if total > _TENSORS_LIMIT:  # tensors may overlap, so the size of the files is no limit
-                raise ValueError(f"{name}: the network's tensors have more than {_TENSORS_LIMIT} bytes")
+            if total > _TENSORS_LIMIT:  # tensors may overlap, so the size of the files does not limit them
+                raise ValueError(f"{name}: the network's tensors take more than {_TENSORS_LIMIT} bytes")
             tensors[name] = np.frombuffer(self._read_bytes(name, entry), "<f4").reshape(entry.shape)
         return tensors
 
@@ -245,11 +245,11 @@ def _table(table: bytes, name: str) -> Iterator[tuple[bytes, bytes]]:
         raise ValueError(f"{name} is not a tensor bundle's index (no table magic at its end)")
     footer = table[-_FOOTER:]
     _, at = _varint(footer, _varint(footer, 0)[1])  # the meta index is not used
-    left, records = len(table), 0
+    remaining, records = len(table), 0
     for _, handle in _records(_block(table, *_handle(footer[at:]))):
         offset, size = _handle(handle)
-        left -= size
-        if left < 0:
+        remaining -= size
+        if remaining < 0:
             raise ValueError(f"the blocks of {name} overlap")
         for record in _records(_block(table, offset, size)):
             records += 1

@@ -44,25 +44,25 @@ def read(prefix: Path) -> Source:
 
 
 def read_bundle(opened: bundle.Bundle, form: str, origin: str) -> Source:
-    """The same for an opened bundle."""
+    """Read the variables of an opened bundle, as ``read`` does."""
     chosen: dict[str, str] = {}  # slim name: name in the file
     for name in opened.entries:
         plain = slim_name(name)
         if plain is not None and (plain not in chosen or name.endswith(EMA)):
             chosen[plain] = name
-    wanted = set(chosen.values())
-    read_as = opened.tensors(wanted)
-    averaged = sum(name.endswith(EMA) for name in wanted)
+    used = set(chosen.values())
+    tensors = opened.tensors(used)
+    averaged = sum(name.endswith(EMA) for name in used)
     notes = []
     if averaged:
         notes.append(f"{averaged} variables are exponential moving averages")
-    ignored = len(opened.entries) - len(wanted)
+    ignored = len(opened.entries) - len(used)
     if ignored:
-        notes.append(f"{ignored} other tensors of the bundle (raw values, optimiser slots, …) are ignored")
+        notes.append(f"{ignored} other tensors of the bundle (such as raw values and optimiser slots) are ignored")
     return Source(
         form,
         origin,
         opened.sha256(),
-        {plain: read_as[name] for plain, name in chosen.items()},
+        {plain: tensors[name] for plain, name in chosen.items()},
         tuple(notes),
     )

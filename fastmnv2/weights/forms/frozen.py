@@ -31,7 +31,7 @@ def read(path: Path) -> Source:
             raise WeightsError(f"{path}: {name}: expected a constant of floats")
         left -= math.prod(found.shape)
         if left < 0:
-            raise WeightsError(f"{path}: {name}: the network's constants have more than {_VALUES_LIMIT} values")
+            raise WeightsError(f"{path}: {name}: expected at most {_VALUES_LIMIT} values in the constants, got more")
         return np.ascontiguousarray(found, np.float32)
 
     notes: list[str] = []

@@ -1,9 +1,9 @@
 """The variables of a Keras HDF5 file, read by h5py in a child process.
 
-libhdf5 is C code that a malformed file can crash or keep busy for ever; a guided fuzzer needed 9,000 files to find
-one. So it runs in a child process with limits of processor time and memory, which returns only numbers. The child's
-standard input is the file. It answers with a line of JSON and the arrays' bytes through a separate pipe, because other
-code, such as a sitecustomize, may print to standard output.
+A malformed file can crash libhdf5, or keep it busy for ever; a guided fuzzer found such a file after 9,000 tries. So
+libhdf5 runs in a child process with limited processor time and memory, which returns only numbers. The child's standard
+input is the file. It answers with a line of JSON and the arrays' bytes through a separate pipe, because other code,
+such as a sitecustomize, may print to standard output.
 """
 
 import json
@@ -70,8 +70,8 @@ def read(file: IO[bytes], origin: str) -> Content:
     from importlib.util import find_spec
 
     if find_spec("h5py") is None:
-        says = f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'"
-        raise ImportError(says, name="h5py")
+        message = f"{origin}: reading Keras weights needs h5py: pip install 'fastmnv2[keras]'"
+        raise ImportError(message, name="h5py")
     return _decoded(_answer(file, origin), origin)
 
 
@@ -94,8 +94,8 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
     interpreter = _interpreter()
     if interpreter is None:
         raise WeightsError(
-            f"{origin}: the HDF5 library runs in a child process, for which this program has no Python "
-            "interpreter; convert the file with a normal Python: fastmnv2 convert SRC FILE.safetensors"
+            f"{origin}: HDF5 files are read in a child process, for which this program has no Python interpreter; "
+            "convert the file with a normal Python: fastmnv2 convert SRC FILE.safetensors"
         )
     receiver, sender = _pipe()
     with open(receiver, "rb") as answers:
@@ -116,9 +116,9 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
                 process.kill()
                 reader.join(_PATIENCE)
     if process.returncode != 0 or not found or not found[0]:
-        said = complaints.decode(errors="replace").strip().rpartition("\n")[2][:200]
+        message = complaints.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise WeightsError(
-            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {process.returncode}) {said}"
+            f"{origin}: the HDF5 library crashed or took more than {_SECONDS} s (status {process.returncode}) {message}"
         )
     return found[0]
 
@@ -175,8 +175,8 @@ def _decoded(answer: bytes, origin: str) -> Content:
 
 
 def serve(handle: int) -> None:
-    """The child process: read standard input, answer to a pipe, given as a descriptor or on Windows as a handle."""
-    import h5py  # noqa: F401 - before the limits, which don't include the import
+    """Run the child process: read standard input and answer to a pipe (a descriptor; on Windows, a handle)."""
+    import h5py  # noqa: F401 - before the limits are set, because they don't include the import
 
     _limit()
     arrays: list[NDArray[np.float32]] = []
@@ -209,7 +209,7 @@ def _limit() -> None:
     seconds = math.ceil(usage.ru_utime + usage.ru_stime) + _SECONDS
 
     def lower(limit: int, value: int) -> None:
-        allowed = [at for at in resource.getrlimit(limit) if at != resource.RLIM_INFINITY]  # -1: no number
+        allowed = [found for found in resource.getrlimit(limit) if found != resource.RLIM_INFINITY]  # which is -1
         least = min([value, *allowed])
         resource.setrlimit(limit, (least, least))
 
@@ -228,7 +228,7 @@ def _limit() -> None:
 
 
 def collect(file: IO[bytes]) -> Content:
-    """The same as ``read``, in this process. Raises ValueError, or whatever h5py raises for a malformed file."""
+    """Read the file in this process. Raises ValueError, or whatever h5py raises for a malformed file."""
     import h5py
 
     with h5py.File(file, "r") as root:
@@ -288,9 +288,9 @@ def _datasets(root: "h5py.File") -> "Iterator[tuple[str, h5py.Dataset]]":
 
 
 def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Dataset]":
-    """The same by ``…/<layer>/<variable>``. Keras 3 numbers a layer's variables and stores its name in an attribute.
+    """Datasets by ``…/<layer>/<variable>``. Keras 3 numbers a layer's variables and stores its name in an attribute.
 
-    Layers of the network without a name are recognised by their order; other layers keep their path.
+    The network's layers are recognised by their order if they have no name; other layers keep their path.
     """
     groups: dict[str, set[str]] = {}  # names of the layers in each HDF5 group
     for path in datasets:
@@ -307,13 +307,14 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
             named[f"{plain}/{_LEGACY.get(variable, variable)}" if plain else path] = dataset
             continue
         number, (folder, _, name) = int(path.rpartition("/")[2]), group.rpartition("/")
-        told = dataset.parent.attrs.get("name")
-        layer = (
-            ordered[folder].get(name, group) if not told else told.decode() if isinstance(told, bytes) else str(told)
-        )
+        stored = dataset.parent.attrs.get("name")
+        if not stored:
+            layer = ordered[folder].get(name, group)
+        else:
+            layer = stored.decode() if isinstance(stored, bytes) else str(stored)
         batch_norm = layer.endswith(("_BN", "_bn", "bn_Conv1"))
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
-        if not _is_networks(layer):
+        if not _is_network_layer(layer):
             variables = ()  # the variables of other layers depend on the layer's class
         plain = f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"
         named[plain if plain not in named else f"/{folder}/{plain}"] = dataset  # the same name in another model
@@ -326,7 +327,7 @@ def _numbered(path: str) -> str:
     return group.removesuffix("/vars") if group.endswith("/vars") and number.isdigit() and len(number) < 4 else ""
 
 
-def _is_networks(layer: str) -> bool:
+def _is_network_layer(layer: str) -> bool:
     """Whether a layer's name, which may have a prefix, is that of one of the network's layers."""
     return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
 
@@ -336,7 +337,7 @@ def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None
     if expected is not None and dataset.shape != expected:
         raise ValueError(
             f"{path}: expected shape {list(expected)}, got {list(dataset.shape or ())}; "
-            "no multiplier gives such channels"
+            "no multiplier gives these channels"
         )
     # HDF5 always reads complete chunks, and a chunk may be larger than its dataset.
     largest = math.prod(of(WIDEST, *DEFAULT.size).logits.weights_shape)
@@ -345,7 +346,7 @@ def _values(dataset: "h5py.Dataset", path: str, expected: tuple[int, ...] | None
     if not _is_float(dataset):
         raise ValueError(f"{path}: expected floats, got {dataset.dtype}")
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{path}: its data are in another file, which is not read")
+        raise ValueError(f"{path}: expected its data in this file, got a link to another file")
     return _floats(dataset)
 
 

@@ -21,8 +21,8 @@ HANDLE = "https://tfhub.dev/google/imagenet/mobilenet_v2_075_96/feature_vector/2
 """The hub module of the "imagenet" weights."""
 
 _ARCHIVE_LIMIT = 192 << 20  # unpacked bytes of an archive; TF-Slim's largest, 1.4 at 224, has 150 MB
-# Bytes for headers, of which there are about 25. tarfile limits neither their number nor their size; without the fix of
-# CVE-2024-6232 its time grows with the square of the size, to 3 s for this one.
+# Bytes of headers; an archive has about 25 headers. tarfile limits neither their number nor their size. Without the fix
+# of CVE-2024-6232, its time grows with the square of their size, to 3 s at this limit.
 _HEADERS_LIMIT = 40 << 10
 _SIZES = frozenset({"size", "GNU.sparse.size", "GNU.sparse.realsize"})
 _MODULE = re.compile(r"saved_model\.pb|variables/variables\.(index|data-\d{5}-of-\d{5})")
@@ -75,9 +75,9 @@ def _unpack(archive: "TarFile", stream: "_Bounded", folder: Path, path: Path) ->
         name = str(PurePosixPath(member.name))  # "./variables/…" and "variables/…" are the same
         # Extended headers can change sizes, of all later members or of one member.
         if archive.pax_headers:
-            raise WeightsError(f"{path}: a global header stands before {name}, expected none")
+            raise WeightsError(f"{path}: expected no global header, got one before {name}")
         if member.issparse() or member.size < 0 or _SIZES.intersection(member.pax_headers):
-            raise WeightsError(f"{path}: {name} is a sparse file or has a size of another kind, expected whole ones")
+            raise WeightsError(f"{path}: {name}: expected a plain file, got a sparse one or an extended size")
         if member.isreg():  # the content of other kinds of members counts as headers
             stream.expect(archive.offset - member.offset_data)
         if not member.isreg() or not (_MODULE.fullmatch(name) or _RELEASE.fullmatch(name)):
@@ -101,7 +101,7 @@ class _Stream(Protocol):
 
 
 class _Gunzipped:
-    """Unpacks a gzip file's first member only. Python's gzip would slowly go through millions of empty members."""
+    """Unpacks only a gzip file's first member. Python's gzip would slowly read millions of empty members."""
 
     def __init__(self, raw: IO[bytes]) -> None:
         import zlib
@@ -121,7 +121,7 @@ class _Gunzipped:
 
 
 class _Bounded:
-    """A stream that raises ValueError beyond the bytes that were expected, and beyond ``_ARCHIVE_LIMIT`` in total."""
+    """A stream that raises ValueError beyond the expected bytes, and beyond ``_ARCHIVE_LIMIT`` in total."""
 
     def __init__(self, stream: _Stream) -> None:
         self._stream = stream

@@ -55,7 +55,7 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
     for key, expected in _EXPECTED.items():
         if config.get(key, expected) != expected:
             raise WeightsError(
-                f"{origin}: {CONFIG}: {key}: expected {expected!r}, got {config[key]!r}: another network"
+                f"{origin}: {CONFIG}: {key}: expected {expected!r}, got {config[key]!r}, which is another network"
             )
     edge = config.get("image_size")
     size = (edge, edge) if type(edge) is int else None
@@ -83,8 +83,8 @@ def fetched(name: str, *, download: bool) -> Path:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
-        says = f"{name}: needs huggingface_hub: pip install 'fastmnv2[hf]'"
-        raise ImportError(says, name="huggingface_hub") from error
+        message = f"{name}: needs huggingface_hub: pip install 'fastmnv2[hf]'"
+        raise ImportError(message, name="huggingface_hub") from error
     place, _, revision = name.removeprefix(SCHEME).strip("/").partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):
         raise WeightsError(f"{name}: expected {SCHEME}organisation/name")
@@ -104,7 +104,7 @@ def fetched(name: str, *, download: bool) -> Path:
             raise WeightsError(f"{name}: no {CONFIG} and {WEIGHTS} there: {_short(error)}") from error
         raise WeightsUnavailable(
             f"{name}: not in huggingface_hub's cache, and "
-            f"{'the network is not used' if offline else 'it could not be downloaded'}: {_short(error)}"
+            f"{'downloads are disabled' if offline else 'it could not be downloaded'}: {_short(error)}"
         ) from error
     except Exception as error:  # whatever its HTTP library raises
         if is_this_machines(error):
@@ -128,7 +128,7 @@ def _json(path: Path, origin: str) -> dict[str, Any]:
 
 
 def _labels(config: dict[str, Any]) -> list[str] | None:
-    """The classes' names in order; None if any class has none."""
+    """The classes' names in order; None if a name is missing."""
     named = config.get("id2label")
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         return None
@@ -140,16 +140,16 @@ def _range(path: Path, origin: str) -> tuple[tuple[float, float] | None, str]:
     """The input range, and the reason if the network can't run on it, or ""."""
     if not path.is_file():
         return None, ""
-    told = _json(path, origin)
-    factor = told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 1.0
+    settings = _json(path, origin)
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
     mean, std = ([0.0] * 3, [1.0] * 3)
-    if told.get("do_normalize", True):
-        mean, std = told.get("image_mean", [0.5] * 3), told.get("image_std", [0.5] * 3)
+    if settings.get("do_normalize", True):
+        mean, std = settings.get("image_mean", [0.5] * 3), settings.get("image_std", [0.5] * 3)
     numbers = [*mean, *std, factor] if isinstance(mean, list) and isinstance(std, list) else [None]
     if not all(isinstance(value, (int, float)) for value in numbers) or len(numbers) != 7 or not all(std):
         return None, f"{PREPROCESSOR}: expected a mean and a std of three channels"
     if len(set(mean)) > 1 or len(set(std)) > 1:
-        return None, f"{PREPROCESSOR} normalises each channel apart; pass input_range= to set one range for all"
+        return None, f"{PREPROCESSOR} normalises channels differently; pass input_range= to set one range for all"
     found = range_of(factor / std[0], -mean[0] / std[0], pixels=True)
     return found, "" if found else f"{PREPROCESSOR}: its normalisation destroys the picture"
 
@@ -167,17 +167,17 @@ def _source(
     for name, values in arrays.items():
         plain = slim_name(name)
         if plain is not None and (not plain.endswith("/biases") or plain == DEFAULT.logits.biases_name):
-            tensors[plain] = values  # unfolded ones: folded biases mean a native file that lost its metadata
+            tensors[plain] = values  # not folded: folded biases mean a native file that lost its metadata
         elif found := _NAME.fullmatch(name):
             scope = _scope(found)
             tensors[_tensor_name(scope, found)] = _slim_layout(values, scope) if found["kernel"] else values
     if not tensors:
-        raise WeightsError(f"{origin}: expected tensors by transformers' or TF-Slim's names, {_others(arrays)}")
+        raise WeightsError(f"{origin}: expected tensors with transformers' or TF-Slim's names, {_others(arrays)}")
     head = _classifier(arrays, tensors, labels, origin)
-    kept = labels if head is None and labels is not None and len(labels) == DEFAULT.classes else None
+    imagenet = labels if head is None and labels is not None and len(labels) == DEFAULT.classes else None
     return Source(
         "huggingface", origin, file_sha256(path), tensors, input_range=input_range, input_error=input_error,
-        head=head, size=size, labels=tuple(kept) if kept else None,
+        head=head, size=size, labels=tuple(imagenet) if imagenet else None,
     )  # fmt: skip
 
 
@@ -185,8 +185,8 @@ def _others(arrays: dict[str, Any]) -> str:
     names = list(arrays)
     if any(re.match(r"features\.\d+\.|conv_stem\.weight|blocks\.\d+\.", name) for name in names):
         return (
-            "got those of torchvision or timm, whose MobileNet V2 pads its maps on every side and has another epsilon: "
-            "another network, which this package does not run"
+            "got those of torchvision or timm, whose MobileNet V2 is another network: it pads maps on every side and "
+            "has another epsilon"
         )
     return f"got {', '.join(name[:60] for name in names[:3])}"
 
@@ -242,16 +242,16 @@ def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
     found: dict[str, NDArray[np.float32]] = {}
     total = 0
     for name, entry in header.items():
-        told = entry if isinstance(entry, dict) else {}
-        kind, shape, offsets = (told.get(key) for key in ("dtype", "shape", "data_offsets"))
+        fields = entry if isinstance(entry, dict) else {}
+        kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
         if kind not in _TYPES:
-            continue  # batch counts, not weights
+            continue  # such as the batch norms' counters
         if not (isinstance(shape, list) and len(shape) <= 4 and all(type(edge) is int and edge > 0 for edge in shape)):
             raise WeightsError(f"{origin}: {name[:100]}: expected up to four dimensions, got {shape!r}")
         dtype, count = np.dtype(_TYPES[kind]), math.prod(shape)
         first = offsets[0] if isinstance(offsets, list) and len(offsets) == 2 and type(offsets[0]) is int else -1
         if first < 0 or offsets != [first, first + count * dtype.itemsize] or start + offsets[1] > len(data):
-            raise WeightsError(f"{origin}: {name[:100]}: data_offsets {offsets!r} are not those of shape {shape}")
+            raise WeightsError(f"{origin}: {name[:100]}: data_offsets {offsets!r} don't fit shape {shape} or the file")
         total += count
         if total > _VALUES_LIMIT:
             raise WeightsError(f"{origin}: expected at most {_VALUES_LIMIT} values, got more")

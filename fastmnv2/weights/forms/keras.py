@@ -1,7 +1,7 @@
 """Keras weights of ``keras.applications.MobileNetV2``, alone or inside a fine-tuned model.
 
-Three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``layers/conv2d_7/vars/0``, the
-layer's name being an attribute of ``vars``) and ``.keras``, a zip with the latter in it.
+There are three containers: legacy HDF5 (``<layer>/<layer>/kernel:0``), Keras 3 HDF5 (``layers/conv2d_7/vars/0``; the
+layer's name is an attribute of ``vars``) and ``.keras``, a zip that contains Keras 3 HDF5.
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ _NAME_LIMIT = 200
 _CLASSES_LIMIT = 1 << 20
 
 CLASSES_MEMBER = "classes.json"
-"""The member that we add to a .keras file: a JSON list of the classes' names."""
+"""The member that this package adds to a .keras file: a JSON list of the classes' names."""
 
 
 def read(path: Path) -> Source:
-    """An HDF5 file: legacy weights, a whole legacy model, or ``.weights.h5``."""
+    """Read an HDF5 file: legacy weights, a complete legacy model, or ``.weights.h5``."""
     with open_file(path) as file:
         content = hdf5.read(file, str(path))
     config = _parsed(content.config, str(path)) if content.config is not None else None
@@ -43,7 +43,7 @@ def read(path: Path) -> Source:
 
 
 def read_archive(path: Path) -> Source:
-    """Read a ``.keras`` file: a zip with ``config.json``, ``model.weights.h5`` and, in ours, ``classes.json``."""
+    """Read a ``.keras`` file: a zip with ``config.json``, ``model.weights.h5``, and our ``classes.json`` if present."""
     import tempfile
 
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
@@ -52,7 +52,7 @@ def read_archive(path: Path) -> Source:
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
-            # For these two methods zipfile bounds the bytes that each read unpacks; for others it doesn't.
+            # Only for these two methods does zipfile limit the bytes that each read unpacks.
             if archive.getinfo(name).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
@@ -113,7 +113,7 @@ def read_model(model: Any) -> Source:
 def _check_directory(file: IO[bytes], path: Path) -> None:
     """Refuse a zip with far more entries than a .keras file has: zipfile would make an object for each."""
     size = file.seek(0, 2)
-    file.seek(max(0, size - (1 << 16) - 22 - 20))  # a comment, the record below, and before it zip64's locator
+    file.seek(max(0, size - (1 << 16) - 22 - 20))  # the longest comment, the record below, and zip64's locator
     tail = file.read()
     end = tail.rfind(b"PK\5\6")  # the end of central directory record; its field at 12 is the directory's size
     if end < 0 or end + 22 > len(tail):
@@ -156,7 +156,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         except ValueError as error:
             head_error = str(error)
     if head is not None and DEFAULT.logits.weights_name in tensors:
-        head_error = f"the layer {head.steps[0].name} stands behind the ImageNet classes and can't be run"
+        head_error = f"the layer {head.steps[0].name} comes after the ImageNet classes and can't be run"
         head = None
     return Source(
         "keras",
@@ -176,7 +176,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
 def _variables_of(
     layer: str, others: dict[str, NDArray[np.float32] | None], places: set[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by last name, without ambiguous ones. ``places`` are the paths of layers without a name."""
+    """A layer's variables by the last part of their names, if unique. ``places``: paths of layers without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
@@ -187,7 +187,7 @@ def _variables_of(
             parent, _, name = path.rpartition("/")
             if re.sub("^_layer_checkpoint_dependencies/", "layers/", parent) in (places or ()):
                 found.setdefault(name, []).append(values)
-    return {name: each[0] for name, each in found.items() if len(each) == 1 and each[0] is not None}
+    return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0] is not None}
 
 
 def _parsed(text: str | bytes, origin: str) -> Any:

@@ -23,7 +23,7 @@ _CALLS_LIMIT = 16
 _CHAIN_LIMIT = 200  # layers before the network
 
 UNIT_RESCALING = "rescaling_of_unit_images"
-"""Our name for a layer that takes images in [0,1]; other layers' input is guessed from their numbers."""
+"""This package's name for a Rescaling of images in [0,1]. The range of other layers is inferred from their numbers."""
 
 # Layers without effect at inference.
 _IDLE = {
@@ -52,7 +52,7 @@ class _Node:
     config: dict[str, Any]
     parent: "_Node | None"
     inputs: list[str] = field(default_factory=list)  # inputs of its first call
-    ways: list[list[str]] = field(default_factory=list)  # inputs of each call, if there are several
+    other_calls: list[list[str]] = field(default_factory=list)  # inputs of each later call
     numbers: list[float] = field(default_factory=list)  # constants among the call's arguments
     number_first: bool = False
     children: "dict[str, _Node]" = field(default_factory=dict)
@@ -64,8 +64,8 @@ class Around(NamedTuple):
 
     Attributes:
         input_range: values of black and white at the network's input; None if the file does not define them.
-        input_error: why the path from the input can't be followed, or "".
-        steps: functions that make the head's steps; each takes a function that finds a layer's variables.
+        input_error: why the layers before the network can't be run, or "".
+        steps: functions that make the head's steps; each takes a function that finds a layer's variables by its name.
         head_error: why the layers up to the output can't be run, or "".
         size: height and width of the network's images; None if the file leaves them open.
     """
@@ -143,7 +143,7 @@ def _tree(entry: dict[str, Any], parent: _Node | None, depth: int, count: list[i
         for call in calls[1:]:
             other = _Node(node.kind, node.name, {}, None)
             _read_call(call, other)
-            node.ways.append(other.inputs)
+            node.other_calls.append(other.inputs)
         _read_call(calls[0], node)
     wrapped = config.get("layer")
     if isinstance(wrapped, dict):  # a wrapper such as TimeDistributed, which can't be run
@@ -209,7 +209,7 @@ def _walk(node: _Node) -> list[_Node]:
     return found
 
 
-# ---- following it --------------------------------------------------------------------------------------
+# ---- following the graph -------------------------------------------------------------------------------
 
 
 def _refuse(node: _Node, why: str) -> _Refused:
@@ -223,25 +223,25 @@ def _before(node: _Node) -> list[_Node | None]:
             return [None]
         node = node.parent
     found: list[_Node | None] = []
-    for inputs in [node.inputs, *node.ways]:
+    for inputs in [node.inputs, *node.other_calls]:
         if len(inputs) != 1:
             raise _refuse(node, f"has {len(inputs)} inputs, expected one")
         found.append(_inside(node.parent, inputs[0], node))
     return found
 
 
-def _inside(parent: _Node | None, name: str, asker: _Node) -> _Node:
+def _inside(parent: _Node | None, name: str, taker: _Node) -> _Node:
     """The layer with this name in ``parent``; if it is a model, that model's last layer."""
     while parent is not None:
         found = parent.children.get(name)
         if found is None:
-            raise _refuse(asker, f"takes the output of {name[:100]!r}, which is not there")
+            raise _refuse(taker, f"takes the output of {name[:100]!r}, which does not exist")
         if not found.children:
             return found
         if len(found.last) != 1:
             raise _refuse(found, f"has {len(found.last)} outputs, expected one")
         parent, name = found, found.last[0]
-    raise _refuse(asker, "stands outside of any model")
+    raise _refuse(taker, "is outside of any model")
 
 
 def _after(node: _Node) -> _Node | None:
@@ -286,28 +286,29 @@ def _chain(start: _Node, follow: Callable[[_Node], _Node | None]) -> list[_Node]
 # ---- the input -----------------------------------------------------------------------------------------
 
 
-class _Way(NamedTuple):
-    """The preparation of images before a layer: factor, offset, whether any layer sets these, and the size if set."""
+class _Preparation(NamedTuple):
+    """How images are prepared before a layer."""
 
     scale: float = 1.0
     shift: float = 0.0
-    says: bool = False
-    size: tuple[int, int] | None = None
+    defined: bool = False  # whether any layer sets scale and shift
+    size: tuple[int, int] | None = None  # to which a layer resizes images
 
 
 def _input_range(first: _Node) -> tuple[tuple[float, float] | None, tuple[int, int] | None]:
     """The network's input range and the size to which images are resized before it; each None if not defined."""
-    ways = _ways(first, 0)
-    if len(ways) > 1:
-        raise _refuse(first, f"gets images that are prepared in {len(ways)} ways, expected one")
-    way = ways.pop()
-    if not way.says:
-        return None, way.size
+    preparations = _preparations(first, 0)
+    if len(preparations) > 1:
+        raise _refuse(first, f"gets images that are prepared in {len(preparations)} ways, expected one")
+    preparation = preparations.pop()
+    if not preparation.defined:
+        return None, preparation.size
+    scale, shift = preparation.scale, preparation.shift
     unit = any(node.name == UNIT_RESCALING for node in _walk(_root(first)))
-    found = range_of(way.scale, way.shift, pixels=False if unit else None)
+    found = range_of(scale, shift, pixels=False if unit else None)
     if found is None:
-        raise _refuse(first, f"gets its image times {way.scale} plus {way.shift}, expected numbers that keep it")
-    return found, way.size
+        raise _refuse(first, f"gets images times {scale} plus {shift}, which leaves no usable picture")
+    return found, preparation.size
 
 
 def _root(node: _Node) -> _Node:
@@ -316,24 +317,28 @@ def _root(node: _Node) -> _Node:
     return node
 
 
-def _ways(node: _Node, depth: int) -> set[_Way]:
+def _preparations(node: _Node, depth: int) -> set[_Preparation]:
     """How the images that a layer takes were prepared, for each of its calls."""
     if depth > _CHAIN_LIMIT:
-        raise _refuse(node, f"is in a circle, or behind more than {_CHAIN_LIMIT} others")
-    found: set[_Way] = set()
+        raise _refuse(node, f"is in a circle, or after more than {_CHAIN_LIMIT} other layers")
+    found: set[_Preparation] = set()
     for before in _before(node):
-        found |= {_Way()} if before is None else {_applied(before, way) for way in _ways(before, depth + 1)}
+        if before is None:
+            found.add(_Preparation())
+        else:
+            found |= {_applied(before, earlier) for earlier in _preparations(before, depth + 1)}
     return found
 
 
-def _applied(node: _Node, way: _Way) -> _Way:
+def _applied(node: _Node, earlier: _Preparation) -> _Preparation:
+    """How images are prepared after a layer, if they were prepared as ``earlier`` before it."""
     if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name.endswith("Conv1_pad"):
-        return way
+        return earlier
     if node.kind in _RESIZING:
         height, width = node.config.get("height"), node.config.get("width")
-        return way._replace(size=(height, width)) if type(height) is type(width) is int else way
+        return earlier._replace(size=(height, width)) if type(height) is type(width) is int else earlier
     factor, offset = _arithmetic(node)
-    return way._replace(scale=way.scale * factor, shift=way.shift * factor + offset, says=True)
+    return earlier._replace(scale=earlier.scale * factor, shift=earlier.shift * factor + offset, defined=True)
 
 
 def _arithmetic(node: _Node) -> tuple[float, float]:
@@ -342,13 +347,13 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
         told = [node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0))]
         numbers = [value[0] if isinstance(value, list) and value == value[:1] * 3 else value for value in told]
         if not all(isinstance(value, (int, float)) for value in numbers):
-            says = ", ".join(str(value)[:60] for value in told)
-            raise _refuse(node, f"scales each channel apart ({says}), which can't be run")
+            shown = ", ".join(str(value)[:60] for value in told)
+            raise _refuse(node, f"scales channels differently ({shown}), which can't be run")
         return float(numbers[0]), float(numbers[1])
     kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
     sign = _ARITHMETIC.get(str(kind))
     if sign is None or len(node.numbers) != 1 or len(node.inputs) != 1:
-        raise _refuse(node, "stands before the network and can't be run; pass input_range= to replace it")
+        raise _refuse(node, "comes before the network and can't be run; pass input_range= to replace it")
     number = node.numbers[0]
     if sign == "/" and (node.number_first or number == 0):
         raise _refuse(node, "divides by the image or by 0")
@@ -361,23 +366,23 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
 
 
 def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Lookup], list[Step]]]:
-    behind = [node for node in _chain(last_norm, _after) if node.kind not in _IDLE]
-    if behind and not _is_relu6(behind[0]):
-        raise _refuse(behind[0], f"takes the output of {last_norm.name}; expected ReLU6 between them")
-    behind = behind[1:]
+    effective = [node for node in _chain(last_norm, _after) if node.kind not in _IDLE]
+    if effective and not _is_relu6(effective[0]):
+        raise _refuse(effective[0], f"takes the output of {last_norm.name}; expected ReLU6 between them")
+    effective = effective[1:]
     pooled, makers = False, list[Callable[[_Lookup], list[Step]]]()
-    for node in behind:
+    for node in effective:
         if not pooled:
             if not _pools(node, size):
                 raise _refuse(
                     node,
-                    "stands behind the last convolution and can't be run; expected the average of the map, or "
-                    "head=False, which leaves out what stands behind it and gives the average's features",
+                    "comes after the last convolution and can't be run; expected the average of the map; "
+                    "head=False replaces all layers after the last convolution by the average",
                 )
             pooled = True
-        elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _keeps(node):
+        elif node.kind in ("GlobalAveragePooling2D", "Flatten") or _only_reshapes(node):
             continue
-        elif node.name in BY_TOP and len(behind) <= 4 and node.config.get("units") in (1000, 1001):
+        elif node.name in BY_TOP and len(effective) <= 4 and node.config.get("units") in (1000, 1001):
             continue  # ImageNet's own classes
         else:
             makers.append(_maker(node))
@@ -402,15 +407,15 @@ def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
     if node.kind == "AveragePooling2D" and size is not None:
         try:
             last = of(1.0, *size).head
-        except (ValueError, OverflowError):
+        except ValueError:
             return False
         pool = node.config.get("pool_size")
         return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]
     return node.kind == "GlobalAveragePooling2D"
 
 
-def _keeps(node: _Node) -> bool:
-    """Whether a Reshape keeps the features in order and only changes their shape."""
+def _only_reshapes(node: _Node) -> bool:
+    """Whether a layer is a Reshape that leaves the features in one axis."""
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
@@ -437,8 +442,8 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
     else:
         raise _refuse(
             node,
-            "stands behind the pooling and can't be run; expected Dense, BatchNormalization, "
-            "Dropout or an activation, or head=False, which leaves all of it out",
+            "comes after the pooling and can't be run; expected Dense, BatchNormalization, "
+            "Dropout or an activation; head=False skips all layers after the pooling",
         )
     return lambda _: steps
 
@@ -452,7 +457,7 @@ def _activation(node: _Node, name: Any) -> list[Step]:
         raise _refuse(
             node,
             f"has the activation {str(name)[:60]!r}, which can't be run; "
-            "expected linear, relu, relu6, sigmoid or softmax, or head=False, which leaves all out",
+            "expected linear, relu, relu6, sigmoid or softmax; head=False skips all layers after the pooling",
         )
     return [Step(str(name), node.name)]
 
@@ -474,7 +479,7 @@ def _affine(node: _Node, lookup: _Lookup) -> Step:
     if not isinstance(epsilon, (int, float)) or axis not in (-1, [-1], 1, [1]):
         raise ValueError(f"{node.name}: expected a number as epsilon and the last axis, got {epsilon!r} and {axis!r}")
     parts = [("gamma", node.config.get("scale", True)), ("beta", node.config.get("center", True))]
-    values = {name: _variable(found, node, name, next(order)) for name, there in parts if there}
+    values = {name: _variable(found, node, name, next(order)) for name, exists in parts if exists}
     mean, variance = (_variable(found, node, name, next(order)) for name in ("moving_mean", "moving_variance"))
     if variance.size and variance.min() + epsilon <= 0:
         raise ValueError(f"{node.name}: expected a variance above 0, got {variance.min()}")
@@ -487,5 +492,5 @@ def _variable(found: dict[str, NDArray[np.float32]], node: _Node, name: str, ind
     """A variable by its name, or by its number in a Keras 3 file."""
     value = found.get(name, found.get(str(index)))
     if value is None:
-        raise ValueError(f"the layer {node.name} ({node.kind}) has no {name} in the file, or more than one")
+        raise ValueError(f"the layer {node.name} ({node.kind}): expected one {name} in the file, got none or several")
     return value

@@ -1,7 +1,7 @@
-"""Keras' names of the network's layers and variables, and its variables as TF-Slim's tensors.
+"""Map Keras' names of the network's layers and variables to TF-Slim's.
 
-Layer names come in two generations: those of the official files of 2018 (``mobl3_conv_3_expand``), and today's
-(``block_3_expand``).
+There are two generations of layer names: those in the official files of 2018 (``mobl3_conv_3_expand``), and the current
+ones (``block_3_expand``).
 """
 
 import re
@@ -59,21 +59,21 @@ def prefix_of(layers: Iterable[str]) -> str:
 
 def plain_names(layers: Iterable[str]) -> dict[str, str]:
     """Map a model's names of the network's layers, with a prefix or numbered, to Keras' own names."""
-    given = list(layers)
-    prefix = prefix_of(given)
-    plain = {name: name.removeprefix(prefix) for name in given if name.startswith(prefix)}
+    names = list(layers)
+    prefix = prefix_of(names)
+    plain = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     found = {name: short for name, short in plain.items() if slim_scope(short)}
-    return found or by_order(given)
+    return found or by_order(names)
 
 
 def plain_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Map variables' paths ``…/<layer>/<variable>``, with the prefix removed from the layer's name, to the original."""
-    given = list(paths)
-    prefix = prefix_of({_layer_of(path) for path in given})
+    """Map variables' paths ``…/<layer>/<variable>`` without the prefix of the layer's name to the original paths."""
+    originals = list(paths)
+    prefix = prefix_of({_layer_of(path) for path in originals})
     if not prefix:
-        return {path: path for path in given}
+        return {path: path for path in originals}
     found = {}
-    for path in given:
+    for path in originals:
         layer = _layer_of(path)
         if layer.startswith(prefix) and slim_scope(layer.removeprefix(prefix)):
             found[f"{layer.removeprefix(prefix)}/{path.rpartition('/')[2]}"] = path
@@ -109,9 +109,9 @@ def is_variable(path: str) -> bool:
 
 
 def expected_shapes(found: Shapes) -> Shapes:
-    """Expected shapes of a file's variables by path, without the classification layer's.
+    """Expected shapes of a file's variables by path, without those of the classification layer.
 
-    They are those of the network whose channels match the most of the file's.
+    The expected network is the one that agrees with most of the file's channel counts.
     """
     names = {path: name for path in found if (name := _slim_name(path))}
     by_name = {names[path]: found[path] for path in names}
@@ -163,7 +163,7 @@ _KINDS = re.compile(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d{1,9})
 
 
 def by_order(groups: Iterable[str]) -> dict[str, str]:
-    """Keras' names of layers that are saved as, or called, ``conv2d_7``, in the order of each kind's numbers.
+    """Map layers that are called or saved as ``conv2d_7`` and the like to Keras' names, by each kind's numbers.
 
     Empty if there are too few for the network. Surplus layers of a kind come after the network.
     """
@@ -195,7 +195,7 @@ def _keras_name(layer: Layer, *, norm: bool) -> str:
 
 
 def saved_paths(config: Any) -> dict[str, str]:
-    """Names of a configuration's layers by the path at which Keras 2 and early Keras 3 save them: ``layers/dense_1``.
+    """Names of a configuration's layers, by the paths at which Keras 2 and early Keras 3 save them: ``layers/dense_1``.
 
     The number counts the layers of one class within a model.
     """

@@ -1,8 +1,8 @@
 """The native form, which loads fastest: folded weights as ``.safetensors``, float32 or 8-bit integers.
 
-The format (github.com/huggingface/safetensors): eight bytes with the header's length, a JSON header with
-each tensor's dtype, shape and offsets, then the data without holes. This module reads it with numpy alone, because
-``embed`` should need nothing else at run time.
+The format (github.com/huggingface/safetensors): eight bytes with the header's length, a JSON header with each tensor's
+dtype, shape and offsets, then the data without holes. This module reads it with numpy alone, because ``embed`` should
+need no other package.
 """
 
 import json
@@ -22,16 +22,7 @@ from fastmnv2.core.atomic import writing
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.network import DEFAULT, WIDEST, Network, of, shapes
 from fastmnv2.weights.files import open_file, read_block
-from fastmnv2.weights.int8.quantised import (
-    IMAGE,
-    POOL,
-    SOFTMAX,
-    Quantised,
-    quantity_names,
-    sum_scope,
-    weights_names,
-)
-from fastmnv2.weights.tensors import Folded, Source
+from fastmnv2.weights.tensors import Allowed, Folded, Source
 
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
@@ -58,12 +49,12 @@ def write(path: str | os.PathLike[str], folded: Folded) -> None:
 
 
 def check(folded: Folded) -> None:
-    """WeightsError if ``write`` would refuse it."""
+    """Raise WeightsError if ``write`` would refuse ``folded``."""
     _header(folded)
 
 
 def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
-    """The header, and the arrays in their order."""
+    """The file's header, and the arrays in the order in which they follow it."""
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "fastmnv2",
@@ -72,7 +63,7 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
             "source_form": folded.form,
             "source_sha256": folded.sha256,
             "notes": json.dumps(folded.notes),
-            **({"precision": "int8"} if isinstance(folded, Quantised) else {}),
+            **({"precision": "int8"} if folded.quantised is not None else {}),
         }
     }
     tensors, around = dict(folded.tensors), folded.around
@@ -81,12 +72,12 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
         tensors |= folded.head.tensors if folded.head else {}
     network = folded.network
     if network != DEFAULT:
-        said = {"multiplier": network.multiplier, "height": network.height, "width": network.width}
-        header["__metadata__"] |= {"format_version": _WITH_NETWORK, "network": json.dumps(said)}
+        entry = {"multiplier": network.multiplier, "height": network.height, "width": network.width}
+        header["__metadata__"] |= {"format_version": _WITH_NETWORK, "network": json.dumps(entry)}
     offset = 0
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     types = {np.dtype(kind): name for name, kind in _TYPES.items()}
-    for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # so that all are aligned
+    for name, array in sorted(arrays.items(), key=lambda item: -item[1].itemsize):  # largest items first, for alignment
         stored = types.get(array.dtype.newbyteorder("<"))
         if stored is None:
             raise TypeError(f"{name}: expected float32, int32, int8 or uint8, got {array.dtype}")
@@ -101,8 +92,8 @@ def _header(folded: Folded) -> tuple[bytes, list[NDArray[Any]]]:
     if len(text) > _HEADER_LIMIT:
         names = len(json.dumps(folded.head.classes)) if folded.head else 0
         raise WeightsError(
-            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, {names} of them for names of "
-            "classes; use shorter names"
+            f"expected a header of at most {_HEADER_LIMIT} bytes, got {len(text)}, of which the names of classes take "
+            f"{names}; use shorter names"
         )
     return text, [arrays[name] for name in list(header)[1:]]
 
@@ -121,7 +112,7 @@ def precision_of(path: Path) -> Precision:
 
 
 def _public(origin: str) -> str:
-    """A URL unchanged, or the last part of a path, because the rest is private."""
+    """A URL unchanged, or the last part of a path, because its folders are private."""
     return origin if "://" in origin else os.path.basename(origin.rstrip("/"))
 
 
@@ -130,7 +121,7 @@ def read(path: Path) -> Source:
 
     Raises WeightsError if the file differs in any way from what ``write`` makes.
     """
-    # Read, not mapped: this costs 2 ms, but truncating a mapped file would kill the process with SIGBUS.
+    # Read instead of mapped: this costs 2 ms, but if a mapped file is truncated, SIGBUS kills the process.
     data = read_block(path, _FILE_LIMIT)
     size = len(data)
     header, start = parsed_header(path, data)
@@ -138,8 +129,13 @@ def read(path: Path) -> Source:
     network = _network(path, metadata)
     tensors = {}
     end = 0
-    quantised = "precision" in metadata
-    allowed = _quantised_shapes(network) if quantised else _float_shapes(network)
+    made: type[Source] = Source
+    if "precision" in metadata:
+        from fastmnv2.weights.int8 import quantised  # imported here, because float32 models load faster without it
+
+        made, allowed = quantised.Quantised, quantised.allowed_shapes(network)
+    else:
+        allowed = {name: (("F32",), (shape,)) for name, shape in shapes(network.layers, folded=True).items()}
     entries = _entries(path, header, allowed, with_head="around" in metadata)
     for name, (dtype, shape, begin, stop) in sorted(entries.items(), key=lambda item: item[1][2]):
         if begin != end or stop - begin != dtype.itemsize * math.prod(shape) or start + stop > size:
@@ -153,10 +149,10 @@ def read(path: Path) -> Source:
         raise WeightsError(f"{path}: {size - start - end} bytes follow the last tensor, expected none")
     input_range, found_head, labels = None, None, None
     if "around" in metadata:
-        from fastmnv2.weights.forms import surroundings
+        from fastmnv2.weights.forms import native_metadata
 
-        input_range, found_head, labels = surroundings.read(path, metadata["around"], tensors, network.features)
-    return (Quantised if quantised else Source)(
+        input_range, found_head, labels = native_metadata.read(path, metadata["around"], tensors, network.features)
+    return made(
         "native",
         str(path),
         metadata["source_sha256"],
@@ -185,7 +181,7 @@ def parsed_header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a safetensors file was written by this package, according to its header, or has an unreadable header."""
+    """Whether a safetensors file has this package's header. Also True if the header is unreadable."""
     with open_file(path) as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
@@ -220,7 +216,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 def _metadata(path: Path, found: Any) -> dict[str, str]:
     keys: tuple[str, ...] = ("format", "format_version", "source", "source_form", "source_sha256", "notes")
     if not isinstance(found, dict) or found.get("format") != "fastmnv2":
-        raise WeightsError(f"{path}: a safetensors file, but not one of fastmnv2's (no such __metadata__)")
+        raise WeightsError(f"{path}: expected a safetensors file with fastmnv2's __metadata__, got another one")
     version = found.get("format_version")
     if version not in (FORMAT_VERSION, _WITH_AROUND, _WITH_NETWORK):
         raise WeightsError(
@@ -250,43 +246,20 @@ def _network(path: Path, metadata: dict[str, str]) -> Network:
     if metadata["format_version"] != _WITH_NETWORK:
         return DEFAULT
     try:
-        said = json.loads(metadata["network"])
-        multiplier, height, width = (said[name] for name in ("multiplier", "height", "width"))
+        entry = json.loads(metadata["network"])
+        multiplier, height, width = (entry[name] for name in ("multiplier", "height", "width"))
         if type(multiplier) is not float or type(height) is not int or type(width) is not int:
             raise ValueError("expected numbers")
         return of(multiplier, height, width)
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(
             f"{path}: __metadata__: network: expected multiplier, height and width of a network, got "
             f"{metadata['network'][:200]!r}: {error}"
         ) from error
 
 
-_Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
-
-
-def _float_shapes(network: Network) -> _Allowed:
-    return {name: (("F32",), (shape,)) for name, shape in shapes(network.layers, folded=True).items()}
-
-
-def _quantised_shapes(network: Network) -> _Allowed:
-    """Allowed types and shapes of an 8-bit network's tensors. Quantised checks which of them go together."""
-    allowed: _Allowed = {}
-    for layer in network.layers:
-        kernel, bias, scales, zero = weights_names(layer)
-        allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
-        allowed[bias] = (("I32",), ((layer.out_channels,),))
-        allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
-        allowed[zero] = (("I32",), ((1,),))
-    scopes = [layer.scope for layer in network.layers]
-    for scope in (IMAGE, POOL, SOFTMAX, *scopes, *map(sum_scope, range(network.blocks))):
-        scale, numbers = quantity_names(scope)
-        allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
-    return allowed
-
-
 def _entries(
-    path: Path, header: dict[str, Any], allowed: _Allowed, *, with_head: bool
+    path: Path, header: dict[str, Any], allowed: Allowed, *, with_head: bool
 ) -> dict[str, tuple[np.dtype[Any], tuple[int, ...], int, int]]:
     entries = {}
     for name, entry in header.items():

@@ -1,4 +1,4 @@
-"""TensorFlow 2's bundles: tensors have object paths as keys, and the object graph holds the variables' names."""
+"""TensorFlow 2's bundles, whose keys are object paths; the object graph maps these to the variables' names."""
 
 from fastmnv2.weights.forms import bundle, keras_names
 from fastmnv2.weights.forms.slim_names import slim_name
@@ -27,15 +27,15 @@ def read(opened: bundle.Bundle, form: str, origin: str) -> Source:
         plain_of |= {key: name for key, name in names.items() if key not in plain_of}
         arrays = opened.tensors(key for key, name in plain_of.items() if keras_names.is_variable(name))
         tensors, notes = keras_names.from_variables(((plain_of[key], array) for key, array in arrays.items()), origin)
-    told = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
-    edges = opened.tensors(told[:1]).get(told[0]) if told else None
-    said = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None
-    what = "a TF2 SavedModel" if form == "hub" else "variables by TensorFlow 2's object graph"
-    return Source(form, origin, opened.sha256(), tensors, (what, *notes), input_range=said)
+    keys_of_range = [key for key, name in names.items() if name == RANGE_VARIABLE and opened.entries[key].shape == (2,)]
+    edges = opened.tensors(keys_of_range[:1]).get(keys_of_range[0]) if keys_of_range else None
+    input_range = (float(edges[0]), float(edges[1])) if edges is not None and is_range(*edges.tolist()) else None
+    kind = "a TF2 SavedModel" if form == "hub" else "variables by TensorFlow 2's object graph"
+    return Source(form, origin, opened.sha256(), tensors, (kind, *notes), input_range=input_range)
 
 
 def _variable_names(graph: bytes) -> dict[str, str]:
-    """Checkpoint key to variable name: TrackableObjectGraph.nodes[].attributes[] (trackable_object_graph.proto)."""
+    """Variable names by checkpoint key: TrackableObjectGraph.nodes[].attributes[] (trackable_object_graph.proto)."""
     names: dict[str, str] = {}
     for number, node in bundle.fields(graph):
         if number != 1 or not isinstance(node, bytes):

@@ -1,4 +1,4 @@
-"""TensorFlow's graphs (``saved_model.pb``, frozen ``.pb``): constants, and the preparation of images.
+"""Constants in TensorFlow's graphs (``saved_model.pb``, frozen ``.pb``), and how the graphs prepare images.
 
 Graphs are read as protocol buffers, never run. Field numbers are those of tensorflow/core/framework/{graph,node_def,
 function,attr_value,tensor}.proto and core/protobuf/{saved_model,meta_graph}.proto.
@@ -45,12 +45,12 @@ class _Node:
 
 @dataclass
 class _Body:
-    """The nodes of a graph or of a function, by name, and the consumers of their outputs."""
+    """The nodes of a graph or of a function by name, and the consumers of each output, with the input's number."""
 
     nodes: dict[str, _Node] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
     returned: list[str] = field(default_factory=list)
-    takers: dict[str, list[tuple[_Node, int]]] = field(default_factory=dict)
+    consumers: dict[str, list[tuple[_Node, int]]] = field(default_factory=dict)
 
 
 _Affine = tuple[float, float]
@@ -62,7 +62,7 @@ class Before(NamedTuple):
 
     Attributes:
         input_range: the values that black and white become; None if the graph does nothing to images.
-        input_error: the operation that can't be followed, or "".
+        input_error: why the operations before the network can't be run, or "".
         size: height and width of the network's images; None if the graph leaves them open.
     """
 
@@ -78,7 +78,7 @@ class Reader:
         self._left = _FIELDS_LIMIT
 
     def fields(self, message: bytes) -> Iterator[tuple[int, Any]]:
-        """The same as ``bundle.fields``, but counts the fields."""
+        """The same as ``bundle.fields``, with the limit."""
         for found in bundle.fields(message):
             self._left -= 1
             if self._left < 0:
@@ -98,7 +98,7 @@ class Reader:
         return found
 
     def nodes(self, message: bytes, number: int, body: _Body) -> _Body:
-        """Put the nodes of a message into ``body``."""
+        """Add the nodes in a message to ``body``, and return it."""
         for part in self.parts(message, number):
             node = _Node("", "", [], [])
             for key, value in self.fields(part):
@@ -112,13 +112,13 @@ class Reader:
                     node.attributes.append(value)
             body.nodes[node.name] = node
         for node in body.nodes.values():
-            for index, given in enumerate(node.inputs):
-                if not given.startswith("^"):
-                    body.takers.setdefault(_plain(given), []).append((node, index))
+            for index, reference in enumerate(node.inputs):
+                if not reference.startswith("^"):  # not a control input
+                    body.consumers.setdefault(_plain(reference), []).append((node, index))
         return body
 
     def attribute(self, node: _Node, name: str, number: int) -> Any:
-        """One kind of value of a node's attribute; None if there is none."""
+        """The value of a node's attribute in field ``number`` of AttrValue; None if there is none."""
         for entry in node.attributes:
             pair = {key: value for key, value in self.fields(entry) if isinstance(value, bytes)}
             if pair.get(1) == name.encode():
@@ -126,7 +126,7 @@ class Reader:
         return None
 
     def shape(self, message: Any) -> list[int]:
-        """A TensorShapeProto's dimensions, with -1 for open ones."""
+        """A TensorShapeProto's dimensions, -1 if unknown."""
         edges = []
         for part in self.parts(message, 2) if isinstance(message, bytes) else ():
             size = next((value for key, value in self.fields(part) if key == 1), 0)
@@ -138,7 +138,7 @@ class Reader:
         tensor = self.attribute(node, "value", 8) if node.op == "Const" else None
         if not isinstance(tensor, bytes):
             return None
-        kind, content, shape, listed = 0, b"", list[int](), list[Any]()
+        kind, content, shape, items = 0, b"", list[int](), list[Any]()
         for key, value in self.fields(tensor):
             if key == 1:
                 kind = value
@@ -147,21 +147,21 @@ class Reader:
             elif key == 4:
                 content = value
             elif key in (5, 6, 7, 10) and kind in _FLOATS:  # packed, or one at a time
-                own = {5: "<f4", 6: "<f8"}.get(key)
+                dtype = {5: "<f4", 6: "<f8"}.get(key)
                 if isinstance(value, bytes):
-                    listed += np.frombuffer(value, own).tolist() if own else self._varints(value)
+                    items += np.frombuffer(value, dtype).tolist() if dtype else self._varints(value)
                 else:
                     bits = int(value).to_bytes(8, "little")
-                    listed += np.frombuffer(bits, own, 1).tolist() if own else [_signed(value)]
+                    items += np.frombuffer(bits, dtype, 1).tolist() if dtype else [_signed(value)]
         if kind not in _FLOATS or min(shape, default=0) < 0:
             return None
         count = math.prod(shape)
         if content:
             values = np.frombuffer(content, _FLOATS[kind])
         else:  # the last value repeats up to the end
-            if not 0 < len(listed) <= count or count > 1 << 16:
+            if not 0 < len(items) <= count or count > 1 << 16:
                 return None
-            values = np.array(listed + listed[-1:] * (count - len(listed)), np.float64).astype(_FLOATS[kind])
+            values = np.array(items + items[-1:] * (count - len(items)), np.float64).astype(_FLOATS[kind])
         return values.reshape(shape) if values.size == count else None
 
     @staticmethod
@@ -237,18 +237,18 @@ class Graph:
         if found is None:
             if not blocked:
                 return None
-            says = (
-                f"the operation {blocked[0].name[:200]} ({blocked[0].op[:60]}) stands before the network and can't be "
+            error = (
+                f"the operation {blocked[0].name[:200]} ({blocked[0].op[:60]}) comes before the network and can't be "
                 "run; pass input_range= to replace it"
             )
-            return Before(None, says, size)
+            return Before(None, error, size)
         size = self._resized or size
         if found == (1.0, 0.0) and not pixels:
             return Before(None, "", size)
-        said = range_of(*found, pixels=pixels or None)
-        if said is None:
+        input_range = range_of(*found, pixels=pixels or None)
+        if input_range is None:
             return Before(None, f"images times {found[0]} plus {found[1]} leaves no usable picture", size)
-        return Before(said, "", size)
+        return Before(input_range, "", size)
 
     def _function(self, name: str) -> _Body | None:
         if name not in self._bodies and name in self._functions:
@@ -262,68 +262,71 @@ class Graph:
             self._bodies[name] = reader.nodes(message, 3, body)
         return self._bodies.get(name)
 
-    def _follow(self, body: _Body, start: str, given: _Affine, blocked: list[_Node], depth: int) -> _Affine | None:
-        """Factor and offset by which the output of ``start`` changes before a convolution; None if it reaches none."""
+    def _follow(self, body: _Body, start: str, affine: _Affine, blocked: list[_Node], depth: int) -> _Affine | None:
+        """Factor and offset of images at the first convolution after ``start``; None if they reach no convolution.
+
+        ``affine``: factor and offset at ``start``. Operations that can't be followed are added to ``blocked``.
+        """
         if depth > _DEPTH_LIMIT:
             raise ValueError(f"functions call functions deeper than {_DEPTH_LIMIT}")
-        pending, seen = [(start, given)], {start}
+        pending, seen = [(start, affine)], {start}
         while pending:
-            name, now = pending.pop()
-            for node, index in body.takers.get(name, ()):
+            name, current = pending.pop()
+            for node, index in body.consumers.get(name, ()):
                 self._left -= 1
                 if self._left < 0:
                     raise ValueError(f"more than {_STEPS_LIMIT} operations before the network")
                 if node.op in _CONVOLUTIONS and index == 0:
-                    return now
+                    return current
                 if node.op in _SIZES or node.name in seen:
                     continue
                 if node.op in _CALLS:
-                    arrived, then = self._call(node, index, now, blocked, depth)
+                    arrived, after = self._call(node, index, current, blocked, depth)
                     if arrived:
-                        return then
+                        return after
                 else:
-                    then = self._through(body, node, index, now)
-                    blocked += [node] if then is None else []
-                if then is not None:
+                    after = self._through(body, node, index, current)
+                    blocked += [node] if after is None else []
+                if after is not None:
                     seen.add(node.name)
-                    pending.append((node.name, then))
+                    pending.append((node.name, after))
         return None
 
     def _call(
-        self, node: _Node, index: int, now: _Affine, blocked: list[_Node], depth: int
+        self, node: _Node, index: int, current: _Affine, blocked: list[_Node], depth: int
     ) -> tuple[bool, _Affine | None]:
-        """Whether a function's argument reaches a convolution in it, and its factor and offset there or on return."""
+        """Whether images reach a convolution within a function, and their factor and offset there, or on return."""
         inner = self._called(node)
         if inner is None or index >= len(inner.arguments):
             return False, None
         argument = inner.arguments[index]
-        if found := self._follow(inner, argument, now, blocked, depth + 1):
+        if found := self._follow(inner, argument, current, blocked, depth + 1):
             return True, found
-        return False, now if argument in inner.returned else self._returned(inner, argument, now)
+        return False, current if argument in inner.returned else self._returned(inner, argument, current)
 
-    def _through(self, body: _Body, node: _Node, index: int, now: _Affine) -> _Affine | None:
+    def _through(self, body: _Body, node: _Node, index: int, current: _Affine) -> _Affine | None:
         """The factor and offset after an operation; None if it can't be followed."""
         if node.op in _ARITHMETIC:
-            return self._arithmetic(body, node, index, now)
+            return self._arithmetic(body, node, index, current)
         if node.op in _RESIZING and index == 0 and len(node.inputs) > 1:
             edges = self._constant(body, node.inputs[1])
             self._resized = (int(edges[0]), int(edges[1])) if edges is not None and edges.shape == (2,) else None
-        return now if (node.op in _IDLE or node.op in _RESIZING) and index == 0 else None
+        return current if (node.op in _IDLE or node.op in _RESIZING) and index == 0 else None
 
-    def _returned(self, body: _Body, argument: str, now: _Affine) -> _Affine | None:
+    def _returned(self, body: _Body, argument: str, current: _Affine) -> _Affine | None:
         """The factor and offset after a function without a convolution, such as a layer's own function."""
-        at, value = argument, now
+        at, value = argument, current
         for _ in range(100):
             if at in body.returned:
                 return value
-            takers = [(node, index) for node, index in body.takers.get(at, ()) if node.op not in _SIZES]
-            if len(takers) != 1:
+            consumers = [(node, index) for node, index in body.consumers.get(at, ()) if node.op not in _SIZES]
+            if len(consumers) != 1:
                 return None
-            node, index = takers[0]
-            then = self._through(body, node, index, value)
-            if then is None:
+            node, index = consumers[0]
+            after = self._through(body, node, index, value)
+            if after is None:
                 return None
-            at, value = node.name, then
+            at, value = node.name, after
         return None
 
     def _called(self, node: _Node) -> _Body | None:
@@ -331,14 +334,14 @@ class Graph:
         names = self._reader.parts(called, 1) if isinstance(called, bytes) else []
         return self._function(_text(names[0])) if names else None
 
-    def _arithmetic(self, body: _Body, node: _Node, index: int, now: tuple[float, float]) -> tuple[float, float] | None:
-        others = [given for given in node.inputs if not given.startswith("^")]
-        if len(others) != 2 or index > 1:
+    def _arithmetic(self, body: _Body, node: _Node, index: int, current: _Affine) -> _Affine | None:
+        operands = [reference for reference in node.inputs if not reference.startswith("^")]
+        if len(operands) != 2 or index > 1:
             return None
-        number = self._number(body, others[1 - index])
+        number = self._number(body, operands[1 - index])
         if number is None:
             return None
-        scale, shift = now
+        scale, shift = current
         kind = _ARITHMETIC[node.op]
         if kind == "*":
             return scale * number, shift * number
@@ -379,11 +382,11 @@ def saved_model(data: bytes) -> Before:
         graph = Graph(reader, graphs[0])
         for name in [*usual, *(name for name in signatures if name not in usual)]:
             for info in reader.entries(signatures[name], 1).values():
-                told = {key: value for key, value in reader.fields(info) if isinstance(value, bytes)}
-                shape = reader.shape(told.get(3))
+                entry = {key: value for key, value in reader.fields(info) if isinstance(value, bytes)}
+                shape = reader.shape(entry.get(3))
                 if len(shape) != 4 or shape[3] != 3:
                     continue
-                found = graph.before(_text(told.get(1, b"")), shape)
+                found = graph.before(_text(entry.get(1, b"")), shape)
                 if found is not None and not found.input_error:
                     return found
                 best = found or best

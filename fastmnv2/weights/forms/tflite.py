@@ -1,4 +1,4 @@
-"""TFLite files: float32, float16, and 8-bit quantised ones, dequantised exactly.
+"""TFLite files: float32, float16, and 8-bit files, which are dequantised exactly.
 
 Tensor names are unreliable, so this module follows the operators in order and compares them with the network:
 kinds, shapes, strides, padding, activations and residuals must match.
@@ -18,7 +18,7 @@ from fastmnv2.core.network import DEFAULT, Layer, Network, nearest_multiplier, o
 from fastmnv2.weights.files import file_sha256, read_file
 from fastmnv2.weights.forms import tflite_metadata
 from fastmnv2.weights.forms.tflite_graph import FILE_LIMIT, TYPES, Graph, Operator, type_name
-from fastmnv2.weights.forms.tflite_head import Behind
+from fastmnv2.weights.forms.tflite_head import HeadReader
 from fastmnv2.weights.tensors import Source, range_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Value:
 
 
 def read(path: Path) -> Source:
-    """Read a ``.tflite`` file. Raises WeightsError that names the operator that is not the network's."""
+    """Read a ``.tflite`` file. Raises a WeightsError that names the first operator that is not the network's."""
     graph = Graph(read_file(path, FILE_LIMIT), str(path))
     walk = Walk(graph)
     for number, operator in enumerate(graph.operators):
@@ -71,7 +71,7 @@ class Walk:
         self.input_error = ""
         self._dequantised: dict[int, int] = {}  # an operator's output: the constant that it dequantises
         self._values = {index: self._image(index) for index in graph.inputs}
-        self._behind = Behind(graph, self._weights)
+        self._head = HeadReader(graph, self._weights)
         self._tensors: dict[str, NDArray[np.float32]] = {}
         self._notes: list[str] = []
         self._next = 0
@@ -81,15 +81,15 @@ class Walk:
         self.network = self._network()
 
     def _image(self, index: int) -> Value:
-        """The graph's input image, with the normalisation that the metadata define."""
+        """The graph's input image, with the normalisation that the metadata defines."""
         if TYPES.get(self.graph.tensors[index].type, "") not in ("<f4", "<f2"):
-            return Value(-1)  # scale and zero point define what the integers stand for
+            return Value(-1)  # scale and zero point define the meaning of the integers
         try:
-            told = tflite_metadata.normalization(self.graph)
+            found = tflite_metadata.normalization(self.graph)
         except ValueError as error:
             self.input_error = str(error)
             return Value(-1)
-        return Value(-1, scaled=1 / told.std, shifted=-told.mean / told.std, pixels=True) if told else Value(-1)
+        return Value(-1, scaled=1 / found.std, shifted=-found.mean / found.std, pixels=True) if found else Value(-1)
 
     def _network(self) -> Network:
         """The network to compare the graph with, from the shapes of its kernels and its image size, if known."""
@@ -106,7 +106,7 @@ class Walk:
         size = self.size or DEFAULT.size
         try:
             return of(multiplier, *size)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise WeightsError(f"{self.graph.origin}: there is no network for such images: {error}") from None
 
     def _image_size(self) -> tuple[int, int] | None:
@@ -140,14 +140,14 @@ class Walk:
                 return
         self.input_error = (
             f"the first convolution takes numbers in [{black:.4g}, {white:.4g}], expected [-1, 1], [0, 1] or [0, 255]; "
-            "input_range= sets what black and white become before it"
+            "pass input_range= to set the values of black and white"
         )
 
     def step(self, number: int, operator: Operator) -> bool:
         """Take the next operator. Return whether it, and its input, belong to the network."""
         self._where = f"operator {number} ({operator.name})"
         source = self._values.get(operator.inputs[0]) if operator.inputs else None
-        if self._is_behind(operator, source):
+        if self._is_after_network(operator, source):
             return False
         if operator.name == "DEQUANTIZE" and source is None:
             self._dequantised[operator.outputs[0]] = operator.inputs[0]
@@ -159,15 +159,15 @@ class Walk:
         elif source is None or operator.name == "SHAPE":  # sizes, which converters compute within the graph
             return False
         else:
-            result = self._kept(operator, source)
+            result = self._without_weights(operator, source)
         for index in operator.outputs:
             self._check_type(index)
             self._values[index] = result
             if result.pooled:
-                self._behind.starts(index)
+                self._head.starts(index)
         return True
 
-    def _kept(self, operator: Operator, source: Value) -> Value:
+    def _without_weights(self, operator: Operator, source: Value) -> Value:
         """The output of an operator without weights."""
         if operator.name == "RELU6":
             return replace(source, relu6=True)
@@ -188,32 +188,32 @@ class Walk:
                 f"tensor {tensor.name}: expected activations of float32 or 8-bit integers, got {type_name(tensor.type)}"
             )
 
-    def _is_behind(self, operator: Operator, source: Value | None) -> bool:
-        """Whether an operator comes after the network; if so, it is taken or refused as part of a head."""
+    def _is_after_network(self, operator: Operator, source: Value | None) -> bool:
+        """Whether an operator comes after the network. If so, it is added to the head or refused."""
         if source is not None and source.layer == len(self.network.layers) - 1:  # ImageNet's classes
             if operator.name not in (*_KEEPING, "SOFTMAX", "SHAPE"):
-                self._behind.refuse(self._where, "stands behind the ImageNet classes", operator.outputs)
+                self._head.refuse(self._where, "comes after the ImageNet classes", operator.outputs)
                 return True
             return False
-        if self._behind.takes(operator):
+        if self._head.takes(operator):
             if source is not None and (operator.name in _KEEPING or self._is_logits(operator, source)):
                 return False
-            self._behind.step(self._where, operator)
+            self._head.step(self._where, operator)
             return True
         if source is None or source.layer != len(self.network.layers) - 2:
             return False
         averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
         if (averages and source.relu6) or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
             return False
-        self._behind.refuse(
-            self._where, "takes the last map, of which only the average after ReLU6 can be used", operator.outputs
+        self._head.refuse(
+            self._where, "takes the last map, but only its average after ReLU6 can be used", operator.outputs
         )
         return True
 
     def _is_average(self, operator: Operator) -> bool:
         """Whether an operator reduces the last map to one number per channel."""
-        left = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
-        return len(left) in (2, 4) and left[1:] in ((self.network.features,), (1, 1, self.network.features))
+        shape = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
+        return len(shape) in (2, 4) and shape[1:] in ((self.network.features,), (1, 1, self.network.features))
 
     def _is_logits(self, operator: Operator, source: Value) -> bool:
         """Whether it is the layer of ImageNet's 1001 classes."""
@@ -223,7 +223,7 @@ class Walk:
         return self._next == len(self.network.layers) - 1 and self._shape(operator.inputs[1]) in (stored, stored[::3])
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-        """The layers' tensors and notes, after the last operator."""
+        """The layers' tensors and notes, to be called after the last operator."""
         if self._next < len(self.network.layers) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {self.network.layers[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]
@@ -233,7 +233,7 @@ class Walk:
         tensors, notes = self.finish()
         names = tflite_metadata.labels(self.graph)
         imagenet = names is not None and len(names) == DEFAULT.classes and self._next == len(self.network.layers)
-        head, head_error, more = self._behind.head(self.network.features, None if imagenet else names)
+        head, head_error, more = self._head.head(self.network.features, None if imagenet else names)
         return kind(
             "tflite",
             str(path),
@@ -282,8 +282,8 @@ class Walk:
         if (not layer.is_logits and shape != stored) or biases != layer.out_channels:
             raise self._error(
                 f"{layer.scope}: expected a kernel {list(stored)} and {layer.out_channels} biases, "
-                f"got {list(shape)} and {biases}; no multiplier gives such channels, {self.network.multiplier:g} the "
-                "most of them"
+                f"got {list(shape)} and {biases}; no multiplier gives these channels, {self.network.multiplier:g} "
+                "comes closest"
             )
         activation = graph.number(operator.options, 0 if dense else 4 if depthwise else 3, "Int8")
         if not dense:
@@ -297,7 +297,7 @@ class Walk:
         return Value(self._next - 1, relu6=activation == RELU6 or (layer.relu6 and self._clamps(operator.outputs[0])))
 
     def _take(self, layer: Layer, operator: Operator, activation: int) -> None:
-        """Keep the weights of a layer whose operator is right."""
+        """Store the weights of a layer whose operator has been checked."""
         kernel = self._weights(operator.inputs[1]).reshape(stored_shape(layer)).transpose(1, 2, 3, 0)
         self._tensors[layer.weights_name] = np.ascontiguousarray(kernel)
         self._tensors[layer.biases_name] = self._weights(operator.inputs[2]).reshape(-1)
@@ -325,7 +325,9 @@ class Walk:
             )
             fits = fits and (not layer.is_logits or source.pooled)
         if not fits:
-            raise self._error(f"{layer.scope}: its input is not what comes before it in the network ({source})")
+            raise self._error(
+                f"{layer.scope}: its input does not come from the layer before it in the network ({source})"
+            )
 
     def _check_options(self, layer: Layer, options: "Table", padded: bool) -> None:
         number = self.graph.number
@@ -348,7 +350,7 @@ class Walk:
             raise self._error("expected nothing after the logits")
         expected = [[0, 0], *map(list, self.network.layers[self._next].padding), [0, 0]]
         if amounts is None or amounts.size != 8 or amounts.tolist() != expected:
-            raise self._error(f"expected a padding of {expected}, as the next layer wants it")
+            raise self._error(f"expected a padding of {expected}, which the next layer needs")
         return replace(source, padded=True)
 
     def _arithmetic(self, operator: Operator) -> Value:

@@ -1,4 +1,4 @@
-"""TFLite's container: the operators, tensors, constants and metadata of a file with any network.
+"""Read the operators, tensors, constants and metadata of any TFLite file.
 
 Field numbers are those of tensorflow/lite/schema/schema.fbs.
 """
@@ -15,9 +15,9 @@ from fastmnv2.core.errors import WeightsError
 if TYPE_CHECKING:
     from flatbuffers.table import Table
 
-# Limits for malformed files. Parts of a flatbuffer may overlap, so the file's size does not bound what is read.
+# Limits for malformed files. Parts of a flatbuffer may overlap, so more may be read than the file's size.
 _LIMIT = 5_000  # operators, tensors and buffers each; the network has about 70, 180 and 180
-_FEW = 16  # inputs and outputs of an operator, dimensions; any beyond these are ignored
+_FEW = 16  # inputs and outputs of an operator, and dimensions; more are ignored
 FILE_LIMIT = 64 << 20
 
 # schema.fbs: BuiltinOperator, TensorType
@@ -46,7 +46,7 @@ class Tensor:
     scale: NDArray[np.float32]
     zero_point: NDArray[np.int64]
     axis: int
-    signature: tuple[int, ...]  # its shape with -1 for open dimensions; may be missing
+    signature: tuple[int, ...]  # its shape with -1 for open dimensions; () if missing
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Graph:
             from flatbuffers import number_types
             from flatbuffers.table import Table
         except ImportError as error:
-            says = f"{origin}: reading TFLite files needs flatbuffers: pip install 'fastmnv2[tflite]'"
-            raise ImportError(says, name="flatbuffers") from error
+            message = f"{origin}: reading TFLite files needs flatbuffers: pip install 'fastmnv2[tflite]'"
+            raise ImportError(message, name="flatbuffers") from error
         self.data, self.origin = data, origin
         self._types, self._table = number_types, Table
         self._model = model = Table(data, int.from_bytes(data[:4], "little"))
@@ -82,16 +82,16 @@ class Graph:
         self.operators = [self._operator(table, codes) for table in self.tables(graphs[0], 3)]
 
     def number(self, table: "Table", field: int, kind: str, default: int = 0) -> int:
-        """A field of a table."""
+        """An integer field of a table."""
         flags = getattr(self._types, f"{kind}Flags")
         return int(table.GetSlot(4 + 2 * field, default, flags))
 
     def real(self, table: "Table", field: int) -> float:
-        """A field of a table that is a float32."""
+        """A float32 field of a table."""
         return float(table.GetSlot(4 + 2 * field, 0.0, self._types.Float32Flags))
 
     def metadata(self, name: str) -> "Table | None":
-        """The root of the flatbuffer that the model holds as metadata of that name."""
+        """The root of the flatbuffer in the model's metadata with this name; None if there is none."""
         for entry in self.tables(self._model, 6):
             if bytes(self.vector(entry, 0, "u1")[:200]) == name.encode():
                 data = bytes(self.vector(self._buffers[self.number(entry, 1, "Uint32")], 0, "u1"))

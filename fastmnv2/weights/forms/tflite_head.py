@@ -18,17 +18,17 @@ _SAME = {"QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS"}
 _OWN = {"RELU": "relu", "RELU6": "relu6", "LOGISTIC": "sigmoid", "SOFTMAX": "softmax", "L2_NORMALIZATION": "unit"}
 _ARITHMETIC = {"ADD", "SUB", "MUL", "DIV"}
 _UNIT = {"SQUARE": ("x", "squares"), "SUM": ("squares", "sum"), "RSQRT": ("sum", "factor")}
-_HOW = "; expected dense layers, batch norms and activations in one chain, or head=False, which leaves all of it out"
+_EXPECTED = "; expected dense layers, batch norms and activations in one chain; head=False skips the whole head"
 
 
 class _Place(NamedTuple):
-    """A tensor's place in the chain: the number of steps before it, and its role in dividing a vector by its length."""
+    """A tensor's place in the chain."""
 
-    steps: int
-    what: str = "x"
+    steps: int  # the number of steps before it
+    role: str = "x"  # its role when a vector is divided by its length: "x", "squares", "sum" or "factor"
 
 
-class Behind:
+class HeadReader:
     """Follows the operators after the pooling.
 
     Attributes:
@@ -48,7 +48,7 @@ class Behind:
 
     def refuse(self, where: str, why: str, outputs: list[int]) -> None:
         """Skip an operator and everything that follows it."""
-        self.error = self.error or f"{where} {why}{_HOW}"
+        self.error = self.error or f"{where} {why}{_EXPECTED}"
         self._places |= dict.fromkeys(outputs)
 
     def takes(self, operator: "Operator") -> bool:
@@ -57,13 +57,13 @@ class Behind:
 
     def step(self, where: str, operator: "Operator") -> None:
         """Take an operator after the pooling."""
-        given = [index for index in operator.inputs if index in self._places]
-        place = self._places[given[0]]
+        inputs = [index for index in operator.inputs if index in self._places]
+        place = self._places[inputs[0]]
         if place is None or operator.name == "SHAPE":  # sizes, or after a refused operator
             self._places |= dict.fromkeys(operator.outputs) if place is None else {}
             return
         try:
-            found = self._step(operator, [self._places[index] for index in given], given)
+            found = self._step(operator, [self._places[index] for index in inputs], inputs)
         except (WeightsError, ValueError, IndexError) as error:
             self.refuse(f"{where}:", str(error), operator.outputs)
             return
@@ -71,47 +71,48 @@ class Behind:
             self._places[index] = found
 
     def head(self, features: int, classes: list[str] | None) -> tuple[Head | None, str, list[str]]:
-        """The head or None, why it can't be run or "", and notes."""
+        """The head or None, why the head can't be run or "", and notes."""
         if self.error or not self._steps:
             return None, self.error, []
         try:
-            made = Head(tuple(self._steps), inputs=features)
+            head = Head(tuple(self._steps), inputs=features)
         except WeightsError as error:
-            return None, f"{error}{_HOW}", []
-        if classes is None or len(classes) != made.count:
-            notes = [f"labels for {len(classes)} classes are left out: the head has {made.count}"] if classes else []
-            return made, "", notes
-        return Head(made.steps, tuple(classes), features), "", []
+            return None, f"{error}{_EXPECTED}", []
+        if not classes:
+            return head, "", []
+        if len(classes) != head.count:
+            return head, "", [f"the {len(classes)} labels are ignored, because the head has {head.count} classes"]
+        return Head(head.steps, tuple(classes), features), "", []
 
-    def _step(self, operator: "Operator", places: list[_Place | None], given: list[int]) -> _Place:
+    def _step(self, operator: "Operator", places: list[_Place | None], inputs: list[int]) -> _Place:
         place = places[0]
         name, kind = self._name(operator), operator.name
         if place is None or any(other is None for other in places):
-            raise ValueError("takes what can't be run")
-        if kind in _UNIT and place.what == _UNIT[kind][0]:
+            raise ValueError("takes the output of an operator that can't be run")
+        if kind in _UNIT and place.role == _UNIT[kind][0]:
             return _Place(place.steps, _UNIT[kind][1])
-        if kind in ("MINIMUM", "MAXIMUM") and place.what in ("sum", "factor") and len(given) == 1:
-            return place  # with an epsilon that prevents division by 0
-        if kind == "MUL" and len(places) == 2 and {part.what for part in places if part} == {"x", "factor"}:
+        if kind in ("MINIMUM", "MAXIMUM") and place.role in ("sum", "factor") and len(inputs) == 1:
+            return place  # an epsilon that prevents division by 0
+        if kind == "MUL" and len(places) == 2 and {part.role for part in places if part} == {"x", "factor"}:
             return self._add(place, Step("unit", name))
-        if place.what != "x" or len(given) != 1:
-            raise ValueError(f"{name} takes {len(given)} results of the network")
+        if place.role != "x" or len(inputs) != 1:
+            raise ValueError(f"{name} takes {len(inputs)} outputs of the network, expected one")
         if kind in _SAME:
             return place
         if kind in ("FULLY_CONNECTED", "CONV_2D"):
             return self._dense(operator, place, name)
         if kind in _ARITHMETIC:
-            return self._affine(operator, place, name, given[0])
+            return self._affine(operator, place, name, inputs[0])
         if kind == "SOFTMAX" and operator.options is not None and self._graph.real(operator.options, 0) != 1:
-            raise ValueError(f"{name} is a softmax of another beta than 1")
+            raise ValueError(f"{name} is a softmax with a beta that is not 1")
         if kind not in _OWN:
             raise ValueError(f"{name} can't be run")
         return self._add(place, Step(_OWN[kind], name))
 
     def _name(self, operator: "Operator") -> str:
         """The name of the last Keras layer that was fused into an operator."""
-        told = self._graph.tensors[operator.outputs[0]].name if operator.outputs else ""
-        return told.split(";")[-1][-80:] or operator.name.lower()
+        names = self._graph.tensors[operator.outputs[0]].name if operator.outputs else ""
+        return names.split(";")[-1][-80:] or operator.name.lower()
 
     def _add(self, place: _Place, *steps: Step) -> _Place:
         if place.steps != len(self._steps):
@@ -123,7 +124,7 @@ class Behind:
         shape = self._graph.tensors[index].shape
         self._left -= math.prod(shape)
         if self._left < 0:
-            raise ValueError(f"a head of more than {LIMIT} values")
+            raise ValueError(f"expected a head of at most {LIMIT} values, got more")
         return self._weights(index)
 
     def _dense(self, operator: "Operator", place: _Place, name: str) -> _Place:
@@ -147,19 +148,19 @@ class Behind:
             raise ValueError(f"{name} has the activation {code}")
         return [Step(_ACTIVATIONS[code], name)] if code else []
 
-    def _affine(self, operator: "Operator", place: _Place, name: str, given: int) -> _Place:
-        first = operator.inputs[0] == given
+    def _affine(self, operator: "Operator", place: _Place, name: str, index: int) -> _Place:
+        first = operator.inputs[0] == index
         values = self._constant(operator.inputs[1 if first else 0]).reshape(-1)
-        width = self._graph.tensors[given].shape[-1]
+        width = self._graph.tensors[index].shape[-1]
         values = np.broadcast_to(values, (width,)).copy()
-        one, nothing = np.ones(width, np.float32), np.zeros(width, np.float32)
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
         if operator.name == "DIV" and not (first and values.all()):
             raise ValueError(f"{name} divides by the features or by 0")
         if operator.name == "ADD":
-            scale, shift = one, values
+            scale, shift = ones, values
         elif operator.name == "SUB":
-            scale, shift = (one, -values) if first else (-one, values)
+            scale, shift = (ones, -values) if first else (-ones, values)
         else:
-            scale, shift = (one / values if operator.name == "DIV" else values), nothing
+            scale, shift = (ones / values if operator.name == "DIV" else values), zeros
         step = Step("affine", name, {"scale": np.ascontiguousarray(scale), "shift": np.ascontiguousarray(shift)})
         return self._add(place, step, *self._fused(operator, 0, name))

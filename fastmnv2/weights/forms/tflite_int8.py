@@ -1,6 +1,6 @@
-"""8-bit TFLite files without dequantising: uint8 with one scale for each tensor, int8 with one for each channel.
+"""8-bit TFLite files, not dequantised: uint8 with one scale per tensor, int8 with one per channel.
 
-The operators are followed as in ``tflite``. In addition, this module keeps how every activation is quantised.
+The operators are followed as in ``tflite``. In addition, this module stores how every activation is quantised.
 """
 
 import math
@@ -21,7 +21,7 @@ _AVERAGES = {"u1": "AVERAGE_POOL_2D", "i1": "MEAN"}  # other operators round dif
 
 
 def read(path: Path) -> Quantised:
-    """Read a ``.tflite`` file with 8-bit activations and weights. Raises WeightsError for any other."""
+    """Read a ``.tflite`` file with 8-bit activations and weights. Raises WeightsError for any other file."""
     graph = Graph(read_file(path, FILE_LIMIT), str(path))
     walk = _Int8Walk(graph)
     for number, operator in enumerate(graph.operators):
@@ -55,7 +55,7 @@ class _Int8Walk(Walk):
                 raise self._error("expected a scale of 1/256 and a zero point of 0")
             self._keep(SOFTMAX, target)
         elif operator.name == "RELU6":
-            raise self._error("expected it fused into the convolution")
+            raise self._error("expected RELU6 to be fused into the convolution")
         return True
 
     def _quantise(self, before: Value, source: Tensor, target: Tensor) -> None:
@@ -65,7 +65,7 @@ class _Int8Walk(Walk):
             moved = source.scale.tolist() == target.scale.tolist()
             moved = moved and (source.zero_point - 128).tolist() == target.zero_point.tolist()
         if before.layer != -1 or not (moved or TYPES.get(source.type) == "<f4"):
-            raise self._error("expected it to quantise the image only, from float32, or from uint8 to the same in int8")
+            raise self._error("expected a QUANTIZE of the image only, from float32, or from uint8 to the same in int8")
         self._keep(IMAGE, target)
 
     def _type_of(self, tensor: Tensor) -> str:
@@ -73,13 +73,13 @@ class _Int8Walk(Walk):
         return found if found in _AVERAGES else ""
 
     def _keep(self, scope: str, tensor: Tensor, activation: int = 0) -> None:
-        """Keep how an activation is quantised, and the range that a fused activation allows."""
+        """Store how an activation is quantised, and the range that a fused activation allows."""
         found = self._type_of(tensor)
         self._type = self._type or found
         if not found or found != self._type:
             raise self._error(
                 f"tensor {tensor.name}: expected 8-bit activations of one type throughout, got "
-                f"{type_name(tensor.type)}; `fastmnv2 quantize` makes an 8-bit network of a float one"
+                f"{type_name(tensor.type)}; `fastmnv2 quantize` makes an 8-bit network from float weights"
             )
         if tensor.scale.size != 1 or tensor.zero_point.size != 1:
             raise self._error(
@@ -89,7 +89,7 @@ class _Int8Walk(Walk):
         low = int(np.iinfo(found).min)
         high, zero = low + 255, int(tensor.zero_point[0])
         scale = np.float32(tensor.scale[0])
-        if activation == RELU6 and np.isfinite(scale) and scale > 0:  # the checks report other values
+        if activation == RELU6 and np.isfinite(scale) and scale > 0:  # later checks report other scales
             with np.errstate(all="ignore"):
                 six = float(np.float32(6) / scale)
             low, high = max(low, zero), min(high, zero + math.floor(six + 0.5) if six < 1e6 else high)
@@ -132,7 +132,7 @@ class _Int8Walk(Walk):
     def _arithmetic(self, operator: Operator) -> Value:
         result = super()._arithmetic(operator)
         if not result.added:
-            raise self._error("expected 8-bit files to take pixels as they are")
+            raise self._error("expected no arithmetic on the image in an 8-bit file")
         self._keep(sum_scope(result.layer // 3), self.graph.tensors[operator.outputs[0]])
         return replace(result)
 

@@ -33,7 +33,7 @@ def normalization(graph: "Graph") -> Normalization | None:
             mean, std = (graph.vector(options, field, "<f4") for field in (0, 1))
             if not mean.size or not std.size or (mean != mean[0]).any() or (std != std[0]).any():
                 raise ValueError(
-                    f"the metadata normalise each channel apart (mean {mean[:3].tolist()}, std {std[:3].tolist()}), "
+                    f"the metadata normalises channels differently (mean {mean[:3].tolist()}, std {std[:3].tolist()}), "
                     "which can't be run; pass input_range= to set one range for all"
                 )
             found = Normalization(float(mean[0]), float(std[0]))
@@ -51,17 +51,17 @@ def labels(graph: "Graph") -> list[str] | None:
         return None
     try:
         archive = zipfile.ZipFile(io.BytesIO(graph.data))
-    except (zipfile.BadZipFile, OSError, ValueError):  # not an archive, but weights whose bytes look like its end
+    except (zipfile.BadZipFile, OSError, ValueError):  # not an archive, but weights with the same bytes as its end
         return None
     names = archive.namelist()
-    told = [
+    listed = [
         _text(graph, file, 0)
         for tensor in _tensors(graph, 3)
         for file in graph.tables(tensor, 6)
         if graph.number(file, 2, "Int8") in _LABELS
     ]
-    chosen = [name for name in told if name in names] or [name for name in names if name.lower().endswith(".txt")]
-    if len(set(names)) != len(names) or not chosen or (len(chosen) > 1 and not told):
+    chosen = [name for name in listed if name in names] or [name for name in names if name.lower().endswith(".txt")]
+    if len(set(names)) != len(names) or not chosen or (len(chosen) > 1 and not listed):
         return None
     info = archive.getinfo(chosen[0])
     if info.file_size > _LABELS_LIMIT or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -71,7 +71,7 @@ def labels(graph: "Graph") -> list[str] | None:
 
 
 def lines_of(data: bytes) -> list[str]:
-    """The names in a file of labels, one a line."""
+    """The names in a file of labels, one per line."""
     lines = [line.strip() for line in data.decode("utf-8-sig", errors="replace").split("\n")]
     return [line for line in lines if line]
 

@@ -1,1 +1,1 @@
-"""8-bit weights: their representation, their checks, and how they are made from float weights."""
+"""8-bit weights: representation, checks, and quantisation of float weights."""

@@ -1,11 +1,12 @@
 """Post-training quantisation: float weights to an int8 network, calibrated on pictures.
 
-Weights get one scale for each channel. Activations get the range that they have on the pictures. Rounding shifts the
-mean of each channel; this shift is then subtracted from the biases, layer by layer.
+Weights get one scale per channel. Activations get the range that they have on the pictures. Rounding shifts the mean
+of each channel; this shift is then subtracted from the biases, layer by layer.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import arguments
 from fastmnv2.core.model import Model
 from fastmnv2.core.network import Layer, Network
+from fastmnv2.core.progress import Advance, silent
+from fastmnv2.core.progress import progress as progress_bar
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
@@ -56,13 +59,13 @@ class Report:
             f"calibrated on {self.calibrated} pictures, measured on {self.held_out} others",
             "relative error by layer:",
             *(f"  {name.removeprefix('MobilenetV2/'):<28} {error:.4f}" for name, error in self.errors.items()),
-            f"cosine of features to float32: mean {self.cosines.mean():.4f}, least {self.cosines.min():.4f}",
+            f"cosine of features to float32: mean {self.cosines.mean():.4f}, minimum {self.cosines.min():.4f}",
             *bars,
             *top1,
         ]
 
     def plot(self, path: str | os.PathLike[str]) -> None:
-        """Draw errors and cosines. Needs matplotlib; the suffix says the format."""
+        """Draw errors and cosines to a file, in the format of its suffix. Needs matplotlib."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(10, 4), layout="constrained")
@@ -83,21 +86,22 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: bool = False,
 ) -> Report:
-    """See ``fastmnv2.quantize``; ``folded`` are the float weights."""
+    """See ``fastmnv2.quantize``. ``folded`` holds the float weights."""
     image_quantity(*folded.range)  # check this before work that takes minutes
     array, _ = arguments.as_images(images, folded.network)
     if len(array) < _FEWEST:
         raise ValueError(f"images: expected at least {_FEWEST} to calibrate on, got {len(array)}")
     if array.dtype != np.uint8 and not np.isfinite(array).all():
         raise ValueError("images: expected finite values to calibrate on")
-    held = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
+    held_out = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
     original = Model(folded, threads=threads)
-    work = _Calibration(folded, original, array[~held])
-    quantised = work.run(progress or (lambda _done, _all: None))
+    calibration = _Calibration(folded, original, array[~held_out])
+    with progress_bar("quantising", unit="layers") if progress else contextlib.nullcontext(silent) as advance:
+        quantised = calibration.run(advance)
     native.write(target, quantised)
-    return _report(original, Model(quantised, threads=threads), array[held], int((~held).sum()))
+    return _report(original, Model(quantised, threads=threads), array[held_out], int((~held_out).sum()))
 
 
 def _parts(images: NDArray[Any]) -> Iterable[NDArray[Any]]:
@@ -118,7 +122,7 @@ def _float_maps(model: Model, images: NDArray[Any]) -> _Maps:
 
 
 def _scopes(network: Network) -> dict[str, str]:
-    """The scope that keeps each map's Quantity, by the map's name, in network order; without the logits."""
+    """The scope under which each map's Quantity is stored, by the map's name, in network order; without the logits."""
     found = {}
     for block, projection in enumerate(network.projections):
         expansion, depthwise, output = (network.endpoints[4 * block + part].name for part in range(3))
@@ -136,7 +140,7 @@ def untrained(folded: Folded) -> Quantised:
 
 
 class _Calibration:
-    """Ranges and means of the float network's maps, and the integer weights that follow from them."""
+    """Ranges and means of the float network's maps, and the integer weights that result from them."""
 
     def __init__(self, folded: Folded, model: Model, images: NDArray[Any]) -> None:
         self._folded, self._shape, self._images = folded, folded.network, images
@@ -154,7 +158,7 @@ class _Calibration:
         self._tensors: dict[str, NDArray[Any]] = {}
 
     def uncorrected(self) -> Quantised:
-        """The network with plain rounded weights."""
+        """The network with rounded weights, without corrected biases."""
         scale, zero = image_quantity(*self._folded.range)
         self._quantity(IMAGE, scale, zero)
         for name, scope in self._names.items():
@@ -165,25 +169,22 @@ class _Calibration:
             scale = self._tensors[quantity_names(POOL if layer is self._shape.head else before)[0]][0]
         return self._network()
 
-    def run(self, progress: Callable[[int, int], None]) -> Quantised:
+    def run(self, advance: Advance) -> Quantised:
         """The same with biases corrected for the shifts that rounding causes in the means."""
         self.uncorrected()
-        network_layers = [name for name in self._names if name not in self._sums()]
-        for done, name in enumerate(network_layers):
-            progress(done, len(network_layers))
+        outputs = [name for name, scope in self._names.items() if not scope.endswith("/sum")]
+        for done, name in enumerate(outputs):
+            advance(done, len(outputs))
             if name != self._shape.endpoints[-1].name:
                 self._correct(name, self._names[name])
-        progress(len(network_layers), len(network_layers))
+        advance(len(outputs), len(outputs))
         return self._network()
-
-    def _sums(self) -> set[str]:
-        return {name for name, scope in self._names.items() if scope.endswith("/sum")}
 
     def _network(self) -> Quantised:
         notes = (*self._folded.notes, f"quantised after training, on {len(self._images)} pictures")
-        told = {field.name: getattr(self._folded, field.name) for field in fields(self._folded)}
+        values = {field.name: getattr(self._folded, field.name) for field in fields(self._folded)}
         size = self._shape.size
-        return Quantised(**told | {"tensors": dict(self._tensors), "notes": notes, "file": "", "size": size})
+        return Quantised(**values | {"tensors": dict(self._tensors), "notes": notes, "file": "", "size": size})
 
     def _quantity(self, scope: str, scale: np.float32, zero: int) -> None:
         names = quantity_names(scope)
@@ -196,13 +197,13 @@ class _Calibration:
         self._quantity(scope, scale, int(np.clip(np.rint(-128 - low / float(scale)), -128, 127)))
 
     def _weights(self, layer: Layer, source: np.float32) -> None:
-        """Quantise symmetrically with one scale for each channel, large enough to keep the bias within 2^24 steps."""
+        """Quantise symmetrically with one scale per channel, large enough to keep the bias within 2^24 steps."""
         kernel, bias = (
             self._folded.tensors[name].astype(np.float64) for name in (layer.weights_name, layer.biases_name)
         )
         columns = kernel.reshape(-1, layer.out_channels)
-        least = np.maximum(np.abs(bias) / (float(source) * 2**24), 1e-12)
-        scales = np.maximum(np.abs(columns).max(axis=0) / 127, least).astype(np.float32)
+        minimum = np.maximum(np.abs(bias) / (float(source) * 2**24), 1e-12)
+        scales = np.maximum(np.abs(columns).max(axis=0) / 127, minimum).astype(np.float32)
         wide = scales.astype(np.float64)
         names = weights_names(layer)
         rounded = np.rint(columns / wide).clip(-127, 127).astype(np.int8)
@@ -231,7 +232,7 @@ class _Calibration:
 
 
 def _sums(maps: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The sums of each channel."""
+    """The sum of each channel."""
     return np.asarray(maps.reshape(-1, maps.shape[-1]).sum(axis=0, dtype=np.float64))
 
 
@@ -239,10 +240,10 @@ def _report(original: Model, quantised: Model, images: NDArray[Any], calibrated:
     names = list(_scopes(original.network))
     wrong, size = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
     for part in _parts(images):
-        want, got = _float_maps(original, part), quantised.endpoints(part, names)
+        expected, got = _float_maps(original, part), quantised.endpoints(part, names)
         for name in names:
-            wrong[name] += float(((got[name] - want[name]).astype(np.float64) ** 2).sum())
-            size[name] += float((want[name].astype(np.float64) ** 2).sum())
+            wrong[name] += float(((got[name] - expected[name]).astype(np.float64) ** 2).sum())
+            size[name] += float((expected[name].astype(np.float64) ** 2).sum())
     a, b = (model.embed(images).astype(np.float64) for model in (original, quantised))
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(axis=1) / np.maximum(lengths, 1e-30)

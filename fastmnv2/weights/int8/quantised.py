@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import _engine
 from fastmnv2.core.arguments import Precision
 from fastmnv2.core.errors import WeightsError
-from fastmnv2.core.network import DEFAULT, Layer
-from fastmnv2.weights.tensors import INPUT_RANGE, Folded
+from fastmnv2.core.network import DEFAULT, Layer, Network
+from fastmnv2.weights.tensors import INPUT_RANGE, Allowed, Folded
 
 _MOST_MULTIPLIER = 256.0  # for a convolution or average; XNNPACK refuses larger ones too
 _SUM_RATIOS = (2.0**-10, 2.0**8)  # the limits, also XNNPACK's, for the ratio of a residual addition's scales
@@ -50,6 +50,23 @@ def weights_names(layer: Layer) -> tuple[str, str, str, str]:
 
 IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predictions"
 
+
+def allowed_shapes(network: Network) -> Allowed:
+    """Dtypes and shapes that the tensors of an 8-bit network may have; ``Quantised`` checks how they go together."""
+    allowed: Allowed = {}
+    for layer in network.layers:
+        kernel, bias, scales, zero = weights_names(layer)
+        allowed[kernel] = (("U8", "I8"), (layer.weights_shape,))
+        allowed[bias] = (("I32",), ((layer.out_channels,),))
+        allowed[scales] = (("F32",), ((1,), (layer.out_channels,)))
+        allowed[zero] = (("I32",), ((1,),))
+    scopes = [layer.scope for layer in network.layers]
+    for scope in (IMAGE, POOL, SOFTMAX, *scopes, *map(sum_scope, range(network.blocks))):
+        scale, numbers = quantity_names(scope)
+        allowed[scale], allowed[numbers] = (("F32",), ((1,),)), (("I32",), ((3,),))
+    return allowed
+
+
 _USUAL_RANGES = (INPUT_RANGE, (0.0, 1.0), (0.0, 255.0))
 
 
@@ -61,15 +78,15 @@ def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
     """
     if not black <= 0 <= white:
         raise ValueError(
-            f"input_range: 8-bit networks need numbers from below 0 or 0 to above it, such as (-1, 1) or (0, 1); "
+            f"input_range: expected a range that includes 0 for an 8-bit network, such as (-1, 1) or (0, 1); "
             f"got {black:g} to {white:g}"
         )
     scale = np.float32((white - black) / 255)
-    # The exact zero point of (-1, 1) is between two integers; like converters, this uses -1.
+    # The exact zero point of (-1, 1) is -0.5; converters use -1, and so does this.
     return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Quantised(Folded):
     """The network in 8-bit integers, as stored in its file.
 
@@ -80,14 +97,14 @@ class Quantised(Folded):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tensors:  # the pickle of a native file's weights has none
+        if self.tensors:  # weights from a native file are pickled without tensors
             _Check(self).all()
             object.__setattr__(self, "input_range", self._images_range())
 
     def _images_range(self) -> tuple[float, float] | None:
-        """The input range that is set, or the one that the image's quantisation defines; None for the usual one."""
-        near = [edges for edges in (self.range, *_USUAL_RANGES) if self.fits(edges)]
-        return None if not near or near[0] == INPUT_RANGE else near[0]
+        """The input range that is set, or the one that the image's quantisation defines; None for [-1,1]."""
+        fitting = [edges for edges in (self.range, *_USUAL_RANGES) if self.fits(edges)]
+        return None if not fitting or fitting[0] == INPUT_RANGE else fitting[0]
 
     def fits(self, edges: tuple[float, float]) -> bool:
         """Whether the image's quantisation fits pixels over this range, within one step and half a percent."""
@@ -103,7 +120,7 @@ class Quantised(Folded):
 
     @property
     def quantised(self) -> "Quantised":
-        """Itself."""
+        """The object itself."""
         return self
 
     @property
@@ -130,8 +147,8 @@ class Quantised(Folded):
     def without_logits(self) -> "Quantised":
         """The same without the logits layer."""
         logits = self.network.logits
-        left_out = {*weights_names(logits), *quantity_names(logits.scope), *quantity_names(SOFTMAX)}
-        return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in left_out})
+        dropped = {*weights_names(logits), *quantity_names(logits.scope), *quantity_names(SOFTMAX)}
+        return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in dropped})
 
     def quantity(self, scope: str) -> Quantity:
         """How the output of a layer, a sum, the image or the average is quantised."""
@@ -176,7 +193,7 @@ class Quantised(Folded):
         return unsigned if self.lowest == 0 else (unsigned ^ np.uint8(128)).view(np.int8)
 
     def numbers(self, unsigned: NDArray[np.uint8], name: str) -> NDArray[np.float32]:
-        """Convert the core's bytes of a named output to the numbers they stand for."""
+        """Convert the core's bytes of a named output to real numbers."""
         return self._table(self.endpoint(name))[unsigned]
 
     def endpoint(self, name: str) -> Quantity:
@@ -203,7 +220,7 @@ class Quantised(Folded):
         return _engine.Int8Engine(isa, network.handle, layers, sums, self.averages(), feature, logit)
 
     def _table(self, quantity: Quantity) -> NDArray[np.float32]:
-        """The number that each of the core's bytes stands for: float32 [256]."""
+        """The real number for each of the core's bytes: float32 [256]."""
         integers = np.arange(256) + self.lowest
         return ((integers - quantity.zero_point).astype(np.float32) * quantity.scale).astype(np.float32)
 
@@ -215,29 +232,29 @@ class Quantised(Folded):
     def _layer(self, index: int) -> tuple[Any, ...]:
         layer = self.network.layers[index]
         kernel, bias, _, zero = (self.tensors[name] for name in weights_names(layer))
-        output, moved = self.quantity(layer.scope), -self.lowest
+        output, to_byte = self.quantity(layer.scope), -self.lowest
         return (
             self._unsigned(kernel),
             np.ascontiguousarray(bias, np.int32),
             self.multipliers(index),
             (
-                int(zero[0]) + moved,
-                self.input_of(index).zero_point + moved,
-                output.zero_point + moved,
-                output.low + moved,
-                output.high + moved,
+                int(zero[0]) + to_byte,
+                self.input_of(index).zero_point + to_byte,
+                output.zero_point + to_byte,
+                output.low + to_byte,
+                output.high + to_byte,
             ),
         )
 
     def _sum(self, block: int) -> tuple[int, ...]:
         """Both multipliers of the addition, with at least 20 bits, and the right shift of their sum."""
         a, b = self.quantity(self.network.layers[3 * block + 2].scope), self.block_input(block)
-        output, moved = self.quantity(sum_scope(block)), -self.lowest
+        output, to_byte = self.quantity(sum_scope(block)), -self.lowest
         ratios = (np.float32(a.scale / output.scale), np.float32(b.scale / output.scale))
         shift = 20 - (math.frexp(max(ratios))[1] - 1)
         multipliers = (int(np.rint(np.ldexp(np.float64(ratio), shift))) for ratio in ratios)
-        zeros = (a.zero_point + moved, b.zero_point + moved, output.zero_point + moved)
-        return (*multipliers, shift, *zeros, output.low + moved, output.high + moved)
+        zeros = (a.zero_point + to_byte, b.zero_point + to_byte, output.zero_point + to_byte)
+        return (*multipliers, shift, *zeros, output.low + to_byte, output.high + to_byte)
 
     def averages(self) -> NDArray[np.uint8]:
         """A lookup table: the average for each possible sum of a channel's bytes over the last map."""
@@ -246,11 +263,12 @@ class Quantised(Folded):
         sums = np.arange(255 * pixels + 1)
         if self.lowest == 0:  # AVERAGE_POOL_2D, in integers
             return np.asarray(((sums + pixels // 2) // pixels).clip(after.low, after.high), np.uint8)
-        moved = -self.lowest  # MEAN
-        multiplier = np.float32(np.float32(before.scale / after.scale) / np.float32(pixels))
-        centred = (sums - pixels * (before.zero_point + moved)).astype(np.float32)
-        found = np.rint(centred * multiplier).astype(np.int64) + after.zero_point
-        return np.asarray(found.clip(after.low, after.high) + moved, np.uint8)
+        to_byte = -self.lowest  # MEAN
+        # In LiteRT's order of float32 operations, which decides how averages close to a half are rounded.
+        multiplier = np.float32(before.scale / after.scale) * (np.float32(1) / np.float32(pixels))
+        offset = np.float32(after.zero_point) - np.float32(pixels * before.zero_point) * multiplier
+        found = np.rint((sums - pixels * to_byte).astype(np.float32) * multiplier + offset)
+        return np.asarray(found.clip(after.low, after.high) + to_byte, np.uint8)
 
     def probabilities(self, logits: NDArray[np.float32]) -> NDArray[np.floating]:
         """The file's own softmax of logits, if it has one in uint8: multiples of 1/256.
@@ -284,7 +302,7 @@ class Quantised(Folded):
 
 
 class _Check:
-    """Checks of everything that a hostile file could contain; each failure is a WeightsError."""
+    """Checks everything that a hostile file could contain. Each failure is a WeightsError."""
 
     def __init__(self, weights: Quantised) -> None:
         self._own, self._network, self._tensors = weights, weights.network, weights.tensors
@@ -348,8 +366,8 @@ class _Check:
         image = self._own.quantity(IMAGE)
         if not any(self._own.fits(edges) for edges in (self._own.range, *_USUAL_RANGES)):
             raise self._error(
-                "the image: expected pixels over [-1, 1], [0, 1] or [0, 255], which is a scale of about 1/127.5, 1/255 "
-                f"or 1 and the zero point that goes with it; got {image.scale} and {image.zero_point}"
+                "the image: expected the scale and zero point of pixels over [-1, 1], [0, 1] or [0, 255], which is a "
+                f"scale of about 1/127.5, 1/255 or 1; got {image.scale} and {image.zero_point}"
             )
 
     def _multipliers(self, index: int) -> None:
@@ -372,7 +390,7 @@ class _Check:
         most = bias[suspects] + positive * (255 - point) - negative * point
         least = bias[suspects] - positive * point + negative * (255 - point)
         if most.max() > _INT32 or least.min() < -_INT32 - 1:
-            raise self._error(f"{layer.scope}: some input would make a sum that int32 can't hold")
+            raise self._error(f"{layer.scope}: expected sums that int32 can hold, but some inputs exceed it")
 
     def _averages(self) -> None:
         own, head = self._own, self._network.head

@@ -15,8 +15,8 @@ PAIR = np.dtype([("i", np.int64), ("j", np.int64), ("similarity", np.float64)])
 def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray[np.void]:
     """All pairs of vectors whose cosine similarity is at least ``threshold``, the most similar first.
 
-    Every pair is compared, in blocks. Besides the vectors and the result, this takes a few times 10 MB of memory for
-    any number of vectors. 40,000 vectors take about half a minute on two cores.
+    Every pair is compared, in blocks. In addition to the vectors and the result, this takes a few times 10 MB of
+    memory for any number of vectors. 40,000 vectors take about half a minute on two cores.
 
     >>> for i, j, similarity in fastmnv2.pairs(vectors, 0.95):  # doctest: +SKIP
     ...     print(paths[i], paths[j], similarity)
@@ -27,12 +27,12 @@ def pairs(vectors: Any, threshold: float, *, most: int | None = None) -> NDArray
         most: return only this many pairs, the most similar ones; None for all.
 
     Returns:
-        an array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity``, by descending
-        similarity, then by ``i`` and ``j``. Similarities are float64, rounded to 12 decimals, so that equal vectors
-        have 1. A vector of zeros or with a NaN is in no pair, unless the threshold is not positive.
+        An array ``[pairs]`` with the fields ``i`` and ``j`` (row numbers, ``i < j``) and ``similarity``, sorted by
+        descending similarity, then by ``i`` and ``j``. Similarities are float64, rounded to 12 decimals, so that equal
+        vectors have 1. A vector with a NaN is in no pair, and a vector of zeros only in pairs of similarity 0.
 
     Raises:
-        TypeError, ValueError: an argument is not as above.
+        TypeError, ValueError: if an argument is not as above.
     """
     array = np.asarray(vectors)
     if array.dtype.kind not in "fiu":

@@ -1,4 +1,4 @@
-"""Import paths and constants that 0.1 documented and that have moved. They keep working, with a DeprecationWarning."""
+"""Keeps old import paths and constants working, with a DeprecationWarning."""
 
 import sys
 import types
@@ -26,11 +26,11 @@ _CONSTANTS = {
     "PROJECTIONS": "projections",
     "SIZE": "height",
 }
-"""Constants of 0.1's only network, and the attributes of ``Network`` that replace them."""
+"""Old constants of 0.75/96, and the attributes of ``Network`` that replace them."""
 
 
 class _Finder:
-    """Makes modules under their old names that look every attribute up in the new module.
+    """Imports modules under their old names. They look up every attribute in the new module.
 
     It has no base class: ``importlib.abc`` takes longer to import than this package.
     """

@@ -8,10 +8,10 @@ from fastmnv2.core.model import Model
 
 _Weights = str | os.PathLike[str] | None
 
-# Keyed by weights and by the settings that change their meaning.
+# The keys hold the weights and all settings that change their meaning.
 _models: dict[tuple[Any, ...], Model] = {}
-_PLACES = ("FASTMNV2_WEIGHTS", "FASTMNV2_CACHE_DIR", "TFHUB_CACHE_DIR")
-_KEPT = 4
+_VARIABLES = ("FASTMNV2_WEIGHTS", "FASTMNV2_CACHE_DIR", "TFHUB_CACHE_DIR")
+_LIMIT = 4  # models in the cache
 
 
 def load(weights: Any, *, threads: int | None = None, **reading: Any) -> Model:
@@ -32,15 +32,15 @@ def _folder(name: str | None) -> str:
 
 
 def model(weights: _Weights, *, download: bool = True, precision: Precision | None = None, size: Any = None) -> Model:
-    """A model that is loaded once; the last four are cached."""
+    """A model from the cache, or a newly loaded one. The cache holds the last four models that were loaded."""
     name = weights if weights is None else os.fspath(weights)
-    places = tuple(map(os.environ.get, _PLACES))
+    places = tuple(map(os.environ.get, _VARIABLES))
     isa = os.environ.get("FASTMNV2_ISA")
     key = (name, isinstance(weights, str), precision, size, isa, *places, *map(_folder, (name, *places)))
     found = _models.get(key)
     if found is None:
         found = load(weights, download=download, precision=precision, size=size)
-        while len(_models) >= _KEPT:
+        while len(_models) >= _LIMIT:
             _models.pop(next(iter(_models)), None)
         _models[key] = found
     return found

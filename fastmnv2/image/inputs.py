@@ -1,4 +1,4 @@
-"""The pictures that a command was given: as paths, folders and globs, or as a list of names in a file or a pipe."""
+"""The pictures that a command's arguments name: paths, folders and globs, or a list of names in a file or a pipe."""
 
 import codecs
 import contextlib
@@ -25,10 +25,10 @@ Skip = Callable[[str, str], None]
 
 
 class Pictures:
-    """Picture files, which ``results`` iterates over once.
+    """Picture files, which can be iterated over once, with ``results`` or ``names``.
 
-    Files that ``find`` found are sorted. Names in lists keep their order, can be any number, and may be URLs. Each
-    picture that can't be read is reported to ``skip`` (path, why) and skipped.
+    Files that ``find`` found are sorted. Lists may have any number of names, which keep their order and may be URLs.
+    Each picture that can't be read is reported to ``skip`` (path, reason) and skipped.
 
     Attributes:
         read: the number of pictures that were read.
@@ -76,7 +76,7 @@ class Pictures:
                     yield from read_names(file, self.failed, null=self._null)
 
     def results(self, compute: Compute, threads: int, size: tuple[int, int]) -> Generator[tuple[str, Any], None, None]:
-        """The name of each picture, and what ``compute`` returns for it, resized to height and width ``size``."""
+        """The name of each picture, and the result of ``compute`` for it, resized to height and width ``size``."""
         items: Any = self.names() if self._listed else self.found
         options, batch_size = dataclasses.replace(self.options, size=size), self.batch_size
         run = embed.run(compute, items, options, batch_size=batch_size, threads=threads, on_error=self._failed)
@@ -96,7 +96,7 @@ class Pictures:
 
 
 def read_names(file: BinaryIO, skip: Skip, *, null: bool) -> Iterator[str]:
-    """The names in a list in UTF-8 or UTF-16: one for each line, or ended by NUL with ``null``.
+    """The names in a list in UTF-8 or UTF-16: one per line, or with ``null``, each followed by a NUL.
 
     On POSIX systems names are bytes and may not be valid UTF-8. UTF-16 is recognised by the byte order mark that
     Windows programs write. Invalid names are reported to ``skip``.
@@ -132,7 +132,7 @@ def _read(file: BinaryIO) -> bytes:
 
 def _split(chunks: Iterator[str], ending: str, skip: Skip) -> Iterator[str]:
     """Split chunks of text into names. Holds no more than one chunk of an overlong name."""
-    rest, reported = "", False  # reported: an overlong name was reported and has not ended yet
+    rest, reported = "", False  # whether ``rest`` belongs to an overlong name that was already reported
     for chunk in chunks:
         *names, rest = (rest + chunk).split(ending)
         for name in names:

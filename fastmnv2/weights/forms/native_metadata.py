@@ -1,6 +1,6 @@
 """The input range, the head and the class names in a native file.
 
-They are JSON in the metadata. The head's tensors are among the others, as ``head/<step>/<tensor>``.
+They are stored as JSON in the metadata. The head's tensors are in the file as ``head/<step>/<tensor>``.
 """
 
 import json
@@ -37,16 +37,16 @@ def read(
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not found.keys() <= {"input_range", "head", "classes"}:
-        raise refused("around is not what fastmnv2 writes")
+        raise refused("around: expected a JSON object with input_range, head or classes")
     edges, entries, classes = found.get("input_range"), found.get("head") or [], found.get("classes")
     if edges is not None and not _is_range(edges):
         raise refused(f"input_range: expected two different numbers, got {edges!r}")
     if not (isinstance(entries, list) and len(entries) <= _STEPS_LIMIT and all(map(_is_step, entries))):
-        raise refused("head is not a list of kinds and names")
+        raise refused("head: expected a list of steps with kind and name")
     if classes is not None and not (
         isinstance(classes, list) and len(classes) <= _CLASSES_LIMIT and all(isinstance(name, str) for name in classes)
     ):
-        raise refused("classes is not a list of names")
+        raise refused("classes: expected a list of names")
     parts: list[Tensors] = [{} for _ in entries]
     for name, array in tensors.items():
         if not name.startswith(head.PREFIX):
@@ -56,11 +56,11 @@ def read(
             raise WeightsError(f"{path}: unexpected tensor {name!r}")
         parts[int(place[1])][place[2]] = array
     steps = [head.Step(entry["kind"], entry["name"], part) for entry, part in zip(entries, parts, strict=True)]
-    made = head.Head(tuple(steps), tuple(classes) if classes else None, features) if steps else None
+    found_head = head.Head(tuple(steps), tuple(classes) if classes else None, features) if steps else None
     labels = tuple(classes) if classes and not steps else None
     if labels and len(labels) != DEFAULT.classes:
         raise refused(f"classes: expected {DEFAULT.classes} names without a head, got {len(labels)}")
-    return (float(edges[0]), float(edges[1])) if edges else None, made, labels
+    return (float(edges[0]), float(edges[1])) if edges else None, found_head, labels
 
 
 def _is_range(edges: Any) -> bool:

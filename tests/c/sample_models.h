@@ -1,6 +1,6 @@
 /* Models and images for any member of the family, the same on every machine, and a call of a model. */
-#ifndef MADE_MODELS_H
-#define MADE_MODELS_H
+#ifndef SAMPLE_MODELS_H
+#define SAMPLE_MODELS_H
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -31,7 +31,7 @@ static uint32_t next(void) { /* Marsaglia's xorshift32 */
 
 static float between(float scale) { return ((float)(next() >> 9) / (float)(1 << 22) - 1.0f) * scale; }
 
-/* A power of two near sqrt(6 / inputs): activations neither die nor explode. */
+/* A power of two near sqrt(6 / inputs), which keeps activations in a useful range. */
 static float weight_scale(int inputs) {
     float scale = 1.0f;
     while (scale * scale * (float)inputs > 8.0f) scale /= 2.0f;
