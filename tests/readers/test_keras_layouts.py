@@ -329,6 +329,7 @@ def test_a_reshape_that_makes_each_feature_a_row_is_refused(source):
 )
 def test_networks_that_compute_something_else_are_refused(source, tmp_path, name, how):
     config = changed(network_config(source), name, **how)
+    config["config"]["layers"].append(layer("Conv2D", "block_99_expand", "out_relu"))  # of no network
     path = legacy(tmp_path / "m.h5", source, lambda name: name, config)
     with pytest.raises(fastmnv2.WeightsError, match=f"{name}: expected {next(iter(how))}"):
         fastmnv2.load(path, head=False)

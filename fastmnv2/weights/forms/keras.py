@@ -270,10 +270,10 @@ def _check_layers(config: Any, origin: str) -> None:
         expected: dict[str, tuple[Any, ...]] = {}
         if kind == "BatchNormalization" and name in plain:
             expected["epsilon"] = (DEFAULT.epsilon,)
-        elif kind == "ReLU" and keras_names.slim_scope(name.removeprefix(prefix).removesuffix("_relu")):
+        elif kind == "ReLU" and keras_names.layer_of(name.removeprefix(prefix).removesuffix("_relu")):
             expected["max_value"] = (6,)
-        elif kind in ("Conv2D", "DepthwiseConv2D") and name in plain:
-            stride = keras_names.layer_of(plain[name]).stride
+        elif kind in ("Conv2D", "DepthwiseConv2D") and (layer := keras_names.layer_of(plain.get(name, ""))):
+            stride = layer.stride
             expected = {"strides": (stride, [stride] * 2, None), "dilation_rate": (1, [1, 1], None)}
         for key, values in expected.items():
             found = own.get(key)

@@ -37,9 +37,9 @@ def slim_scope(layer: str) -> str | None:
     return None
 
 
-def layer_of(layer: str) -> Layer:
-    """The network's layer with this Keras name."""
-    return _BY_SCOPE[slim_scope(layer) or ""]
+def layer_of(layer: str) -> Layer | None:
+    """The network's layer with this Keras name; None if the network has no such layer."""
+    return _BY_SCOPE.get(slim_scope(layer) or "")
 
 
 def prefix_of(layers: Iterable[str]) -> str:
