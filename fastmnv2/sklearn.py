@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastmnv2.core import model_cache
 from fastmnv2.core.arguments import Precision
 from fastmnv2.core.model import Model
+from fastmnv2.image.options import Colour, Decode
 from fastmnv2.image.resizing import Crop, Method
 
 try:
@@ -31,7 +32,8 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         weights: as for ``fastmnv2.load``, or a ``Model``. A path or name is loaded on first use, once per process;
             pickles and clones carry only the name.
         precision, size: as for ``fastmnv2.load``; ``size`` is needed for weights that don't record it.
-        method, crop: how pictures are resized, as for ``fastmnv2.embed_images``.
+        method, decode, exif, max_pixels, crop, background: how pictures are decoded and resized, as for
+            ``fastmnv2.embed_images``.
         normalize: scale each vector to length 1.
         batch_size: pictures per batch.
         threads: maximum number of threads; None for every CPU that the process may use (a share in joblib's workers).
@@ -48,6 +50,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         normalize: bool = False,
         batch_size: int = 64,
         threads: int | None = None,
+        decode: Decode = "exact",
+        exif: bool = True,
+        max_pixels: int | None = None,
+        background: Colour | None = None,
     ) -> None:
         self.weights = weights
         self.precision = precision
@@ -57,6 +63,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         self.normalize = normalize
         self.batch_size = batch_size
         self.threads = threads
+        self.decode = decode
+        self.exif = exif
+        self.max_pixels = max_pixels
+        self.background = background
 
     def fit(self, X: Any, y: Any = None) -> "Embedder":
         """Load the weights, so that bad weights raise their error here. ``X`` and ``y`` are ignored."""
@@ -91,6 +101,10 @@ class Embedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             items,
             method=self.method,
             crop=self.crop,
+            decode=self.decode,
+            exif=self.exif,
+            max_pixels=self.max_pixels,
+            background=self.background,
             normalize=self.normalize,
             batch_size=self.batch_size,
             threads=self.threads,

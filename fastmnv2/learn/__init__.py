@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.decode import Options
     from fastmnv2.image.embed import OnError
     from fastmnv2.image.resizing import Method
+    from fastmnv2.learn.dataset import Skip
 
 __all__ = ["Outcome", "save", "study", "train", "write_report"]
 
@@ -65,6 +66,7 @@ def train(
     cache: str | os.PathLike[str] | None = KEEP,
     on_error: "OnError" = "skip",
     progress: bool = False,
+    on_skip: "Skip | None" = None,
 ) -> Model:
     """Train a linear head on pictures and return a model with it: ``study(data, ...).model``.
 
@@ -79,7 +81,7 @@ def train(
     outcome = study(
         data, weights=weights, precision=precision, augment=augment, class_weight=class_weight, folds=folds,
         method=method, options=options, follow_links=follow_links, seed=seed, threads=threads, cache=cache,
-        on_error=on_error, progress=progress,
+        on_error=on_error, progress=progress, on_skip=on_skip,
     )  # fmt: skip
     if report is not None:
         write_report(report, outcome)

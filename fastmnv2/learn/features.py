@@ -80,7 +80,7 @@ def compute(
     paths: list[str],
     variants: tuple[Variant, ...],
     *,
-    cache_path: Path | None,
+    place: Path | None,
     skip: Callable[[str, object], None],
     method: Method = "tf2",
     options: Options | None = None,
@@ -93,7 +93,7 @@ def compute(
         digest: the digest of the model's weights, a part of the cache's keys.
         paths: the pictures' paths.
         variants: the variants of each picture, such as ``VARIANTS``.
-        cache_path: the file of the cache; None for no cache.
+        place: the file of the cache; None for no cache.
         skip: called with the path and the reason for each picture that can't be read. Such pictures are skipped.
         method: how pictures are resized, if ``options`` is not given.
         options: how pictures and their variants are decoded and resized.
@@ -104,7 +104,7 @@ def compute(
         ``paths``.
     """
     options = dataclasses.replace(options or Options(method), size=model.network.size)
-    vector_cache = VectorCache(cache_path)
+    vector_cache = VectorCache(place)
     rows, hashes, indices = [], [], []
     with contextlib.closing(vector_cache):
         for start in range(0, len(paths), _CHUNK):

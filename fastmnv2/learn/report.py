@@ -13,6 +13,7 @@ from fastmnv2.core.errors import printable
 from fastmnv2.learn.measures import Bin
 
 if TYPE_CHECKING:
+    from fastmnv2.image.decode import Options
     from fastmnv2.learn.study import Outcome
 
 _MATRIX_LIMIT = 40  # the maximum number of classes in the full matrix
@@ -147,20 +148,21 @@ def _mistakes(outcome: "Outcome") -> str:
         predicted = ", ".join(
             f"{_text(names[i])} {measures.probabilities[row, i]:.0%}" for i in measures.predicted[row].nonzero()[0]
         )
+        image = _thumbnail(path, outcome.options)
         figures.append(
-            f'<figure class="mistake"><img src="{_thumbnail(path)}" alt=""><figcaption>{_text(Path(path).name)}<br>'
+            f'<figure class="mistake"><img src="{image}" alt=""><figcaption>{_text(Path(path).name)}<br>'
             f"true: {actual}<br>predicted: {predicted or 'none'}</figcaption></figure>"
         )
     return "".join(figures) or "<p>None.</p>"
 
 
-def _thumbnail(path: str) -> str:
+def _thumbnail(path: str, options: "Options") -> str:
     import PIL.Image
 
     from fastmnv2.image import decode
 
     try:
-        picture = PIL.Image.fromarray(decode.read(path))
+        picture = PIL.Image.fromarray(decode.read_with(path, options))
     except (OSError, ValueError):
         return "data:,"
     picture.thumbnail((_THUMBNAIL, _THUMBNAIL))

@@ -40,6 +40,7 @@ class Outcome:
         losses: the cross-validated log-loss for each picture, by strength.
         augmented: whether the training used mirror images and crops too.
         notes: notes for the reader, one sentence each.
+        options: how the pictures were decoded and resized.
     """
 
     model: Model
@@ -50,6 +51,7 @@ class Outcome:
     augmented: bool
     notes: tuple[str, ...]
     folded: Folded
+    options: Options = dataclasses.field(default_factory=Options)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a native file, for ``fastmnv2.load`` and ``fastmnv2 classify --weights``."""
@@ -78,6 +80,7 @@ def study(
     cache: str | os.PathLike[str] | None = KEEP,
     on_error: OnError = "skip",
     progress: bool = False,
+    on_skip: dataset.Skip | None = None,
 ) -> Outcome:
     """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its strength.
 
@@ -104,6 +107,7 @@ def study(
             ``ImageError`` for the first; or a function, which is called with an ``ImageError`` for each, whose
             ``index`` counts the errors.
         progress: draw a bar on stderr.
+        on_skip: the former name of ``on_error``, called with the path and the reason; deprecated.
 
     Returns:
         An ``Outcome``.
@@ -120,16 +124,19 @@ def study(
         raise ValueError(f"augment: expected True, False or 'auto', got {augment!r}")
     if class_weight not in ("balanced", None):
         raise ValueError(f"class_weight: expected 'balanced' or None, got {class_weight!r}")
-    skip = _skip_with(on_error)
+    if on_skip is not None:
+        warnings.warn("on_skip is deprecated: use on_error", DeprecationWarning, stacklevel=2)
+    skip = on_skip or _skip_with(on_error)
     labelled = dataset.read(data, skip, follow_links=follow_links)
     folded = dataclasses.replace(resolve(weights, head=False, precision=precision).without_logits(), file="")
     _check_names(folded, labelled.classes)
+    options = options or Options(method)
     cache_path = features.default_path() if cache == KEEP else Path(cache) if cache is not None else None
     variants = features.VARIANTS if augment else features.VARIANTS[:1]
     with progress_bar("features", len(labelled.paths), unit="pictures") if progress else _nothing() as advance:
         x, hashes, rows = features.compute(
             Model(folded, threads=threads), folded.digest, labelled.paths, variants,
-            options=options or Options(method), cache_path=cache_path, skip=skip, advance=advance,
+            options=options, place=cache_path, skip=skip, advance=advance,
         )  # fmt: skip
     found = labelled.only(rows)
     parts = regression.folds(found.members, hashes, _check(found, folds), seed)
@@ -146,7 +153,15 @@ def study(
     folded = dataclasses.replace(folded, head=head, notes=(*folded.notes, *notes))
     measures = Measures(choice.probabilities, found.members, found.exclusive)
     return Outcome(
-        Model(folded, threads=threads), found, measures, choice.strength, choice.losses, augmented, notes, folded
+        Model(folded, threads=threads),
+        found,
+        measures,
+        choice.strength,
+        choice.losses,
+        augmented,
+        notes,
+        folded,
+        options,
     )
 
 

@@ -1,6 +1,7 @@
 """Check weights, and fold batch norms into the convolutions before them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,12 @@ def fold(source: Source) -> Folded:
         kernel, bias = _fold_layer(source, layer)
         tensors[layer.weights_name] = kernel
         tensors[layer.biases_name] = bias
+    if source.size is None:
+        height, width = source.network.size
+        assumed = (
+            f"the image size is not recorded: {height} x {width} is assumed, as for 'imagenet'; size= sets another"
+        )
+        source = replace(source, notes=(*source.notes, assumed))
     return Folded.of(source, tensors)
 
 

@@ -149,7 +149,8 @@ def resolve_source(weights: Any, *, download: bool = True) -> Source:
 def _integers(weights: str | os.PathLike[str] | None) -> Folded:
     from fastmnv2.weights.int8.quantised import Quantised
 
-    name = os.fspath(weights) if weights is not None else os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
+    configured = os.environ.get("FASTMNV2_WEIGHTS") or IMAGENET
+    name = configured if weights is None or weights == IMAGENET else os.fspath(weights)
     if not isinstance(name, str):
         raise TypeError(f"weights: expected a str or path, got {name!r}")
     if name == UNTRAINED and not isinstance(weights, os.PathLike):

@@ -38,8 +38,11 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
         shift: the offset.
         pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. Then ``x`` is
             taken to be in [0,255] if the factor is below 1 or the offset is more than 8 times the factor, which makes
-            no sense for numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1].
+            no sense for numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1]. But 0.5 and 0.5, and
+            127.5 and 127.5, are for [-1,1], which they convert to [0,1] and [0,255].
     """
+    if pixels is None and scale == shift and scale in (0.5, 127.5):
+        return 0.0, 2 * scale
     if pixels is None:
         pixels = abs(scale) < 1 or abs(shift) > 8 * abs(scale)
     black, white = (_rounded(value) for value in (shift, scale * (255 if pixels else 1) + shift))
@@ -59,6 +62,11 @@ def is_range(black: float, white: float) -> bool:
     if not (abs(black) <= RANGE_LIMIT and abs(white) <= RANGE_LIMIT):  # or NaN
         return False
     return bool(np.float32(black) != np.float32(white))
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """The float32 values of bfloat16 ones, given by their bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

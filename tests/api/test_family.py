@@ -91,8 +91,11 @@ def test_the_multiplier_follows_from_the_weights(member):
     network, source = member
     assert fold(source).network == network
     if network.multiplier == DEFAULT.multiplier:
+        assumed = fold(replace(source, size=None))
+        assert assumed.network == DEFAULT
+        assert "96 x 96 is assumed" in assumed.notes[-1]
         return
-    with pytest.raises(WeightsError, match=r"what size of images .* size="):
+    with pytest.raises(WeightsError, match=r"image size of these weights is not recorded.* size="):
         fold(replace(source, size=None))
     other = dict(source.tensors)
     name = network.layers[5].weights_name

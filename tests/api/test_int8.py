@@ -116,6 +116,29 @@ def test_every_op_of_odd_sizes_has_the_bytes_of_litert(tmp_path, which, dtype):
         assert different == 0, f"{name}: {different} of {want[name].size} bytes"
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_a_map_of_one_pixel_is_its_own_average(tmp_path, dtype):
+    interpreters = pytest.importorskip("ai_edge_litert.interpreter")
+
+    class Flattened(int8_files.Maker):
+        def pool(self, source, scale, zero):
+            target = self.tensor((1, self.network.features), self.dtype, scale, zero)
+            sizes = self.tensor((2,), np.int32, data=np.array([1, self.network.features], np.int32))
+            return self.operator("RESHAPE", (source, sizes), target, self.schema.ReshapeOptionsT()), scale
+
+    path, network = tmp_path / "m.tflite", of(0.35, 32, 32)
+    path.write_bytes(Flattened(4, dtype, network=network).data())
+    picture = np.random.default_rng(9).integers(0, 256, (1, *network.image_shape), np.uint8)
+    interpreter = interpreters.Interpreter(str(path), num_threads=1)
+    interpreter.allocate_tensors()
+    moved = (picture.astype(np.int16) + np.iinfo(dtype).min).astype(dtype)
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], moved)
+    interpreter.invoke()
+    want = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    got = fastmnv2.load(path, precision="int8").endpoints(picture, "MobilenetV2/global_pool", raw=True)
+    assert np.array_equal(got["MobilenetV2/global_pool"].reshape(want.shape), want)
+
+
 @pytest.mark.parametrize("kind", ["uint8 wild, logits", "int8 wild"])
 def test_the_same_bytes_on_every_instruction_set_and_in_every_call(tflite_files, pictures, kind, monkeypatch):
     want = fastmnv2.load(tflite_files[kind], precision="int8").endpoints(pictures, raw=True)

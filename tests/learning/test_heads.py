@@ -330,6 +330,23 @@ def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
         assert file.metadata()["format_version"] == "1"
 
 
+def test_layers_in_memory_whose_kernel_is_not_their_weights(network, pixels):
+    """Of a layer with LoRA the variable is a part of the kernel, and of a quantised layer it holds integers."""
+    from keras import layers
+
+    dense = layers.Dense(3, name="own")
+    model = randomised(whole(network, [dense]))
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(np.ones((2, 3)))
+    images = pixels / np.float32(127.5) - 1
+    near(fastmnv2.load(model).predict(pixels), keras_output(model, images))
+    model = randomised(whole(network, [layers.Dense(3, name="own")]))
+    model.get_layer("own").quantize("int8")
+    with pytest.raises(fastmnv2.WeightsError, match=r"own \(Dense\): expected one kernel"):
+        fastmnv2.load(model)
+    assert fastmnv2.load(model, head=False).embed(pixels[:1]).shape == (1, 1280)
+
+
 # ---- the input range ----
 
 

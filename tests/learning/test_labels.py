@@ -149,6 +149,10 @@ def test_on_error_decides_about_pictures_without_a_label():
         fastmnv2.learn.study(data, weights="untrained", on_error="raise")
     with pytest.raises(ValueError, match="at least two"), pytest.warns(UserWarning, match=r"skipped [ac]\.png: there"):
         fastmnv2.learn.study(data, weights="untrained")
+    told = []
+    with pytest.warns(DeprecationWarning, match="use on_error"), pytest.raises(ValueError, match="two classes"):
+        fastmnv2.learn.train(data, weights="untrained", on_skip=lambda path, why: told.append((path, why)))
+    assert told == [(error.name, error.reason) for error in errors]
     with pytest.raises(ValueError, match="on_error: expected 'raise', 'skip' or a function, got 'ignore'"):
         fastmnv2.learn.study(data, weights="untrained", on_error="ignore")
 
@@ -181,9 +185,7 @@ def model(untrained_native):
 
 
 def compute(model, paths, variants=features.VARIANTS, **how):
-    return features.compute(
-        model, "", [str(path) for path in paths], variants, cache_path=None, skip=pytest.fail, **how
-    )
+    return features.compute(model, "", [str(path) for path in paths], variants, place=None, skip=pytest.fail, **how)
 
 
 def test_variants_are_made_from_the_rotated_picture(tmp_path, model):
@@ -227,7 +229,7 @@ def test_the_cache_distinguishes_all_options(tmp_path, model):
     found = []
     for options in (Options(), Options(method="area"), Options(method="tf1"), Options()):
         x, _, _ = features.compute(
-            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], cache_path=tmp_path / "kept", skip=pytest.fail,
+            model, "", [str(tmp_path / "a.png")], features.VARIANTS[:2], place=tmp_path / "kept", skip=pytest.fail,
             options=options,
         )  # fmt: skip
         found.append(x)

@@ -1,11 +1,15 @@
 """A head trained on pictures is the regression that it claims to be, and its measures and report are right."""
 
+import base64
+import dataclasses
+import io
 import json
 import re
 import shutil
 import subprocess
 
 import numpy as np
+import PIL.Image
 import pytest
 
 import fastmnv2
@@ -288,6 +292,21 @@ def test_names_in_the_report_are_text(outcome):
     assert "<script" not in page
     assert "\x1b" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_the_reports_pictures_are_decoded_as_the_trainings(outcome, tmp_path, monkeypatch):
+    from fastmnv2.image.decode import Options
+    from fastmnv2.learn import report
+
+    exif = PIL.Image.Exif()
+    exif[0x112] = 6
+    PIL.Image.new("RGB", (40, 20)).save(tmp_path / "turned.png", exif=exif)
+    monkeypatch.setattr(type(outcome.measures), "worst", lambda _: [0])
+    for how, size in ((outcome.options, (20, 40)), (Options(exif=False), (40, 20))):
+        paths = [str(tmp_path / "turned.png"), *outcome.data.paths[1:]]
+        odd = dataclasses.replace(outcome, data=dataclasses.replace(outcome.data, paths=paths), options=how)
+        drawn = base64.b64decode(report.page(odd).partition("data:image/png;base64,")[2].partition('"')[0])
+        assert PIL.Image.open(io.BytesIO(drawn)).size == size
 
 
 def test_the_command_line(pictures, tmp_path):

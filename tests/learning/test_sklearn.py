@@ -53,6 +53,25 @@ def test_kinds_of_input(task, images, tmp_path):
         embedder().set_params(weights=str(tmp_path / "nothing")).fit(paths)
 
 
+def test_options_for_pictures(tmp_path):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x112] = 6
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 60, 4)).astype(np.uint8)
+    path = str(tmp_path / "turned.png")
+    Image.fromarray(pixels).save(path, exif=exif)
+    plain = embedder().transform([path])
+    for how in ({"exif": False}, {"background": "white"}, {"crop": "center"}, {"method": "area"}):
+        found = embedder(**how).transform([path])
+        np.testing.assert_array_equal(found, fastmnv2.embed_images([path], weights="untrained", **how))
+        assert not np.array_equal(found, plain), how
+    with pytest.raises(fastmnv2.ImageError, match="at most 99 pixels"):
+        embedder(max_pixels=99).transform([path])
+    with pytest.raises(ValueError, match="decode: expected"):
+        embedder(decode="some").transform([path])
+
+
 # The checks that need no two-dimensional X, because pictures are not; check_estimator would run only the first of them.
 CHECKS = [
     "check_estimator_cloneable",

@@ -17,15 +17,20 @@ def archive(folder, target, prefix="./"):
     return target
 
 
-def write_bundle(prefix, arrays, names=None):
-    """Write a tensor bundle without TensorFlow. With ``names`` (variables' names by key) it is one of TensorFlow 2."""
+def write_bundle(prefix, arrays, names=None, dtype=1):
+    """Write a tensor bundle without TensorFlow. With ``names`` (variables' names by key) it is one of TensorFlow 2.
+
+    ``dtype`` is a number of types.proto: 1 for float32, 2 for float64, 14 for bfloat16 and 19 for float16.
+    """
     from bombs import HEADER, entry, field, masked_crc, record, varint, write_index
 
     data, records = b"", []
     for key, values in sorted(arrays.items()):
-        stored = np.ascontiguousarray(values, "<f4").tobytes()
+        kind = {1: "<f4", 2: "<f8", 14: "<f4", 19: "<f2"}[dtype]
+        exact = np.ascontiguousarray(values, kind)
+        stored = (exact.view("<u2")[..., 1::2] if dtype == 14 else exact).tobytes()
         crc = masked_crc(stored).to_bytes(4, "little")
-        records.append(record(key.encode(), entry(values.shape, len(data), len(stored), crc)))
+        records.append(record(key.encode(), entry(values.shape, len(data), len(stored), crc, dtype=dtype)))
         data += stored
     if names is not None:
         parts = (field(2, field(2, name.encode()) + field(3, key.encode())) for key, name in names.items())

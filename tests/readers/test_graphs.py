@@ -219,3 +219,6 @@ def test_numbers_are_stored_in_many_ways():
     assert read(field(1, 1) + three + field(5, struct.pack("<f", 4))).tolist() == [4, 4, 4]
     assert read(field(1, 3) + three + field(7, (1 << 64) - 1)).tolist() == [-1, -1, -1]
     assert read(field(1, 7) + three + field(8, b"text")) is None
+    for kind, bits in ((14, 0xBF80), (19, 0xBC00)):  # -1 in bfloat16 and float16
+        assert read(field(1, kind) + three + field(13, bits)).tolist() == [-1, -1, -1]
+        assert read(field(1, kind) + three + field(4, struct.pack("<3H", 0, bits, 0))).tolist() == [0, -1, 0]

@@ -1,6 +1,7 @@
 """Hugging Face's folders, and names of published weights, load the networks that they name."""
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_16_bit_types(source, tmp_path):
         ({"layer_norm_eps": 1e-5}, None, "layer_norm_eps"),
         ({"model_type": "mobilenet_v1"}, None, "model_type"),
         ({"image_size": 31}, None, "31"),
+        ({"image_size": {"height": 96}}, None, r"image_size: expected a number or \[height, width\], got \{"),
         ({}, {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, "channels differently"),
     ],
 )
@@ -148,8 +150,24 @@ def test_the_preprocessor_gives_the_range(source, tmp_path):
     assert resolve(make(tmp_path / "model", source, preprocessor=preprocessor)).range == (0.0, 1.0)
 
 
+def test_the_image_size(source, tmp_path):
+    for name, told, size in (
+        ("m", [64, 80], (64, 80)),
+        ("m", None, (224, 224)),
+        ("mobilenet_v2_0.35_96", None, (96, 96)),
+    ):
+        assert resolve(make(tmp_path / name, source, CONFIG | {"image_size": told})).size == size
+
+
+def test_pickles_are_named_as_such(tmp_path):
+    with zipfile.ZipFile(tmp_path / "mobilenet_v2.pth", "w") as archive:
+        archive.writestr("mobilenet_v2/data.pkl", b"")
+    with pytest.raises(fastmnv2.WeightsError, match="pickle of PyTorch's, which is never read"):
+        fastmnv2.load(tmp_path / "mobilenet_v2.pth")
+
+
 def test_torchvisions_names_are_another_network(tmp_path):
-    for name in ("features.0.0.weight", "blocks.0.0.conv_dw.weight"):
+    for name in ("features.0.0.weight", "blocks.0.0.conv_dw.weight", "backbone.features.0.0.weight"):
         write_safetensors(tmp_path / "m.safetensors", {name: ("F32", np.zeros((32, 3, 3, 3), np.float32))})
         with pytest.raises(fastmnv2.WeightsError, match="torchvision or timm"):
             fastmnv2.load(tmp_path / "m.safetensors")

@@ -1,5 +1,6 @@
 """File layouts of Keras 2 and early Keras 3, and common changes of a model's layers, written by hand."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -202,6 +203,11 @@ def test_teachable_machine(tmp_path):
     np.testing.assert_allclose(model.predict(images), powers / powers.sum(axis=1, keepdims=True), rtol=1e-4)
 
 
+def shortened(values):
+    """Floats without the bits that bfloat16 has no room for."""
+    return (np.ascontiguousarray(values).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
 def test_bfloat16_variables(source, tmp_path):
     """HDF5 has no bfloat16, so h5py returns two opaque bytes."""
     with h5py.File(tmp_path / "m.h5", "w") as file:
@@ -252,6 +258,14 @@ def test_errors_about_the_last_map_suggest_head_false(source, pixels, tmp_path, 
     with pytest.raises(fastmnv2.WeightsError, match=r"odd_pool.*head=False"):
         fastmnv2.load(path)
     assert fastmnv2.load(path, head=False).embed(pixels).shape == (2, 1280)
+    # Of a map of one pixel, these are the average.
+    inner = network_config(source, size=32) | {"inbound_nodes": call("images")}
+    config = functional([inner, layer(kind, "odd_pool", "network"), layer("Dense", "kinds", "odd_pool")], ["kinds"])
+    kernel, bias = kernel_and_bias()
+    others = {"kinds/kinds/kernel:0": kernel, "kinds/kinds/bias:0": bias}
+    model = fastmnv2.load(legacy(tmp_path / "n.h5", source, lambda name: name, config, others))
+    features = model.embed(pixels[:, :32, :32])
+    np.testing.assert_allclose(model.predict(pixels[:, :32, :32]), features @ kernel + bias, rtol=1e-4, atol=1e-4)
 
 
 def test_unit_normalization_is_run(source, pixels, tmp_path):
@@ -274,12 +288,20 @@ def test_a_rescaling_sets_the_input_range(source, tmp_path):
         (0.5, -3, (-3, 124.5)),
         (2.0, -1.0, (-1, 1)),
         (-0.1, 1, (1, -24.5)),
-        ([1 / 127.5] * 3, [-1.0] * 3, (-1, 1)),
+        ([1 / 255] * 3, [-0.5] * 3, (-0.5, 0.5)),
     ):
         inner = network_config(source) | {"inbound_nodes": call("r")}
         config = functional([layer("Rescaling", "r", "images", scale=scale, offset=offset), inner], ["network"])
         found = keras_graph.around(config, None)
         assert found.input_range == pytest.approx(expected)
+    norm = layer("Normalization", "r", "images", mean=[127.5] * 3, variance=127.5**2)
+    inner = network_config(source) | {"inbound_nodes": call("r")}
+    assert keras_graph.around(functional([norm, inner], ["network"]), None).input_range == (-1, 1)
+    for odd in ({"mean": [0, 0, 1], "variance": 1}, {"mean": None, "variance": None}):
+        norm = layer("Normalization", "r", "images", **odd)
+        found = keras_graph.around(functional([norm, inner], ["network"]), None)
+        assert "r (Normalization)" in found.input_error
+        assert "pass input_range=" in found.input_error
     ours = layer("Rescaling", keras_graph.UNIT_RESCALING, "images", scale=0.5, offset=0.0)
     inner = network_config(source) | {"inbound_nodes": call(keras_graph.UNIT_RESCALING)}
     assert keras_graph.around(functional([ours, inner], ["network"]), None).input_range == (0.0, 0.5)
@@ -383,13 +405,18 @@ def test_paths_of_layers_without_names():
     }  # fmt: skip
 
 
-def test_save_weights_in_tensorflows_format(source, pixels, tmp_path):
+@pytest.mark.parametrize("dtype", [1, 2, 14, 19])
+def test_save_weights_in_tensorflows_format(source, pixels, tmp_path, dtype):
     """Keras 2's ``save_weights`` writes a bundle with an object graph that holds the variables' names."""
     arrays, names = {}, {}
     for number, (kind, layer_name, variable, values) in enumerate(variables(source)):
         plain = f"{'depthwise_' if kind == 'depthwise_conv2d' else ''}{variable}"
         key = f"layer_with_weights-{number:03d}/{plain}/.ATTRIBUTES/VARIABLE_VALUE"
         arrays[key], names[key] = values, f"{layer_name}/{plain}"
-    write_bundle(tmp_path / "cp.ckpt", arrays, names)
+    write_bundle(tmp_path / "cp.ckpt", arrays, names, dtype)
     model = fastmnv2.load(tmp_path / "cp.ckpt")
-    assert (model.embed(pixels) == fastmnv2.Model(fold(source)).embed(pixels)).all()
+    stored = {1: lambda x: x, 2: lambda x: x, 14: shortened, 19: lambda x: x.astype(np.float16).astype(np.float32)}[
+        dtype
+    ]
+    wanted = dataclasses.replace(source, tensors={name: stored(array) for name, array in source.tensors.items()})
+    assert (model.embed(pixels) == fastmnv2.Model(fold(wanted)).embed(pixels)).all()

@@ -54,6 +54,14 @@ def test_quantize_keeps_range_head_and_classes(files, calibration):
     assert cosine(plain.embed(calibration), again.embed(calibration)) > 0.97
 
 
+@pytest.mark.parametrize("name", [None, "imagenet"])
+def test_the_configured_weights_run_in_their_own_precision(files, monkeypatch, name):
+    for path, precision in zip(files, ("float32", "int8"), strict=True):
+        monkeypatch.setenv("FASTMNV2_WEIGHTS", str(path))
+        assert fastmnv2.load(name).precision == fastmnv2.info(name)["weights"]["precision"] == precision
+        assert fastmnv2.load(name, precision="float32").precision == "float32"
+
+
 def test_a_native_file_runs_in_its_own_precision(files, tmp_path):
     assert fastmnv2.load(files[0]).precision == "float32"
     assert fastmnv2.load(files[1]).precision == "int8"
@@ -84,7 +92,7 @@ def test_ranges_of_8_bit_images(calibration, tmp_path):
     for wrong in ((0.2, 1.0), (1.0, -1.0), (-2.0, -1.0)):
         found = dataclasses.replace(fold(untrained()), input_range=wrong)
         native.write(tmp_path / "f.safetensors", found)
-        with pytest.raises(ValueError, match="8-bit networks need"):
+        with pytest.raises(ValueError, match="a range that includes 0 for an 8-bit network"):
             fastmnv2.quantize(tmp_path / "f.safetensors", tmp_path / "q.safetensors", calibration)
 
 

@@ -1,5 +1,7 @@
 """Layers before and after the network in TFLite files run or are reported, and never prevent reading the features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tflite_files import FloatMaker
@@ -68,6 +70,18 @@ def test_labels_of_another_number_are_ignored_with_a_note(folded, tmp_path):
     assert "2 labels are ignored" in " ".join(model.weights["notes"])
     (tmp_path / "labels.txt").write_text("0 cat\n1 dog\n2 fox\n")  # next to the file, as Teachable Machine does
     assert fastmnv2.load(tmp_path / "m.tflite").classes == ("cat", "dog", "fox")
+
+
+def test_only_the_average_of_the_whole_last_map(folded, pixels, features, tmp_path):
+    whole = fastmnv2.load(written(tmp_path / "a.tflite", folded, pool="AVERAGE_POOL_2D", window=(3, 3)))
+    assert (whole.embed(pixels) == features).all()
+    for parts in ({"pool": "AVERAGE_POOL_2D", "window": (2, 3)}, {"pool": "RESHAPE"}):
+        path = written(tmp_path / "b.tflite", folded, **parts)
+        with pytest.raises(fastmnv2.WeightsError, match="takes the last map, but only its average"):
+            fastmnv2.load(path)
+    small = replace(folded, size=(32, 32))
+    one = fastmnv2.load(written(tmp_path / "c.tflite", small, pool="RESHAPE"))  # a map of one pixel
+    assert (one.embed(pixels[:, :32, :32]) == fastmnv2.Model(small).embed(pixels[:, :32, :32])).all()
 
 
 def test_sigmoid_affine_and_unit_length(folded, pixels, features, tmp_path):
@@ -186,6 +200,9 @@ def test_arithmetic_before_the_network_is_read(folded, pixels, tmp_path):
         ([("MUL", 1 / 127.5), ("SUB", 1.0)], (-1.0, 1.0)),
         ([("MUL", 2.0), ("ADD", -1.0)], (-1.0, 1.0)),
         ([("MUL", 0.07)], (0.0, 17.85)),
+        ([("SUB", 127.5), ("DIV", 127.5)], (-1.0, 1.0)),
+        ([("DIV", 255.0), ("SUB", 1.0, True)], (1.0, 0.0)),
+        ([("MUL", [1 / 255] * 3), ("SUB", [0.5] * 3), ("DIV", [0.25] * 3)], (-2.0, 2.0)),
     ):
         model = fastmnv2.load(written(tmp_path / "m.tflite", folded, before=before))
         assert model.weights["input_range"] == pytest.approx(expected)
@@ -198,3 +215,18 @@ def test_a_graph_that_resizes_images_says_the_networks_size(folded, pixels, feat
     assert model.network == folded.network
     assert model.weights["input_range"] == pytest.approx((-1.0, 1.0))
     near(model.embed(pixels), features)
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        (("MUL", [1, 1, 0.5]), "scales channels differently"),
+        (("DIV", 0.0), "by 0"),
+        (("DIV", 1.0, True), "by the image"),
+    ],
+)
+def test_arithmetic_that_cant_be_run_is_told(folded, tmp_path, before, said):
+    path = written(tmp_path / "m.tflite", folded, before=[before])
+    with pytest.raises(fastmnv2.WeightsError, match=rf"operator 0 \({before[0]}\).*{said}.*pass input_range="):
+        fastmnv2.load(path)
+    assert fastmnv2.load(path, input_range=(0, 1)).weights["input_range"] == (0, 1)

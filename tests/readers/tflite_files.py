@@ -10,15 +10,19 @@ from int8_files import RELU6, SAME, Maker, packed
 class FloatMaker(Maker):
     """Builds the network from folded weights.
 
-    ``before`` is a list of (operator, number) for the image. ``after`` is a function that takes this maker and the
-    pooled features' tensor and returns the outputs' tensors. ``pool`` is the operator for the last map. ``unclamped``
-    is the scope of a layer without its ReLU6. ``size`` is the size of images, which the graph then resizes.
+    ``before`` is a list of (operator, numbers) for the image, or (operator, numbers, True) with the numbers first.
+    ``after`` is a function that takes this maker and the pooled features' tensor and returns the outputs' tensors.
+    ``pool`` is the operator for the last map, ``window`` that of AVERAGE_POOL_2D. ``unclamped`` is the scope of a layer
+    without its ReLU6. ``size`` is the size of images, which the graph then resizes.
     """
 
-    def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32, unclamped="", size=None):
+    def __init__(
+        self, folded, before=(), after=None, pool="MEAN", activations=np.float32, window=None, unclamped="", size=None
+    ):
         super().__init__(0, np.uint8)
         self.unclamped, self.size = unclamped, size
         self.folded, self.before, self.after, self.last, self.activations = folded, before, after, pool, activations
+        self.window = window  # of AVERAGE_POOL_2D
 
     def values(self, data):
         data = np.ascontiguousarray(data)
@@ -67,10 +71,11 @@ class FloatMaker(Maker):
             target = self.tensor((1, *network.image_shape), self.activations)
             given = (current, self.values(np.array(network.size, np.int32)))
             current = self.operator("RESIZE_BILINEAR", given, target, s.ResizeBilinearOptionsT())
-        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT}
-        for operator, number in self.before:
+        kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT, "DIV": s.DivOptionsT}
+        for operator, number, *first in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)
             inputs = (current, self.values(np.float32(number)))
+            inputs = inputs[::-1] if first else inputs
             current = self.operator(operator, inputs, target, kinds[operator]())
         block = current
         for layer in network.layers[:-1]:
@@ -81,10 +86,21 @@ class FloatMaker(Maker):
                 current = self.operator("ADD", (current, block), target, s.AddOptionsT())
             if layer.scope.endswith("project"):
                 block = current
-        axes = self.values(np.array([1, 2], np.int32))
         pooled = self.named((1, network.features), "pooled")
-        current = self.operator(self.last, (current, axes), pooled, s.ReducerOptionsT())
+        current = self.operator(self.last, *self.pooling(current, pooled))
         return image, self.after(self, current) if self.after else [current]
+
+    def pooling(self, source, target):
+        """Inputs, output and options of the operator that the last map goes through."""
+        s, axes = self.schema, self.values(np.array([1, 2], np.int32))
+        if self.last == "RESHAPE":
+            return (source,), target, s.ReshapeOptionsT()
+        if self.last != "AVERAGE_POOL_2D":
+            return (source, axes), target, s.ReducerOptionsT()
+        options = s.Pool2DOptionsT()
+        options.filterHeight, options.filterWidth = self.window
+        options.strideW = options.strideH = 1
+        return (source,), target, options
 
     def data(self, labels=None):
         """The file's bytes, with ``labels`` appended as metadata writers do."""

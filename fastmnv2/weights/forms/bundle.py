@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastmnv2.core import _engine
 from fastmnv2.core.errors import WeightsError
 from fastmnv2.weights.files import exists, file_sha256, open_file, read_file
+from fastmnv2.weights.tensors import from_bfloat16
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
@@ -30,7 +31,8 @@ _DIMS_LIMIT = 8
 _TENSORS_LIMIT = 96 << 20
 _STRING_LIMIT = 1 << 20
 _SHARDS_LIMIT = 1000
-_DT_FLOAT, _DT_STRING = 1, 7
+_DT_STRING, _DT_BFLOAT16 = 7, 14
+_FLOATS = {1: "<f4", 2: "<f8", _DT_BFLOAT16: "<u2", 19: "<f2"}  # types.proto
 
 
 class Entry(NamedTuple):
@@ -207,20 +209,25 @@ class Bundle:
         return data
 
     def tensors(self, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """The float32 tensors with these names."""
+        """The tensors with these names, which must be float32, float64, float16 or bfloat16, as float32."""
         tensors = {}
         total = 0
         for name in names:
             entry = self.entries[name]
-            if entry.dtype != _DT_FLOAT:
-                raise ValueError(f"{name}: expected float32 (dtype 1), got dtype {entry.dtype}")
-            count = math.prod(entry.shape)
-            if count * 4 != entry.size:
-                raise ValueError(f"{name}: shape {list(entry.shape)} needs {count * 4} bytes, got {entry.size}")
+            if entry.dtype not in _FLOATS:
+                raise ValueError(f"{name}: expected floats (dtype {', '.join(map(str, _FLOATS))}), got {entry.dtype}")
+            dtype = np.dtype(_FLOATS[entry.dtype])
+            needed = math.prod(entry.shape) * dtype.itemsize
+            if needed != entry.size:
+                raise ValueError(f"{name}: shape {list(entry.shape)} needs {needed} bytes, got {entry.size}")
             total += entry.size
             if total > _TENSORS_LIMIT:  # tensors may overlap, so the size of the files does not limit them
                 raise ValueError(f"{name}: the network's tensors take more than {_TENSORS_LIMIT} bytes")
-            tensors[name] = np.frombuffer(self._read_bytes(name, entry), "<f4").reshape(entry.shape)
+            values = np.frombuffer(self._read_bytes(name, entry), dtype).reshape(entry.shape)
+            with np.errstate(over="ignore"):  # folding refuses what becomes infinite
+                tensors[name] = (
+                    from_bfloat16(values) if entry.dtype == _DT_BFLOAT16 else values.astype("<f4", copy=False)
+                )
         return tensors
 
     def string(self, name: str) -> bytes:

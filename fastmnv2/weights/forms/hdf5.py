@@ -23,6 +23,7 @@ from fastmnv2.core.errors import WeightsError
 from fastmnv2.core.head import LIMIT as HEAD_LIMIT
 from fastmnv2.core.network import BATCH_NORM, DEFAULT, WIDEST, of
 from fastmnv2.weights.forms import keras_names
+from fastmnv2.weights.tensors import from_bfloat16
 
 if TYPE_CHECKING:
     import h5py
@@ -359,5 +360,5 @@ def _is_float(dataset: "h5py.Dataset") -> bool:
 def _floats(dataset: "h5py.Dataset") -> NDArray[np.float32]:
     values = dataset[()]
     if dataset.dtype.str == "|V2":
-        values = (np.asarray(values).view("<u2").astype(np.uint32) << 16).view(np.float32)
+        values = from_bfloat16(np.asarray(values).view("<u2"))
     return np.ascontiguousarray(values, np.float32)

@@ -21,10 +21,12 @@ from fastmnv2.core.network import BATCH_NORM, DEFAULT
 from fastmnv2.weights.files import file_sha256, read_block, read_file
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.forms.slim_names import slim_name
-from fastmnv2.weights.tensors import Source, Tensors, range_of
+from fastmnv2.weights.names import size_in
+from fastmnv2.weights.tensors import Source, Tensors, from_bfloat16, range_of
 
 SCHEME = "hf://"
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+_USUAL_SIZE = 224  # MobileNetV2Config's default
 _FILE_LIMIT = 128 << 20
 _CONFIG_LIMIT = 1 << 20
 _VALUES_LIMIT = 24 << 20  # the widest network has 10.8 million
@@ -57,8 +59,7 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
             raise WeightsError(
                 f"{origin}: {CONFIG}: {key}: expected {expected!r}, got {config[key]!r}, which is another network"
             )
-    edge = config.get("image_size")
-    size = (edge, edge) if type(edge) is int else None
+    size = _size(config, folder, origin)
     labels = _labels(config)
     input_range, input_error = _range(folder / PREPROCESSOR, origin)
     return _source(path, origin, labels, size, input_range, input_error)
@@ -136,6 +137,17 @@ def _labels(config: dict[str, Any]) -> list[str] | None:
     return None if None in names else [str(name) for name in names]
 
 
+def _size(config: dict[str, Any], folder: Path, origin: str) -> tuple[int, int]:
+    """Height and width of images: the configuration's, or else those in the folder's name, or transformers' default."""
+    told = config.get("image_size")
+    if told is None:
+        return size_in(folder) or (_USUAL_SIZE, _USUAL_SIZE)
+    edges = told if isinstance(told, list) else [told, told]
+    if len(edges) != 2 or not all(type(edge) is int for edge in edges):
+        raise WeightsError(f"{origin}: {CONFIG}: image_size: expected a number or [height, width], got {told!r}")
+    return edges[0], edges[1]
+
+
 def _range(path: Path, origin: str) -> tuple[tuple[float, float] | None, str]:
     """The input range, and the reason if the network can't run on it, or ""."""
     if not path.is_file():
@@ -183,7 +195,7 @@ def _source(
 
 def _others(arrays: dict[str, Any]) -> str:
     names = list(arrays)
-    if any(re.match(r"features\.\d+\.|conv_stem\.weight|blocks\.\d+\.", name) for name in names):
+    if any(re.search(r"(^|\.)(features\.\d+\.|conv_stem\.weight|blocks\.\d+\.)", name) for name in names):
         return (
             "got those of torchvision or timm, whose MobileNet V2 is another network: it pads maps on every side and "
             "has another epsilon"
@@ -257,6 +269,6 @@ def _arrays(path: Path, origin: str) -> dict[str, NDArray[np.float32]]:
             raise WeightsError(f"{origin}: expected at most {_VALUES_LIMIT} values, got more")
         values = np.frombuffer(data, dtype, count, start + first)
         if kind == "BF16":
-            values = (values.astype(np.uint32) << 16).view(np.float32)
+            values = from_bfloat16(values)
         found[name] = np.ascontiguousarray(values, np.float32).reshape(shape)
     return found

@@ -49,6 +49,8 @@ def read_archive(path: Path) -> Source:
     with open_file(path) as file, tempfile.TemporaryFile() as weights:
         _check_directory(file, path)
         archive = ZipFile(file)
+        if any(name.endswith("data.pkl") for name in archive.namelist()):
+            raise WeightsError(f"{path}: this is a pickle of PyTorch's, which is never read; save it as .safetensors")
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
@@ -98,10 +100,13 @@ def read_model(model: Any) -> Source:
             continue
         seen.add(id(layer))
         pending += [(inner, f"{place}/{layer.name}") for inner in getattr(layer, "layers", ())]
+        adapted = getattr(layer, "lora_enabled", False)  # then the kernel's variable is only a part of the kernel
         for weight in () if hasattr(layer, "layers") else layer.weights:
+            values = np.asarray(layer.kernel if adapted and weight.name == "kernel" else weight)
             path = f"{layer.name}/{weight.name}"
             path = path if path not in variables else f"{place}/{path}"  # the same name in another model
-            variables[path] = np.ascontiguousarray(weight, np.float32)
+            if values.dtype.kind == "f" or values.dtype.name == "bfloat16":  # not a quantised layer's integers
+                variables[path] = np.ascontiguousarray(values, np.float32)
     variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}

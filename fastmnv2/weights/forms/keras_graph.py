@@ -5,6 +5,7 @@ from the last activation to the output, through nested models, functional or seq
 Both paths must be a single chain.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -344,12 +345,11 @@ def _applied(node: _Node, earlier: _Preparation) -> _Preparation:
 def _arithmetic(node: _Node) -> tuple[float, float]:
     """Factor and offset of a layer before the network."""
     if node.kind == "Rescaling":
-        told = [node.config.get(name, default) for name, default in (("scale", 1.0), ("offset", 0.0))]
-        numbers = [value[0] if isinstance(value, list) and value == value[:1] * 3 else value for value in told]
-        if not all(isinstance(value, (int, float)) for value in numbers):
-            shown = ", ".join(str(value)[:60] for value in told)
-            raise _refuse(node, f"scales channels differently ({shown}), which can't be run")
-        return float(numbers[0]), float(numbers[1])
+        return _numbers(node, ("scale", 1.0), ("offset", 0.0))
+    if node.kind == "Normalization" and node.config.get("mean") is not None and not node.config.get("invert"):
+        mean, variance = _numbers(node, ("mean", 0.0), ("variance", 1.0))
+        deviation = max(math.sqrt(max(variance, 0.0)), 1e-7)  # as in Keras
+        return 1 / deviation, -mean / deviation
     kind = node.config.get("function") if node.kind in ("TFOpLambda", "SlicingOpLambda") else node.kind
     sign = _ARITHMETIC.get(str(kind))
     if sign is None or len(node.numbers) != 1 or len(node.inputs) != 1:
@@ -360,6 +360,20 @@ def _arithmetic(node: _Node) -> tuple[float, float]:
     if sign == "-":
         return (-1.0, number) if node.number_first else (1.0, -number)
     return {"/": lambda: (1 / number, 0.0), "*": lambda: (number, 0.0), "+": lambda: (1.0, number)}[sign]()
+
+
+def _numbers(node: _Node, *defaults: tuple[str, float]) -> tuple[float, float]:
+    """Two settings of a layer that are numbers, or lists with the same number for every channel."""
+    found = [node.config.get(name, default) for name, default in defaults]
+    plain = [
+        value[0] if isinstance(value, list) and value and value == value[:1] * len(value) else value for value in found
+    ]
+    if not all(isinstance(value, (int, float)) for value in plain):
+        told = ", ".join(str(value)[:60] for value in found)
+        raise _refuse(
+            node, f"scales channels differently ({told}), which can't be run; pass input_range= to replace it"
+        )
+    return float(plain[0]), float(plain[1])
 
 
 # ---- the head ------------------------------------------------------------------------------------------
@@ -403,15 +417,21 @@ def _clamp(node: _Node) -> tuple[Any, Any, Any]:
 
 
 def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
-    """Whether a layer averages the whole of the last map."""
-    if node.kind == "AveragePooling2D" and size is not None:
-        try:
-            last = of(1.0, *size).head
-        except ValueError:
-            return False
+    """Whether a layer gives the average of the last map. Of a map of one pixel, that is the pixel."""
+    if node.kind == "GlobalAveragePooling2D":
+        return True
+    try:
+        last = of(1.0, *size).head if size is not None else None
+    except ValueError:
+        return False
+    if last is None:
+        return False
+    if node.kind == "AveragePooling2D":
         pool = node.config.get("pool_size")
         return (list(pool) if isinstance(pool, (list, tuple)) else [pool, pool]) == [last.out_height, last.out_width]
-    return node.kind == "GlobalAveragePooling2D"
+    return last.out_height == last.out_width == 1 and (
+        node.kind in ("Flatten", "GlobalMaxPooling2D") or _only_reshapes(node)
+    )
 
 
 def _only_reshapes(node: _Node) -> bool:

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmnv2.weights.forms import bundle
-from fastmnv2.weights.tensors import range_of
+from fastmnv2.weights.tensors import from_bfloat16, range_of
 
 SAVED_MODEL_LIMIT = 32 << 20
 _FIELDS_LIMIT = 1_000_000  # a Keras SavedModel has some 200,000
 _DEPTH_LIMIT = 16  # functions that call functions
 _STEPS_LIMIT = 10_000
 
-_FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 19: "<f2"}  # types.proto
+_FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 14: "<u2", 19: "<f2"}  # types.proto
+_BFLOAT16 = 14
+_HALVES = 13  # TensorProto's field for the bits of float16 and bfloat16
 _UINT8 = 4
 _CONVOLUTIONS = ("Conv2D", "_FusedConv2D")
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -146,23 +148,34 @@ class Reader:
                 shape = self.shape(value)
             elif key == 4:
                 content = value
-            elif key in (5, 6, 7, 10) and kind in _FLOATS:  # packed, or one at a time
-                dtype = {5: "<f4", 6: "<f8"}.get(key)
-                if isinstance(value, bytes):
-                    items += np.frombuffer(value, dtype).tolist() if dtype else self._varints(value)
-                else:
-                    bits = int(value).to_bytes(8, "little")
-                    items += np.frombuffer(bits, dtype, 1).tolist() if dtype else [_signed(value)]
+            elif key in (5, 6, 7, 10, _HALVES) and kind in _FLOATS:
+                items += self._items(key, value, kind)
         if kind not in _FLOATS or min(shape, default=0) < 0:
             return None
         count = math.prod(shape)
         if content:
             values = np.frombuffer(content, _FLOATS[kind])
+            values = from_bfloat16(values) if kind == _BFLOAT16 else values
         else:  # the last value repeats up to the end
             if not 0 < len(items) <= count or count > 1 << 16:
                 return None
-            values = np.array(items + items[-1:] * (count - len(items)), np.float64).astype(_FLOATS[kind])
+            dtype = "<f4" if kind == _BFLOAT16 else _FLOATS[kind]
+            values = np.array(items + items[-1:] * (count - len(items)), np.float64).astype(dtype)
         return values.reshape(shape) if values.size == count else None
+
+    def _items(self, key: int, value: Any, kind: int) -> list[Any]:
+        """The numbers in one of a TensorProto's fields of values, packed or one at a time."""
+        dtype = {5: "<f4", 6: "<f8"}.get(key)
+        if dtype:
+            data = value if isinstance(value, bytes) else int(value).to_bytes(8, "little")[: np.dtype(dtype).itemsize]
+            found: list[Any] = np.frombuffer(data, dtype).tolist()
+            return found
+        numbers = self._varints(value) if isinstance(value, bytes) else [_signed(value)]
+        if key != _HALVES:
+            return numbers
+        bits = np.array([number & 0xFFFF for number in numbers], "<u2")
+        halves: list[Any] = (from_bfloat16(bits) if kind == _BFLOAT16 else bits.view("<f2")).tolist()
+        return halves
 
     @staticmethod
     def _varints(data: bytes) -> list[int]:

@@ -154,7 +154,7 @@ class Walk:
             return False
         if operator.name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
             result = self._convolution(operator, source)
-        elif operator.name in ("ADD", "MUL", "SUB"):
+        elif operator.name in ("ADD", "MUL", "SUB", "DIV"):
             result = self._arithmetic(operator)
         elif source is None or operator.name == "SHAPE":  # sizes, which converters compute within the graph
             return False
@@ -173,7 +173,7 @@ class Walk:
             return replace(source, relu6=True)
         if operator.name == "PAD":
             return self._pad(operator, source)
-        if operator.name in ("MEAN", "AVERAGE_POOL_2D") and source.layer == len(self.network.layers) - 2:
+        if not source.pooled and source.layer == len(self.network.layers) - 2 and self._is_average(operator):
             return replace(source, pooled=True)
         if operator.name == "CAST" and source.layer == -1:
             return replace(source, pixels=True)
@@ -202,8 +202,8 @@ class Walk:
             return True
         if source is None or source.layer != len(self.network.layers) - 2:
             return False
-        averages = operator.name in ("MEAN", "AVERAGE_POOL_2D") and self._is_average(operator)
-        if (averages and source.relu6) or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+        averages = self._is_average(operator) and source.relu6
+        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
             return False
         self._head.refuse(
             self._where, "takes the last map, but only its average after ReLU6 can be used", operator.outputs
@@ -211,9 +211,16 @@ class Walk:
         return True
 
     def _is_average(self, operator: Operator) -> bool:
-        """Whether an operator reduces the last map to one number per channel."""
-        shape = self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
-        return len(shape) in (2, 4) and shape[1:] in ((self.network.features,), (1, 1, self.network.features))
+        """Whether an operator on the last map gives the average of each channel. Of one pixel, it is the pixel."""
+        last, left = self.network.head, self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
+        if len(left) not in (2, 4) or left[1:] not in ((last.out_channels,), (1, 1, last.out_channels)):
+            return False
+        if operator.name == "AVERAGE_POOL_2D":
+            number, options = self.graph.number, operator.options
+            window = (number(options, 4, "Int32"), number(options, 3, "Int32")) if options else ()
+            return window == (last.out_height, last.out_width)
+        one_pixel = last.out_height == last.out_width == 1
+        return operator.name == "MEAN" or (one_pixel and operator.name in ("RESHAPE", "SQUEEZE"))
 
     def _is_logits(self, operator: Operator, source: Value) -> bool:
         """Whether it is the layer of ImageNet's 1001 classes."""
@@ -366,11 +373,22 @@ class Walk:
                 raise self._error("this network has no such residual connection")
             return replace(later, added=True)
         value, constant = (values[0], operator.inputs[1]) if values[0] else (values[1], operator.inputs[0])
-        if value is None or value.layer != -1 or math.prod(self._shape(constant)) != 1:
+        if value is None or value.layer != -1 or math.prod(self._shape(constant)) not in (1, 3):
             raise self._error("expected arithmetic on the input image or a residual connection only")
-        number = float(self._weights(constant).reshape(-1)[0])
-        if operator.name == "MUL":
-            return replace(value, scaled=value.scaled * number, shifted=value.shifted * number)
-        if operator.name == "SUB" and values[0] is None:
-            raise self._error("expected the constant to be subtracted from the image")
-        return replace(value, shifted=value.shifted + (number if operator.name == "ADD" else -number))
+        numbers = self._weights(constant).reshape(-1)
+        return self._scaled(operator.name, value, numbers, image_first=values[0] is not None)
+
+    def _scaled(self, name: str, image: Value, numbers: NDArray[np.float32], *, image_first: bool) -> Value:
+        """The image after arithmetic with one number, or with a number for each channel."""
+        number = float(numbers[0])
+        divides = name == "DIV" and not (image_first and number)
+        if divides or (numbers != numbers[0]).any():
+            what = "divides by the image or by 0" if divides else "scales channels differently"
+            self.input_error = f"{self._where} {what}, which can't be run; pass input_range= to replace it"
+            return image
+        if name in ("MUL", "DIV"):
+            factor, offset = (number if name == "MUL" else 1 / number), 0.0
+        else:
+            factor = 1.0 if image_first or name == "ADD" else -1.0
+            offset = -number if name == "SUB" and image_first else number
+        return replace(image, scaled=image.scaled * factor, shifted=image.shifted * factor + offset)

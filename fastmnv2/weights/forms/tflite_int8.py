@@ -50,6 +50,8 @@ class _Int8Walk(Walk):
         elif operator.name in ("RESHAPE", "SQUEEZE", "PAD") and self._type_of(source):
             if (*source.scale, *source.zero_point) != (*target.scale, *target.zero_point):
                 raise self._error("expected the same scale and zero point before and after")
+            if self._values[operator.outputs[0]].pooled and not before.pooled:
+                self._keep(POOL, target)
         elif operator.name == "SOFTMAX" and self._type_of(target) == "u1":
             if target.scale.tolist() != [1 / 256] or target.zero_point.tolist() != [0]:
                 raise self._error("expected a scale of 1/256 and a zero point of 0")
