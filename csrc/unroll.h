@@ -17,8 +17,8 @@
 #define FM_ROLLED
 #endif
 
-/* Stops the compiler from moving loads across this point: gcc 12 would load for several steps of a
- * tile and spill accumulators. */
+/* Stops the compiler from moving loads across this point: gcc 12 would load for several steps of a tile and spill
+ * accumulators. */
 #if defined(__GNUC__)
 #define FM_STEP_ENDS() __asm__("" ::: "memory")
 #else

@@ -6,7 +6,7 @@
 
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,12 +234,7 @@ def get_expected_image_size(model_or_weights: _Weights | Model = None) -> tuple[
     Without an argument, the size is that of "imagenet", 96 x 96, unless ``FASTMNV2_WEIGHTS`` names other weights.
     Nothing is loaded for "imagenet" and the other names of published weights. Raises what ``load`` raises.
     """
-    if isinstance(model_or_weights, str) or model_or_weights is None:
-        from fastmnv2.weights.resolve import network_of
-
-        if network := network_of(model_or_weights):
-            return network.size
-    return _model(model_or_weights).network.size
+    return model_cache.image_size(model_or_weights)
 
 
 def info(weights: _Weights | Model = None) -> dict[str, Any]:
@@ -260,7 +255,7 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
     size: int | tuple[int, int] | None = None,
 ) -> "Report":
     """Quantise float weights to int8 and write a native file, for ``load(target, precision="int8")``.
@@ -271,7 +266,8 @@ def quantize(
         images: calibration images, ``[n,height,width,3]`` as for ``embed``: at least 5; a few dozen are enough.
             Every fifth is held out for the report.
         threads: as for ``load``.
-        progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``).
+        progress: draw a bar on stderr if that is a terminal (``fastmnv2[cli]``). A function, called with the numbers
+            of finished and of all layers, is deprecated.
         size: height and width of the network's images, as for ``load``.
 
     Returns:

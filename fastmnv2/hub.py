@@ -113,9 +113,7 @@ def get_expected_image_size(
     input_name: str | None = None,
 ) -> tuple[int, int]:
     """Height and width, in pixels, of the images that a module, or the module of a handle, takes."""
-    from fastmnv2 import get_expected_image_size as size_of
-
-    return size_of(module_or_spec.model if isinstance(module_or_spec, Module) else module_or_spec)
+    return model_cache.image_size(module_or_spec.model if isinstance(module_or_spec, Module) else module_or_spec)
 
 
 def get_num_image_channels(module_or_spec: Any, signature: str | None = None, input_name: str | None = None) -> int:

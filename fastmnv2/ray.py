@@ -11,6 +11,7 @@ On one machine, ``fastmnv2.embed_images`` is faster: it starts no processes and 
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +40,7 @@ class ImageEmbedder:
             whether this machine or the network caused the error, so that a later try may succeed.
         threads: number of threads of each process. Ask Ray for as many CPUs: ``num_cpus=threads``.
         normalize, method, decode, exif, max_pixels, crop, background: as for ``fastmnv2.embed_images``.
+        keep_errors: deprecated; True is ``on_error="keep"``.
     """
 
     def __init__(
@@ -55,7 +57,11 @@ class ImageEmbedder:
         max_pixels: int = MAX_PIXELS,
         crop: Crop | None = None,
         background: Colour | None = None,
+        keep_errors: bool = False,
     ) -> None:
+        if keep_errors:
+            warnings.warn('keep_errors is deprecated: use on_error="keep"', DeprecationWarning, stacklevel=2)
+            on_error = "keep"
         self._model = weights if isinstance(weights, Model) else model_cache.model(weights)
         if on_error not in ("raise", "keep"):
             raise ValueError(f"on_error: expected 'raise' or 'keep', got {on_error!r}")

@@ -1,7 +1,7 @@
 /* Resizing RGB pictures of 8 bits per channel into float32, in the layout of the network's batches.
  *
- * The caller says where to sample (fastmnv2/image/resizing.py has TensorFlow's formulas). The arithmetic is done here
- * in TensorFlow's order and therefore gives its bits. Nothing is allocated. */
+ * The caller computes where to sample (fastmnv2/image/resizing.py has TensorFlow's formulas). The arithmetic here is in
+ * TensorFlow's order, so it gives TensorFlow's bits. Nothing is allocated. */
 #ifndef FM_RESIZE_H
 #define FM_RESIZE_H
 

@@ -20,8 +20,8 @@ void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, con
                      const fm_layer *project, const fm_int8_layer *project_weights, fm_int8_couple *couples,
                      int16_t *order);
 
-/* The same weights with columns, or rows, in another order. They are stored in `buffer`, of
- * rows * columns bytes plus 8 bytes per column. */
+/* The same weights with columns, or rows, in another order. They are stored in `buffer`, which has rows * columns bytes
+ * plus 8 bytes per column. */
 fm_int8_layer fm_int8_arranged_columns(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
                                        char *buffer);
 fm_int8_layer fm_int8_arranged_rows(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,

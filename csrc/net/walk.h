@@ -19,7 +19,7 @@ typedef struct run {
     int *out_of_range;
 } run;
 
-/* From `from` up to, but not including, `to`: rows, pixels or channels, as the variable's name says. */
+/* From `from` up to, but not including, `to`: rows, pixels or channels, according to the variable's name. */
 typedef struct range {
     int from, to;
 } range;

@@ -21,6 +21,18 @@ def load(weights: Any, *, threads: int | None = None, **reading: Any) -> Model:
     return Model(resolve(weights, **reading), threads=threads)
 
 
+def image_size(model_or_weights: _Weights | Model) -> tuple[int, int]:
+    """See ``fastmnv2.get_expected_image_size``."""
+    if isinstance(model_or_weights, Model):
+        return model_or_weights.network.size
+    if isinstance(model_or_weights, str) or model_or_weights is None:
+        from fastmnv2.weights.resolve import network_of
+
+        if network := network_of(model_or_weights):
+            return network.size
+    return model(model_or_weights).network.size
+
+
 def _folder(name: str | None) -> str:
     """The working directory if ``name`` may be a relative path, whose meaning depends on it; otherwise ""."""
     if not name or name in ("imagenet", "untrained") or "://" in name or os.path.isabs(name):

@@ -279,7 +279,12 @@ class TestQuantize:
     def test_is_near_the_float_network_and_calibration_matters(self, untrained_native, pictures, tmp_path):
         random = np.random.default_rng(3)
         images = np.concatenate([pictures, random.integers(0, 256, (9, *pictures.shape[1:]), np.uint8)])
-        report = fastmnv2.quantize(untrained_native, tmp_path / "int8.safetensors", images)
+        called = []
+        with pytest.warns(DeprecationWarning, match="progress"):
+            report = fastmnv2.quantize(
+                untrained_native, tmp_path / "int8.safetensors", images, progress=lambda *counts: called.append(counts)
+            )
+        assert called[-1][0] == called[-1][1] == len(called) - 1
         assert (report.calibrated, report.held_out) == (12, 3)
         assert report.cosines.min() > 0.97
         assert list(report.errors)[-1] == DEFAULT.endpoints[-1].name

@@ -45,6 +45,9 @@ def test_embedder_without_ray(paths, model):
 
     batch = {"path": np.array([*paths[:3], "none.jpg"]), "other": np.arange(4)}
     found = ImageEmbedder(model, on_error="keep")(batch)
+    with pytest.warns(DeprecationWarning, match="on_error"):
+        former = ImageEmbedder(model, keep_errors=True)(batch)
+    np.testing.assert_equal(former, found)
     np.testing.assert_array_equal(found["features"][:3], model.embed_images(paths[:3]))
     assert np.isnan(found["features"][3]).all()
     assert found["error"].tolist() == ["", "", "", "No such file or directory"]

@@ -1,4 +1,4 @@
-"""Inputs of the command line: lists in several encodings, links, URLs, files that are named twice; and its help."""
+"""The command line reads lists in several encodings, links and URLs, refuses ambiguous files, and explains itself."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def test_lists_in_every_encoding(step, encoding, ending):
     assert list(read_names(Trickle(data, step), pytest.fail, null=ending == "\0")) == NAMES
 
 
-def test_names_in_lists_that_are_none():
+def test_invalid_names_in_lists_are_skipped():
     skipped = []
     data = b"a.png\0b.png\nc.png\n" + b"x" * 70_000 + b"\n" + b"y" * 200_000 + b"\nd.png"
     for step in (1000, 1 << 20):
@@ -77,7 +77,7 @@ def test_linked_folders(invoke, pictures, tmp_path, command):
     assert "features of 3 pictures" in output.stderr or output.stdout.count("\n") == 3
 
 
-def test_urls_are_arguments_too(tmp_path):
+def test_urls_may_be_arguments(tmp_path):
     skipped = []
     found = find(["https://x.example/a.png", "data:image/png;base64,AA"], lambda *what: skipped.append(what))
     assert found.paths == ["data:image/png;base64,AA", "https://x.example/a.png"]
@@ -108,13 +108,13 @@ def test_closed_streams(pictures, tmp_path):
 def test_one_file_for_two_purposes(invoke, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.csv").write_text("a.png\n")
-    says = "name the same file"
-    assert says in invoke("embed", "--from", "x.csv", "-o", "./x.csv", "--force", code=2).stderr
+    message = "name the same file"
+    assert message in invoke("embed", "--from", "x.csv", "-o", "./x.csv", "--force", code=2).stderr
     for report in ("m.safetensors", "./m.safetensors", tmp_path / "m.safetensors"):
-        assert says in invoke("train", pictures, "-o", "m.safetensors", "--report", report, code=2).stderr
-    assert says in invoke("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
+        assert message in invoke("train", pictures, "-o", "m.safetensors", "--report", report, code=2).stderr
+    assert message in invoke("train", "x.csv", "-o", "m.safetensors", "--report", "x.csv", "--force", code=2).stderr
     quantize = ("quantize", "untrained", "q.safetensors", "--calibrate", pictures)
-    assert says in invoke(*quantize, "--plot", "q.safetensors", code=2).stderr
+    assert message in invoke(*quantize, "--plot", "q.safetensors", code=2).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
 
@@ -141,8 +141,7 @@ def test_every_option_is_explained(command):
                 assert {part for part in words[number + 2 :] if part.startswith("-") and part != "-"} <= known
 
 
-def test_pictures_of_alpha(invoke, tmp_path):
-    """The command line's decoding options are the library's."""
+def test_the_decoding_options_are_those_of_the_library(invoke, tmp_path):
     from fastmnv2.cli.common import DECODING
     from fastmnv2.image.decode import Options
 

@@ -134,7 +134,7 @@ def replaced(data, at, new):
 
 @pytest.mark.parametrize("turn", [False, True])
 @pytest.mark.parametrize(
-    "fault", ["RIFF's size", "EXIF's size", "cut in XMP", "reserved flags", "flags of what is absent"]
+    "fault", ["RIFF's size", "EXIF's size", "cut in XMP", "reserved flags", "flags of absent parts"]
 )
 def test_webp_containers(fault, turn):
     data = encoded("WEBP", lossless=True, exif=exif(1), xmp=b"<xmp>" * 50)
@@ -143,12 +143,12 @@ def test_webp_containers(fault, turn):
         "EXIF's size": lambda: replaced(data, data.index(b"EXIF") + 4, b"\xff\xff\0\0"),
         "cut in XMP": lambda: data[:-20],
         "reserved flags": lambda: replaced(data, 20, bytes([data[20] | 0xC1])),
-        "flags of what is absent": lambda: replaced(encoded("WEBP", lossless=True, exif=exif(1)), 20, b"\x2c"),
+        "flags of absent parts": lambda: replaced(encoded("WEBP", lossless=True, exif=exif(1)), 20, b"\x2c"),
     }[fault]()
     np.testing.assert_array_equal(image.read(damaged, exif=turn), np.asarray(PICTURE))
 
 
-def test_webp_is_turned_though_other_metadata_are_damaged():
+def test_webp_is_rotated_even_if_other_metadata_are_damaged():
     data = encoded("WEBP", lossless=True, exif=exif(6), xmp=b"<xmp>" * 50)
     np.testing.assert_array_equal(image.read(data[:-20], exif=True), np.asarray(PICTURE).swapaxes(0, 1)[:, ::-1])
 

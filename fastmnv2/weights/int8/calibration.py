@@ -6,7 +6,8 @@ of each channel; this shift is then subtracted from the biases, layer by layer.
 
 import contextlib
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 from fastmnv2.core import arguments
 from fastmnv2.core.model import Model
 from fastmnv2.core.network import Layer, Network
-from fastmnv2.core.progress import Advance, silent
 from fastmnv2.core.progress import progress as progress_bar
+from fastmnv2.core.progress import silent
 from fastmnv2.weights.forms import native
 from fastmnv2.weights.int8.quantised import (
     IMAGE,
@@ -86,7 +87,7 @@ def quantize(
     images: Any,
     *,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int], None] = False,
 ) -> Report:
     """See ``fastmnv2.quantize``. ``folded`` holds the float weights."""
     image_quantity(*folded.range)  # check this before work that takes minutes
@@ -98,8 +99,12 @@ def quantize(
     held_out = np.arange(len(array)) % HELD_OUT == HELD_OUT - 1
     original = Model(folded, threads=threads)
     calibration = _Calibration(folded, original, array[~held_out])
-    with progress_bar("quantising", unit="layers") if progress else contextlib.nullcontext(silent) as advance:
-        quantised = calibration.run(advance)
+    if callable(progress):
+        warnings.warn("progress: a function is deprecated: use True or False", DeprecationWarning, stacklevel=3)
+        quantised = calibration.run(progress)
+    else:
+        with progress_bar("quantising", unit="layers") if progress else contextlib.nullcontext(silent) as advance:
+            quantised = calibration.run(advance)
     native.write(target, quantised)
     return _report(original, Model(quantised, threads=threads), array[held_out], int((~held_out).sum()))
 
@@ -169,7 +174,7 @@ class _Calibration:
             scale = self._tensors[quantity_names(POOL if layer is self._shape.head else before)[0]][0]
         return self._network()
 
-    def run(self, advance: Advance) -> Quantised:
+    def run(self, advance: Callable[[int, int], None]) -> Quantised:
         """The same with biases corrected for the shifts that rounding causes in the means."""
         self.uncorrected()
         outputs = [name for name, scope in self._names.items() if not scope.endswith("/sum")]
