@@ -1,6 +1,7 @@
 """The command line. Commands import what they need when they run."""
 
 import io
+import os
 import signal
 import sys
 import warnings
@@ -39,6 +40,13 @@ for _command in (embed, classify, convert, quantize, train, info, demo, bench):
     cli.add_command(_command)
 
 
+def _open_streams() -> None:
+    """Open the standard streams that the caller has closed, lest other files get their numbers and the output."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 -- for as long as the process runs
+
+
 def main() -> None:
     """Run the command line and exit."""
 
@@ -49,6 +57,7 @@ def main() -> None:
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, stop)
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper

@@ -26,7 +26,7 @@ def progress(what: str, total: int | None = None, *, in_bytes: bool = False, uni
     With a ``unit``, such as "pictures", the bar also shows units per second. If standard error is not a terminal,
     nothing is drawn. If rich is not installed, ``what`` is printed instead of a bar.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed, or a program without a console
         yield silent
         return
     try:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmnv2.image import jpeg, pillow
+from fastmnv2.image import jpeg, keys, pillow
 from fastmnv2.image.jpeg import Buffer
 from fastmnv2.image.limits import MAX_BYTES
 from fastmnv2.image.options import MAX_PIXELS, Colour, Decode, Options
@@ -137,10 +137,10 @@ def content(path: str | os.PathLike[str]) -> tuple[bytes, bytes]:
 def name_of(item: Any) -> str:
     """The name of a picture in messages."""
     try:
-        if isinstance(item, str) and item.startswith("data:"):
-            return item[:40] + "…" * (len(item) > 40)
         if isinstance(item, (str, os.PathLike)):
-            return os.fsdecode(item)
+            path = os.fsdecode(item)
+            longest = 40 if keys.is_data(path) else _PATH_BYTES
+            return path if len(path) <= longest else f"{path[:40]}…"
         name = getattr(item, "name", None) or getattr(item, "filename", None)
         if name and isinstance(name, (str, os.PathLike)):
             return os.fsdecode(name)
@@ -162,7 +162,7 @@ def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -
         return _of_bytes(bytes(item), name, options, buffer)
     if hasattr(item, "read"):
         return _of_bytes(read_whole(item, name), name, options, buffer)
-    if isinstance(item, str) and item.startswith("data:"):
+    if isinstance(item, str) and keys.is_data(item):
         return _of_bytes(_data_url_bytes(item, name), name, options, buffer)
     if isinstance(item, str) and "://" in item:
         return _of_bytes(_fetch(item), name, options, buffer)
@@ -178,7 +178,10 @@ def open_picture(item: "File", options: Options, buffer: Buffer | None = None) -
 
 def _opened(path: str | os.PathLike[str] | os.PathLike[bytes]) -> Any:
     """Open a regular file for unbuffered reading."""
-    found = Path(os.fsdecode(path))
+    name = os.fsdecode(path)
+    if not name:
+        raise ValueError("expected the path of a picture, got an empty one")
+    found = Path(name)
     mode = found.stat().st_mode
     if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
         kind = "a folder" if stat.S_ISDIR(mode) else "a special file"
@@ -212,10 +215,16 @@ def _fetch(url: str) -> bytes:
 
 
 def _data_url_bytes(url: str, name: str) -> bytes:
-    head, _, text = url.partition(",")
+    """The content of a data: URL, as browsers read it: white space and a missing padding in base64 are allowed."""
+    head, comma, text = url.partition(",")
+    if not comma:
+        raise ValueError(f"{name}: expected a comma in a data: URL, as in data:image/png;base64,…")
+    data = urllib.parse.unquote_to_bytes(text)
+    if not head.lower().replace(" ", "").endswith(";base64"):
+        return data
+    data = b"".join(data.split())
     try:
-        data = urllib.parse.unquote_to_bytes(text)
-        return base64.b64decode(data, validate=True) if head.endswith(";base64") else data
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
     except binascii.Error as error:
         raise ValueError(f"{name}: expected base64 in a data: URL: {error}") from error
 
@@ -228,10 +237,19 @@ def _of_bytes(data: bytes, name: str, options: Options, buffer: Buffer | None) -
     try:
         return pillow.decode(io.BytesIO(data), name, options)
     except ValueError as error:
-        if len(data) < _PATH_BYTES and b"\0" not in data and os.path.exists(data):
-            message = "expected the bytes of a picture, got a path in bytes; pass os.fsdecode(path)"
+        if kind := _text_kind(data):
+            message = f"expected the bytes of a picture, got a {kind} in bytes; pass os.fsdecode({kind})"
             raise ValueError(f"{name}: {message}") from error
         raise
+
+
+def _text_kind(data: bytes) -> str:
+    """Which text was given as bytes: "url" of data, "path", or "" for anything else."""
+    if keys.is_data(data[:5].decode("latin-1")):
+        return "url"
+    if len(data) >= _PATH_BYTES or b"\0" in data:
+        return ""
+    return "path" if os.path.exists(data) or Path(os.fsdecode(data)).suffix.lower() in SUFFIXES else ""
 
 
 def _orientation(data: bytes) -> int:

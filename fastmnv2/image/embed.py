@@ -64,6 +64,7 @@ def embed_images(
     out: NDArray[np.float32] | None,
 ) -> NDArray[np.float32]:
     """See ``fastmnv2.embed_images``."""
+    _check_items(items)
     count = len(items) if isinstance(items, Sized) else None
     features = model.network.features
     if out is not None:
@@ -140,20 +141,25 @@ def run(
     on_error: OnError,
 ) -> Results:
     """The same with any function instead of ``Model.embed``. Arguments are checked before the first item is taken."""
-    if isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif"):
-        raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
-    names = isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "UO"
-    if isinstance(items, np.ndarray) and items.ndim != 4 and not names:
-        expected = "expected a list of arrays, or an array of pictures [n, H, W, C] or of paths [n]"
-        raise ValueError(f"items: {expected}; got {items.dtype} {list(items.shape)}")
-    if not isinstance(items, Iterable):
-        raise TypeError(f"items: expected an iterable of pictures, got {type(items).__name__}")
+    _check_items(items)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"batch_size: expected a positive int, got {batch_size!r}")
     if on_error != "raise" and not callable(on_error):
         raise ValueError(f"on_error: expected 'raise', 'skip' or a function, got {on_error!r}")
     results = stream(items, compute, options, threads=threads, batch_size=int(batch_size))
     return _without_errors(results, on_error)
+
+
+def _check_items(items: Any) -> None:
+    one = isinstance(items, (str, bytes, bytearray, os.PathLike)) or hasattr(items, "getexif")
+    if one or (hasattr(items, "read") and hasattr(items, "readline")):
+        raise TypeError(f"items: expected several pictures, got one ({type(items).__name__}); put it into a list")
+    names = isinstance(items, np.ndarray) and items.ndim == 1 and items.dtype.kind in "UTO"
+    if isinstance(items, np.ndarray) and items.ndim != 4 and not names:
+        expected = "expected a list of arrays, or an array of pictures [n, H, W, C] or of paths [n]"
+        raise ValueError(f"items: {expected}; got {items.dtype} {list(items.shape)}")
+    if not isinstance(items, Iterable):
+        raise TypeError(f"items: expected an iterable of pictures, got {type(items).__name__}")
 
 
 def _without_errors(results: Results, on_error: Any) -> Results:

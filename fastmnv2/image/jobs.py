@@ -190,7 +190,7 @@ def _state_of(name: str) -> State:
         if place is not None:
             found = os.stat(place)
             return State(found.st_size, _int64(found.st_mtime_ns))
-        if name.startswith("data:"):
+        if keys.is_data(name):
             return State()
         import fsspec
 
@@ -284,7 +284,7 @@ def _is_gone(key: str) -> bool:
     try:
         if path is not None:
             os.lstat(path)
-        elif not key.startswith("data:"):
+        elif not keys.is_data(key):
             import fsspec
 
             system, place = fsspec.core.url_to_fs(key)

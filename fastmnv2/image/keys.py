@@ -15,7 +15,12 @@ _FILE = "file://"
 
 def is_url(name: str) -> bool:
     """Whether a name is a URL that fsspec fetches, or a data URL."""
-    return "://" in name or name.startswith("data:")
+    return "://" in name or is_data(name)
+
+
+def is_data(name: str) -> bool:
+    """Whether a name is a data URL, which holds the picture itself."""
+    return name[:5].lower() == "data:"
 
 
 def local(name: str) -> str | None:

@@ -23,7 +23,8 @@ def fold(source: Source) -> Folded:
             image size is unknown; or if layers before or after the network can't be run.
     """
     if source.input_error:
-        raise WeightsError(f"{source.origin}: {source.input_error}")
+        how = "" if "input_range" in source.input_error else "; input_range= sets what black and white become before it"
+        raise WeightsError(f"{source.origin}: {source.input_error}{how}")
     if source.head_error:
         how = "" if "head=False" in source.head_error else "; head=False skips all layers after the pooling"
         raise WeightsError(f"{source.origin}: {source.head_error}{how}")

@@ -243,12 +243,24 @@ class TestSources:
         np.testing.assert_array_equal(image.load_image(entry), image.load_image(path))
         with pytest.raises(ValueError, match=r"got a path in bytes; pass os\.fsdecode\(path\)"):
             image.load_image(os.fsencode(path))
+        with pytest.raises(ValueError, match="got a path in bytes"):
+            image.load_image(b"missing/a.png")
+        with pytest.raises(ValueError, match=r"got a url in bytes; pass os\.fsdecode\(url\)"):
+            image.load_image(b"data:image/png;base64,")
 
     def test_data_urls(self):
         coded = base64.b64encode(self.data).decode()
         np.testing.assert_array_equal(image.read(f"data:image/png;base64,{coded}"), image.read(self.data))
         escaped = "".join(f"%{byte:02x}" for byte in self.data)
         np.testing.assert_array_equal(image.read(f"data:,{escaped}"), image.read(self.data))
+        lines = "\r\n".join(coded[at : at + 76] for at in range(0, len(coded), 76)).rstrip("=")
+        for url in (f"DATA:image/png;BASE64,{coded}", f"data:image/png; base64,{lines}\n"):  # browsers take these too
+            np.testing.assert_array_equal(image.read(url), image.read(self.data))
+        with pytest.raises(ValueError, match=r"^data:image/png;base64: expected a comma"):
+            image.read("data:image/png;base64")
+        with pytest.raises(OSError, match="File name too long"):
+            image.read(coded * 40)
+        assert decode.name_of(coded * 40) == f"{coded[:40]}…"
         with pytest.raises(ValueError, match=r"^data:image/png;base64,\?\?\?: expected base64"):
             image.read("data:image/png;base64,???")
 

@@ -161,6 +161,8 @@ class TestErrors:
         [
             ("a.jpg", {}, "several pictures, got one"),
             (b"a", {}, "several pictures, got one"),
+            (io.BytesIO(b"a"), {}, "several pictures, got one"),
+            (np.array("a.jpg"), {}, r"of paths \[n\]; got <U5 \[\]"),
             (PIL.Image.new("RGB", (2, 2)), {}, "several pictures, got one"),
             (np.zeros((4, 4, 3)), {}, "a list of arrays, or an array of pictures"),
             (3, {}, "expected an iterable"),

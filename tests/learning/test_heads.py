@@ -186,9 +186,14 @@ def test_heads_of_keras_2(network, pixels, tmp_path):
                             "inbound_nodes": [[["Conv1", 0, 0, {}]]],
                         },
                         {
+                            "class_name": "ReLU",
+                            "config": {"name": "out_relu", "max_value": 6.0},
+                            "inbound_nodes": [[["Conv_1_bn", 0, 0, {}]]],
+                        },
+                        {
                             "class_name": "GlobalAveragePooling2D",
                             "config": {"name": "pool"},
-                            "inbound_nodes": [[["Conv_1_bn", 0, 0, {}]]],
+                            "inbound_nodes": [[["out_relu", 0, 0, {}]]],
                         },
                     ],
                     "input_layers": [["input_1", 0, 0]],

@@ -114,6 +114,16 @@ def test_bytes_that_are_cast_are_pixels_from_0_to_255():
     assert tf_graph.saved_model(saved(graph(*nodes, convolution("z")))).input_range == (0.0, 255.0)
 
 
+def test_the_networks_size_is_that_of_resized_images():
+    dims = field(2, field(2, field(1, 2)))
+    tensor = field(1, 3) + dims + field(4, np.array([96, 64], np.int32).tobytes())
+    size = node("size", "Const", attributes=attribute("value", field(8, tensor)))
+    nodes = [placeholder("images", 224), size, node("y", "ResizeBilinear", "images", "size"), convolution("y")]
+    assert tf_graph.saved_model(saved(graph(*nodes), size=224)).size == (96, 64)
+    nodes[1] = node("size", "Placeholder")  # unknown: the images' own
+    assert tf_graph.saved_model(saved(graph(*nodes), size=224)).size == (224, 224)
+
+
 def test_graphs_without_a_range_and_graphs_that_cant_be_run():
     assert tf_graph.saved_model(saved(graph(placeholder("images"), convolution("images")))).input_range is None
     for step in (

@@ -3,6 +3,8 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -12,7 +14,7 @@ from makers import write_bundle
 import fastmnv2
 from fastmnv2.core.network import BATCH_NORM, DEFAULT, of
 from fastmnv2.weights.fold import fold
-from fastmnv2.weights.forms import keras_graph, keras_names
+from fastmnv2.weights.forms import hdf5, keras, keras_graph, keras_names
 from fastmnv2.weights.forms.keras_names import _keras_name as keras_name
 from fastmnv2.weights.resolve import resolve
 from fastmnv2.weights.untrained import untrained
@@ -303,6 +305,92 @@ def test_a_rescaling_sets_the_input_range(source, tmp_path):
     ours = layer("Rescaling", keras_graph.UNIT_RESCALING, "images", scale=0.5, offset=0.0)
     inner = network_config(source) | {"inbound_nodes": call(keras_graph.UNIT_RESCALING)}
     assert keras_graph.around(functional([ours, inner], ["network"]), None).input_range == (0.0, 0.5)
+
+
+def changed(config, name, **how):
+    (found,) = [own["config"] for own in config["config"]["layers"] if own["config"]["name"] == name]
+    found.update(how)
+    return config
+
+
+def around_of(source, *behind, **relu):
+    inner = changed(network_config(source), "out_relu", **relu) | {"inbound_nodes": call("images")}
+    return keras_graph.around(functional([inner, *behind], [behind[-1]["config"]["name"]]), None)
+
+
+def test_what_takes_the_last_map_before_its_relu6(source):
+    """Such a head would get other numbers than the features."""
+    pool, dense = layer("GlobalAveragePooling2D", "pool", "network"), layer("Dense", "kinds", "pool")
+    assert not around_of(source, pool, dense).head_error
+    for relu in ({"max_value": None}, {"max_value": 4.0}, {"negative_slope": 0.1}, {"threshold": 1.0}):
+        assert (
+            "out_relu (ReLU) takes the output of Conv_1_bn; expected ReLU6"
+            in around_of(source, pool, dense, **relu).head_error
+        )
+    config = network_config(source)
+    own = config["config"]
+    own["layers"][-1:] = [layer("GlobalAveragePooling2D", "pool", "Conv_1_bn"), dense]
+    own["output_layers"] = [["kinds", 0, 0]]
+    assert "pool (GlobalAveragePooling2D) takes" in keras_graph.around(config, None).head_error
+
+
+def test_a_reshape_that_makes_each_feature_a_row_is_refused(source):
+    pool, dense = layer("GlobalAveragePooling2D", "pool", "network"), layer("Dense", "kinds", "rows")
+    for shape, fits in (([1280], True), ([1, 1, 1280], True), ([1280, 1], False), ([1280, 1, 1], False)):
+        found = around_of(source, pool, layer("Reshape", "rows", "pool", target_shape=shape), dense)
+        assert bool(found.head_error) != fits
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("bn_Conv1", {"epsilon": 1e-5}),
+        ("block_13_depthwise", {"strides": [1, 1]}),
+        ("block_14_depthwise", {"dilation_rate": [2, 2]}),
+    ],
+)
+def test_networks_that_compute_something_else_are_refused(source, tmp_path, name, how):
+    config = changed(network_config(source), name, **how)
+    config["config"]["layers"].append(layer("Conv2D", "block_99_expand", "out_relu"))  # of no network
+    path = legacy(tmp_path / "m.h5", source, lambda name: name, config)
+    with pytest.raises(fastmnv2.WeightsError, match=f"{name}: expected {next(iter(how))}"):
+        fastmnv2.load(path, head=False)
+
+
+def test_closed_streams_and_odd_entries_of_the_path(source, tmp_path):
+    """The child process that reads HDF5 has standard streams where this process may have other files."""
+    path = legacy(tmp_path / "m.h5", source, lambda name: name)
+    program = """
+import os, pathlib, sys
+os.closerange(0, 3)
+sys.path += [None, b"bytes", pathlib.Path("path")]
+import fastmnv2
+open(sys.argv[2], "w").write(fastmnv2.load(sys.argv[1]).weights["form"])
+"""
+    subprocess.run([sys.executable, "-c", program, path, tmp_path / "form"], timeout=120, check=True)
+    assert (tmp_path / "form").read_text() == "keras"
+
+
+def test_layers_of_two_models_with_one_name(source, tmp_path):
+    """Neither of them is taken for the other."""
+    with h5py.File(tmp_path / "m.weights.h5", "w") as file:
+        for number, model in enumerate(("first", "second")):
+            variables_of = file.create_group(f"layers/{model}/layers/dense/vars")
+            variables_of.attrs["name"] = "dense"
+            variables_of["0"] = np.full((4, 4), number, np.float32)
+    with (tmp_path / "m.weights.h5").open("rb") as file:
+        others = hdf5.collect(file).others
+    assert sorted(values[0, 0] for values in others.values()) == [0, 1]
+    assert keras._variables_of("dense", others) == {}
+    places = {"layers/first/layers/dense", "layers/second/layers/dense"}
+    nameless = {f"{place}/0": np.zeros((4, 4), np.float32) for place in places}
+    assert keras._variables_of("dense", nameless, places) == {}
+    assert list(keras._variables_of("dense", {"layers/first/layers/dense/0": nameless.popitem()[1]}, places)) == ["0"]
+    with h5py.File(tmp_path / "n.weights.h5", "w") as file:
+        numbered(file, source, "layers/functional/")
+        numbered(file, untrained(seed=4), "layers/functional_1/")
+    with pytest.raises(fastmnv2.WeightsError, match=r"a second tensor for .*; expected one MobileNetV2"):
+        fastmnv2.load(tmp_path / "n.weights.h5")
 
 
 def test_paths_of_layers_without_names():

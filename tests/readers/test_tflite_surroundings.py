@@ -126,8 +126,9 @@ def hyperbolic(maker, pooled):
         ({"after": two_heads}, "second is a second branch"),
         ({"after": hyperbolic}, "odd_one can't be run"),
         ({"pool": "REDUCE_MAX"}, "REDUCE_MAX.* only its average"),
+        ({"unclamped": "MobilenetV2/Conv_1"}, "MEAN.* only its average after ReLU6"),
     ],
-    ids=["two heads", "tanh", "max pooling"],
+    ids=["two heads", "tanh", "max pooling", "no ReLU6"],
 )
 def test_heads_never_block_the_features(folded, pixels, features, tmp_path, parts, message):
     path = written(tmp_path / "m.tflite", folded, **parts)
@@ -205,6 +206,15 @@ def test_arithmetic_before_the_network_is_read(folded, pixels, tmp_path):
     ):
         model = fastmnv2.load(written(tmp_path / "m.tflite", folded, before=before))
         assert model.weights["input_range"] == pytest.approx(expected)
+
+
+def test_a_graph_that_resizes_images_says_the_networks_size(folded, pixels, features, tmp_path):
+    model = fastmnv2.load(
+        written(tmp_path / "m.tflite", folded, size=(128, 160), before=[("MUL", 1 / 127.5), ("SUB", 1.0)])
+    )
+    assert model.network == folded.network
+    assert model.weights["input_range"] == pytest.approx((-1.0, 1.0))
+    near(model.embed(pixels), features)
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,15 @@ class FloatMaker(Maker):
 
     ``before`` is a list of (operator, numbers) for the image, or (operator, numbers, True) with the numbers first.
     ``after`` is a function that takes this maker and the pooled features' tensor and returns the outputs' tensors.
-    ``pool`` is the operator for the last map.
+    ``pool`` is the operator for the last map, ``window`` that of AVERAGE_POOL_2D. ``unclamped`` is the scope of a layer
+    without its ReLU6. ``size`` is the size of images, which the graph then resizes.
     """
 
-    def __init__(self, folded, before=(), after=None, pool="MEAN", activations=np.float32, window=None):
+    def __init__(
+        self, folded, before=(), after=None, pool="MEAN", activations=np.float32, window=None, unclamped="", size=None
+    ):
         super().__init__(0, np.uint8)
+        self.unclamped, self.size = unclamped, size
         self.folded, self.before, self.after, self.last, self.activations = folded, before, after, pool, activations
         self.window = window  # of AVERAGE_POOL_2D
 
@@ -37,7 +41,7 @@ class FloatMaker(Maker):
             kernel = self.values(self.folded.tensors[layer.weights_name].transpose(3, 0, 1, 2))
         options = s.DepthwiseConv2DOptionsT() if depthwise else s.Conv2DOptionsT()
         options.padding, options.strideW, options.strideH = SAME, layer.stride, layer.stride
-        options.fusedActivationFunction = RELU6 if layer.relu6 else 0
+        options.fusedActivationFunction = RELU6 if layer.relu6 and layer.scope != self.unclamped else 0
         if depthwise:
             options.depthMultiplier = 1
         target = self.tensor((1, layer.out_height, layer.out_width, layer.out_channels), self.activations)
@@ -62,7 +66,11 @@ class FloatMaker(Maker):
 
     def graph(self):
         s, network = self.schema, self.folded.network
-        image = current = self.tensor((1, *network.image_shape), self.activations)
+        image = current = self.tensor((1, *(self.size or network.size), 3), self.activations)
+        if self.size:
+            target = self.tensor((1, *network.image_shape), self.activations)
+            given = (current, self.values(np.array(network.size, np.int32)))
+            current = self.operator("RESIZE_BILINEAR", given, target, s.ResizeBilinearOptionsT())
         kinds = {"MUL": s.MulOptionsT, "ADD": s.AddOptionsT, "SUB": s.SubOptionsT, "DIV": s.DivOptionsT}
         for operator, number, *first in self.before:
             target = self.tensor((1, *network.image_shape), self.activations)

@@ -98,7 +98,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
             f"{origin}: HDF5 files are read in a child process, for which this program has no Python interpreter; "
             "convert the file with a normal Python: fastmnv2 convert SRC FILE.safetensors"
         )
-    receiver, sender = os.pipe()
+    receiver, sender = _pipe()
     with open(receiver, "rb") as answers:
         try:
             process = _start(interpreter, sender, file)
@@ -124,6 +124,18 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
     return found[0]
 
 
+def _pipe() -> tuple[int, int]:
+    """A pipe. Its ends are not 0 to 2, which are free if standard streams are closed: the child has its own there."""
+    receiver, sender = os.pipe()
+    if min(receiver, sender) > 2:
+        return receiver, sender
+    try:
+        return _pipe()
+    finally:
+        os.close(receiver)
+        os.close(sender)
+
+
 def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[bytes]":
     """Start the child process, which inherits ``sender``."""
     how: dict[str, Any]
@@ -136,7 +148,7 @@ def _start(interpreter: str, sender: int, file: IO[bytes]) -> "subprocess.Popen[
     else:
         handle, how = sender, {"pass_fds": [sender]}
     return subprocess.Popen(
-        [interpreter, "-c", _CHILD, str(handle), *sys.path],
+        [interpreter, "-c", _CHILD, str(handle), *(place for place in sys.path if isinstance(place, str))],
         stdin=file,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -305,7 +317,8 @@ def _variable_paths(datasets: "dict[str, h5py.Dataset]") -> "dict[str, h5py.Data
         variables: tuple[str, ...] = BATCH_NORM if batch_norm else ("kernel", "bias")
         if not _is_network_layer(layer):
             variables = ()  # the variables of other layers depend on the layer's class
-        named[f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"] = dataset
+        plain = f"{layer[:_NAME_LIMIT]}/{variables[number] if number < len(variables) else number}"
+        named[plain if plain not in named else f"/{folder}/{plain}"] = dataset  # the same name in another model
     return named
 
 

@@ -6,6 +6,7 @@ layer's name is an attribute of ``vars``) and ``.keras``, a zip that contains Ke
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -92,15 +93,20 @@ def read_model(model: Any) -> Source:
 
     origin = f"the Keras model {printable(str(model.name), 100)}"
     variables: dict[str, NDArray[Any]] = {}
-    pending = list(model.layers)
+    pending, seen = [(layer, "") for layer in model.layers], set[int]()
     while pending:
-        layer = pending.pop()
-        pending += getattr(layer, "layers", ())
+        layer, place = pending.pop()
+        if id(layer) in seen:  # a model may be used twice
+            continue
+        seen.add(id(layer))
+        pending += [(inner, f"{place}/{layer.name}") for inner in getattr(layer, "layers", ())]
         adapted = getattr(layer, "lora_enabled", False)  # then the kernel's variable is only a part of the kernel
         for weight in () if hasattr(layer, "layers") else layer.weights:
             values = np.asarray(layer.kernel if adapted and weight.name == "kernel" else weight)
+            path = f"{layer.name}/{weight.name}"
+            path = path if path not in variables else f"{place}/{path}"  # the same name in another model
             if values.dtype.kind == "f" or values.dtype.name == "bfloat16":  # not a quantised layer's integers
-                variables[f"{layer.name}/{weight.name}"] = np.ascontiguousarray(values, np.float32)
+                variables[path] = np.ascontiguousarray(values, np.float32)
     variables = {plain: variables[path] for plain, path in keras_names.plain_paths(variables).items()}
     used = {path: values for path, values in variables.items() if keras_names.is_variable(path)}
     others = {path: values for path, values in variables.items() if path not in used}
@@ -131,7 +137,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
     if DEFAULT.logits.weights_name not in tensors:
         others |= {path: values for path, values in content.variables.items() if keras_names.is_top(path)}
     if config is not None:
-        _check_norms(config, origin)
+        _check_layers(config, origin)
         size = _image_size(config)
         even_maps = size is None and _pads_even_maps(config)
         graph = keras_graph.around(config, size)
@@ -148,8 +154,10 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
         try:
             last = tensors.get(DEFAULT.head.weights_name)
             features = DEFAULT.features if last is None else last.shape[-1]
-            places = {name: path for path, name in reversed(keras_names.saved_paths(config).items())}
-            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer, "")), features)
+            places: dict[str, set[str]] = {}
+            for path, name in keras_names.saved_paths(config).items():
+                places.setdefault(name, set()).add(path)
+            head = keras_graph.head(graph, lambda layer: _variables_of(layer, others, places.get(layer)), features)
         except ValueError as error:
             head_error = str(error)
     if head is not None and DEFAULT.logits.weights_name in tensors:
@@ -171,9 +179,9 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
 
 
 def _variables_of(
-    layer: str, others: dict[str, NDArray[np.float32] | None], place: str
+    layer: str, others: dict[str, NDArray[np.float32] | None], places: set[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by the last part of their names, if unique. ``place``: the path if the layer has no name."""
+    """A layer's variables by the last part of their names, if unique. ``places``: paths of layers without a name."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
@@ -182,7 +190,7 @@ def _variables_of(
     if not found:
         for path, values in others.items():
             parent, _, name = path.rpartition("/")
-            if place and parent in (place, f"_layer_checkpoint_dependencies/{place.removeprefix('layers/')}"):
+            if re.sub("^_layer_checkpoint_dependencies/", "layers/", parent) in (places or ()):
                 found.setdefault(name, []).append(values)
     return {name: values[0] for name, values in found.items() if len(values) == 1 and values[0] is not None}
 
@@ -259,14 +267,21 @@ def _pads_even_maps(config: Any) -> bool:
     return any(kind == "ZeroPadding2D" and own.get("padding") == [[0, 1], [0, 1]] for kind, _, own in _layers(config))
 
 
-def _check_norms(config: Any, origin: str) -> None:
-    """Check that the network's batch norms have the epsilon that folding uses."""
-    plain = keras_names.plain_names(_layer_names(config))
+def _check_layers(config: Any, origin: str) -> None:
+    """Check that layers with the network's names compute what the network does: strides, ReLU6 and epsilon."""
+    names = _layer_names(config)
+    plain, prefix = keras_names.plain_names(names), keras_names.prefix_of(names)
     for kind, name, own in _layers(config):
-        epsilon = own.get("epsilon")
-        if (
-            kind == "BatchNormalization"
-            and name in plain
-            and not (isinstance(epsilon, (int, float)) and abs(epsilon - DEFAULT.epsilon) <= 1e-9)
-        ):
-            raise WeightsError(f"{origin}: {name}: expected epsilon {DEFAULT.epsilon}, got {epsilon!r}")
+        expected: dict[str, tuple[Any, ...]] = {}
+        if kind == "BatchNormalization" and name in plain:
+            expected["epsilon"] = (DEFAULT.epsilon,)
+        elif kind == "ReLU" and keras_names.layer_of(name.removeprefix(prefix).removesuffix("_relu")):
+            expected["max_value"] = (6,)
+        elif kind in ("Conv2D", "DepthwiseConv2D") and (layer := keras_names.layer_of(plain.get(name, ""))):
+            stride = layer.stride
+            expected = {"strides": (stride, [stride] * 2, None), "dilation_rate": (1, [1, 1], None)}
+        for key, values in expected.items():
+            found = own.get(key)
+            close = isinstance(found, float) and isinstance(values[0], float) and abs(found - values[0]) <= 1e-9
+            if found not in values and not close:
+                raise WeightsError(f"{origin}: {name}: expected {key} {values[0]}, got {found!r}")

@@ -380,11 +380,11 @@ def _numbers(node: _Node, *defaults: tuple[str, float]) -> tuple[float, float]:
 
 
 def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Lookup], list[Step]]]:
-    nodes = _chain(last_norm, _after)
-    if nodes and nodes[0].kind in ("ReLU", "Activation"):
-        nodes = nodes[1:]
+    effective = [node for node in _chain(last_norm, _after) if node.kind not in _IDLE]
+    if effective and not _is_relu6(effective[0]):
+        raise _refuse(effective[0], f"takes the output of {last_norm.name}; expected ReLU6 between them")
+    effective = effective[1:]
     pooled, makers = False, list[Callable[[_Lookup], list[Step]]]()
-    effective = [node for node in nodes if node.kind not in _IDLE]
     for node in effective:
         if not pooled:
             if not _pools(node, size):
@@ -401,6 +401,19 @@ def _head(last_norm: _Node, size: tuple[int, int] | None) -> list[Callable[[_Loo
         else:
             makers.append(_maker(node))
     return makers
+
+
+def _is_relu6(node: _Node) -> bool:
+    if node.kind == "Activation":
+        name = node.config.get("activation")
+        return (name.get("config") if isinstance(name, dict) else name) == "relu6"
+    return node.kind == "ReLU" and _clamp(node) == (6, 0, 0)
+
+
+def _clamp(node: _Node) -> tuple[Any, Any, Any]:
+    """A ReLU's maximum, slope and threshold."""
+    slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))
+    return node.config.get("max_value"), slope, threshold
 
 
 def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
@@ -426,7 +439,7 @@ def _only_reshapes(node: _Node) -> bool:
     shape = node.config.get("target_shape")
     if node.kind != "Reshape" or not isinstance(shape, (list, tuple)):
         return False
-    return len([edge for edge in shape if edge != 1]) == 1
+    return shape[-1:] not in ([1], (1,)) and len([edge for edge in shape if edge != 1]) == 1
 
 
 def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
@@ -442,8 +455,7 @@ def _maker(node: _Node) -> Callable[[_Lookup], list[Step]]:
     elif node.kind == "UnitNormalization" and node.config.get("axis", -1) in (-1, [-1], 1, [1]):
         steps = [Step("unit", node.name)]
     elif node.kind == "ReLU":
-        limit = node.config.get("max_value")
-        slope, threshold = (node.config.get(name) or 0 for name in ("negative_slope", "threshold"))
+        limit, slope, threshold = _clamp(node)
         if slope or threshold or limit not in (None, 6):
             raise _refuse(node, f"clamps to {limit} with slope {slope} and threshold {threshold}, which can't be run")
         steps = [Step("relu6" if limit else "relu", node.name)]

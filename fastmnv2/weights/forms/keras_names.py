@@ -37,6 +37,11 @@ def slim_scope(layer: str) -> str | None:
     return None
 
 
+def layer_of(layer: str) -> Layer | None:
+    """The network's layer with this Keras name; None if the network has no such layer."""
+    return _BY_SCOPE.get(slim_scope(layer) or "")
+
+
 def prefix_of(layers: Iterable[str]) -> str:
     """The common prefix of the network's layer names, such as "left_"; "" if there is no prefix or no network.
 

@@ -65,7 +65,7 @@ class Before(NamedTuple):
     Attributes:
         input_range: the values that black and white become; None if the graph does nothing to images.
         input_error: why the operations before the network can't be run, or "".
-        size: height and width of the graph's images; None if it leaves them open.
+        size: height and width of the network's images; None if the graph leaves them open.
     """
 
     input_range: tuple[float, float] | None = None
@@ -216,6 +216,7 @@ class Graph:
                         self._functions[_text(name)] = function
         self._bodies: dict[str, _Body] = {}
         self._left = _STEPS_LIMIT
+        self._resized: tuple[int, int] | None = None
 
     def constants(self) -> dict[str, _Node]:
         """The Const nodes by name."""
@@ -244,6 +245,7 @@ class Graph:
         size = (shape[1], shape[2]) if len(shape) == 4 and min(shape[1:3]) > 0 else None
         pixels = self._reader.attribute(node, "dtype", 6) == _UINT8
         blocked: list[_Node] = []
+        self._resized = None
         found = self._follow(self.body, node.name, (1.0, 0.0), blocked, 0)
         if found is None:
             if not blocked:
@@ -253,6 +255,7 @@ class Graph:
                 "run; pass input_range= to replace it"
             )
             return Before(None, error, size)
+        size = self._resized or size
         if found == (1.0, 0.0) and not pixels:
             return Before(None, "", size)
         input_range = range_of(*found, pixels=pixels or None)
@@ -318,6 +321,9 @@ class Graph:
         """The factor and offset after an operation; None if it can't be followed."""
         if node.op in _ARITHMETIC:
             return self._arithmetic(body, node, index, current)
+        if node.op in _RESIZING and index == 0 and len(node.inputs) > 1:
+            edges = self._constant(body, node.inputs[1])
+            self._resized = (int(edges[0]), int(edges[1])) if edges is not None and edges.shape == (2,) else None
         return current if (node.op in _IDLE or node.op in _RESIZING) and index == 0 else None
 
     def _returned(self, body: _Body, argument: str, current: _Affine) -> _Affine | None:
@@ -360,15 +366,16 @@ class Graph:
 
     def _number(self, body: _Body, reference: str) -> float | None:
         """A constant that is the same for every channel."""
+        values = self._constant(body, reference)
+        if values is None or not values.size or (values != values.flat[0]).any():
+            return None
+        return float(values.flat[0])
+
+    def _constant(self, body: _Body, reference: str) -> NDArray[Any] | None:
         for _ in range(_DEPTH_LIMIT):
             node = body.nodes.get(_plain(reference))
-            if node is None:
-                return None
-            if node.op == "Const":
-                values = self._reader.constant(node)
-                if values is None or not values.size or (values != values.flat[0]).any():
-                    return None
-                return float(values.flat[0])
+            if node is None or node.op == "Const":
+                return self._reader.constant(node) if node else None
             if node.op not in ("Identity", "Cast", "Reshape") or not node.inputs:
                 return None
             reference = node.inputs[0]

@@ -4,6 +4,7 @@ Tensor names are unreliable, so this module follows the operators in order and c
 kinds, shapes, strides, padding, activations and residuals must match.
 """
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _Kind = TypeVar("_Kind", bound=Source)
 NONE, RELU6 = 0, 3
 _SAME, _VALID = 0, 1
 _KEEPING = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE")
+_RESIZING = ("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 _ACTIVATIONS = ("<f4", "<f2", "u1", "i1")
 
 
@@ -108,11 +110,15 @@ class Walk:
             raise WeightsError(f"{self.graph.origin}: there is no network for such images: {error}") from None
 
     def _image_size(self) -> tuple[int, int] | None:
-        """Height and width of the graph's input, which must be one RGB image; None if they are left open."""
+        """Height and width of the network's image; None if they are left open. The input must be one RGB image."""
         shapes = [self.graph.tensors[index].shape for index in self.graph.inputs]
         if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][3] != 3:
             found = ", ".join(map(str, map(list, shapes))) or "none"
             raise WeightsError(f"{self.graph.origin}: expected one input [n, height, width, 3], got {found}")
+        before = itertools.takewhile(lambda operator: operator.name != "CONV_2D", self.graph.operators)
+        shapes += [self.graph.tensors[o.outputs[0]].shape for o in before if o.name in _RESIZING and o.outputs]
+        if len(shapes) > 1 and len(shapes[-1]) == 4:
+            return shapes[-1][1], shapes[-1][2]
         signature = self.graph.tensors[self.graph.inputs[0]].signature
         height, width = shapes[0][1:3]
         return None if -1 in signature[1:] else (height, width)
@@ -171,7 +177,7 @@ class Walk:
             return replace(source, pooled=True)
         if operator.name == "CAST" and source.layer == -1:
             return replace(source, pixels=True)
-        if operator.name in (*_KEEPING, "SOFTMAX"):
+        if operator.name in (*_KEEPING, "SOFTMAX") or (operator.name in _RESIZING and source.layer == -1):
             return source
         raise self._error("this network has no such operator")
 
@@ -196,9 +202,12 @@ class Walk:
             return True
         if source is None or source.layer != len(self.network.layers) - 2:
             return False
-        if self._is_average(operator) or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
+        averages = self._is_average(operator) and source.relu6
+        if averages or operator.name in ("DEQUANTIZE", "QUANTIZE", "SHAPE", "RELU6"):
             return False
-        self._head.refuse(self._where, "takes the last map, but only its average can be used", operator.outputs)
+        self._head.refuse(
+            self._where, "takes the last map, but only its average after ReLU6 can be used", operator.outputs
+        )
         return True
 
     def _is_average(self, operator: Operator) -> bool:
