@@ -72,7 +72,7 @@ OPENMP_FLAGS = (["/openmp"] if MSVC else ["-fopenmp"]) if OPENMP else []
 
 
 def is_up_to_date(target: Path, command: str) -> bool:
-    """Whether ``command`` made this object and no file that the compiler listed has changed since."""
+    """Whether ``command`` made this object, and none of the files that it was compiled from has changed since."""
     try:
         last_command, depends = target.with_suffix(".made").read_text(), target.with_suffix(".d").read_text()
         files = depends.replace("\\\n", " ").partition(": ")[2].split()
@@ -151,7 +151,7 @@ def module(name: str) -> Extension:
 
 
 def description() -> str:
-    """README for PyPI, without pictures and with links to files as plain text: PyPI has no other files."""
+    """README for PyPI. Pictures are removed and links to files become plain text, because PyPI has no other files."""
     text = re.sub(r"^!\[.*\n\n?", "", Path("README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     return re.sub(r"\[([^]]+)\]\((?!https?:)([^)]+)\)", r"\1 (\2)", text)
 

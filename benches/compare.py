@@ -31,7 +31,7 @@ OURS = "fastmnv2"
 
 
 def version(name: str) -> str:
-    """The version of an engine's package. Raises PackageNotFoundError. Ours may be built in place, without metadata."""
+    """The version of an engine's package. Raises PackageNotFoundError, except for fastmnv2, which may lack metadata."""
     return fastmnv2.__version__ if name.startswith(OURS) else importlib.metadata.version(PEERS[name].distribution)
 
 

@@ -21,7 +21,7 @@ def _tf_function(folded: Folded):
     def network(images):
         x = images
         for layer, kernel, bias, starts in _steps(folded):
-            shortcut = x if starts else shortcut  # noqa: F821 - the first layer starts one
+            shortcut = x if starts else shortcut  # noqa: F821 - set by the first layer, which starts a block
             if layer.kind == "depthwise":
                 y = tf.nn.depthwise_conv2d(x, kernel, [1, layer.stride, layer.stride, 1], "SAME")
             else:
@@ -46,7 +46,7 @@ def saved_model(folded: Folded, folder: Path) -> Path:
 
 
 def tflite(folded: Folded, path: Path) -> Path:
-    """A float32 TFLite file for one image; interpreters can resize it to more."""
+    """A float32 TFLite file for one image; interpreters can resize its batch."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]
@@ -70,7 +70,7 @@ def _calibration(network: Network) -> np.ndarray:
 
 
 def int8_tflite(folded: Folded, path: Path) -> Path:
-    """An int8 TFLite file with float input and output, from the current converter; interpreters can resize it."""
+    """An int8 TFLite file with float input and output, by the current converter; interpreters can resize its batch."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec([1, *folded.network.image_shape], tf.float32, name="images")]

@@ -66,7 +66,7 @@ class Measured(NamedTuple):
     """All calls of one row in one setting."""
 
     times: list[float]
-    late: int  # fastmnv2's calls that went on without a late thread
+    late: int  # fastmnv2's calls that continued without a late thread
 
 
 def measure(

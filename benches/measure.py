@@ -24,27 +24,27 @@ import numpy as np
 import fastmnv2
 from fastmnv2.core import _engine, profile
 
-GOOD = 0.9  # the share of the best peak below which the host must have been taking the processor away
+GOOD = 0.9  # below this share of the best peak, the host must have taken the processor away
 SECONDS = {1: 0.15, 8: 0.15, 32: 0.25, 128: 0.6}
 WARM_UP = 3
 
 
 @functools.cache
 def int8_ratio() -> float:
-    """The 8-bit multiply-adds that this processor does in the time of one in float32, measured in turn."""
+    """How many 8-bit multiply-adds this processor does in the time of a float32 one. Both are measured in turn."""
     pairs = [(profile.peak(fastmnv2.isa("int8"), precision="int8"), profile.peak(fastmnv2.isa())) for _ in range(9)]
     return max(pair[0] for pair in pairs) / max(pair[1] for pair in pairs)
 
 
 def peak(threads: int, macs: float = 1.7e8) -> float:
-    """The maximum of multiply-adds per second on ``threads`` cores at once, measured for about 3 ms."""
+    """The maximum multiply-adds per second of ``threads`` cores at once, measured for about 3 ms."""
     done = [0.0] * threads
     start = threading.Barrier(threads + 1)
     isa = fastmnv2.isa()
 
     def work(rank: int) -> None:
         start.wait()
-        _engine.peak_macs(isa, macs / 10)  # the clock has to rise first
+        _engine.peak_macs(isa, macs / 10)  # lets the processor raise its clock first
         begin = time.perf_counter()
         done[rank] = _engine.peak_macs(isa, macs) / (time.perf_counter() - begin)
 
@@ -66,7 +66,7 @@ class Case(NamedTuple):
 
 
 class Worker:
-    """An engine's process, which runs only while it answers a question. ``threads``: 0 for the engine's default."""
+    """An engine's process, which is stopped except while it answers. ``threads``: 0 for the engine's default."""
 
     def __init__(self, peer: str, threads: int, models: Path, cpus: set[int]) -> None:
         self.threads = threads

@@ -25,7 +25,7 @@ from fastmnv2.core import profile
 from fastmnv2.core.network import Network, of
 from fastmnv2.weights.names import TOP1
 
-GOOD = 0.9  # the share of the best peak below which the host must have been taking the processor away
+GOOD = 0.9  # below this share of the best peak, the host must have taken the processor away
 ROUNDS = 7
 BURST = 0.04  # seconds
 

@@ -29,7 +29,7 @@ class Peer(NamedTuple):
     ]  # takes the models' folder, the number of threads (0: default), the batch size
     input_range: tuple[float, float] = (-1.0, 1.0)
     needs: tuple[str, ...] = ()  # formats of model files
-    network: str = "float32"  # the weights: engines with the same ones are compared with each other
+    network: str = "float32"  # names the weights; engines with the same weights are compared
     tolerance: float = 1e-4  # maximum relative L2 difference between its features and ours
 
 
@@ -215,8 +215,8 @@ def _mnn(folder: Path, threads: int, batch: int) -> Run:
     return run
 
 
-# The range of an int8 file with scale 1/127.5 and zero point -1, where pixel k is (k - 127) / 127.5. With [-1,1], which
-# is half a step off, half of the pixels would be rounded to their neighbours.
+# The input range of an int8 file with scale 1/127.5 and zero point -1, where a byte k is (k - 127) / 127.5. [-1,1] is
+# half a step off: with it, half of the pixels would be rounded to a neighbouring value.
 _BYTES = (-127 / 127.5, 128 / 127.5)
 
 PEERS = {

@@ -3,10 +3,10 @@
     python benches/pictures.py                 # all tables of docs/pictures.md
     python benches/pictures.py small stages    # 500 JPEGs of 640x480, and the time of each stage
 
-The hand-written code ("peer"): a thread pool runs Pillow's open, convert and resize, and LiteRT's float32 network takes
-batches of 32. Both run in one process, in turn. The best of several rounds counts, because other work on the machine
-can only make a run slower. The files are JPEGs of quality 90, made from the photos in FASTMNV2_TEST_DATA (default
-../shared) with added grain, or from noise if there are no photos.
+In the hand-written code ("peer"), a thread pool runs Pillow's open, convert and resize, and LiteRT's float32 network
+takes batches of 32. Both sides run in one process, in turn. The best of several rounds counts, because other work on
+the machine can only make a run slower. The files are JPEGs of quality 90, made from the photos in FASTMNV2_TEST_DATA
+(default ../shared) with added grain, or from noise if there are no photos.
 """
 
 import argparse

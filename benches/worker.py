@@ -14,7 +14,7 @@ from fastmnv2.core import _engine
 
 
 def timed(run: Run, images: np.ndarray, seconds: float, warm_up: int, every: float = 0.0) -> list[float]:
-    """Seconds of each call. A call begins every ``every`` seconds, or right after the last one if that is 0."""
+    """Seconds of each call. A call begins every ``every`` seconds or, if that is 0, right after the previous call."""
     for _ in range(warm_up):
         run(images)
     times: list[float] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 try:
     import click
-except ImportError:  # users of the command get one line instead of a traceback
+except ImportError:  # print one line instead of a traceback
     raise SystemExit("fastmnv2: the command line needs click: pip install 'fastmnv2[cli]'") from None
 
 from fastmnv2._version import __version__
@@ -41,7 +41,7 @@ for _command in (embed, classify, convert, quantize, train, info, demo, bench):
 
 
 def _open_streams() -> None:
-    """Open the standard streams that the caller has closed, lest other files get their numbers and the output."""
+    """Open the standard streams that the caller closed, so that no other file gets their numbers and the output."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 -- for as long as the process runs
@@ -51,7 +51,7 @@ def main() -> None:
     """Run the command line and exit."""
 
     def stop(number: int, _frame: Any) -> None:
-        sys.exit(128 + number)  # unwinds, so that temporary files are removed
+        sys.exit(128 + number)  # unwinds the stack, so that temporary files are removed
 
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastmnv2.image.find import Found
     from fastmnv2.image.inputs import Pictures
 
-_NAMED_SUFFIXES = 4  # suffixes of skipped files that a summary lists
+_NAMED_SUFFIXES = 4  # maximum number of suffixes that a summary of left-out files lists
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -166,7 +166,7 @@ def with_options(*options: Callable[[Any], Any]) -> Callable[[Command], Command]
 
 
 def suffix(*allowed: str) -> Callable[[click.Context, click.Parameter, str], Path]:
-    """A check that a name ends in one of these."""
+    """A click callback that checks that a name ends in one of these suffixes."""
 
     def check(_ctx: click.Context, _param: click.Parameter, value: str) -> Path:
         if Path(value).suffix.lower() not in allowed:
@@ -202,7 +202,7 @@ def report_skipped(path: object, why: object) -> None:
 
 
 def report_error(error: "ImageError") -> None:
-    """The same for an error, as a handler for ``on_error``."""
+    """Report a skipped picture's error; a handler for ``on_error``."""
     report_skipped(error.name, error.reason)
 
 
@@ -216,7 +216,7 @@ def find_pictures(
     batch_size: int = 64,
     **decoding: Any,
 ) -> "Pictures":
-    """The pictures that were named or listed, or are in named folders. ``decoding``: the fields of ``Options``."""
+    """Pictures that are named, listed, or in named folders. ``decoding`` has the fields of ``Options``."""
     from fastmnv2.image.decode import Options
     from fastmnv2.image.inputs import Pictures
 
@@ -238,7 +238,7 @@ def find_pictures(
 
 
 def left_out(found: "Pictures | Found") -> list[str]:
-    """What a search of folders left out, in words, because users may not expect that."""
+    """Phrases for the files and linked folders that a search left out, because users may not expect that."""
     parts = []
     if found.others:
         suffixes = [suffix or "no suffix" for suffix, _ in found.others.most_common(_NAMED_SUFFIXES)]

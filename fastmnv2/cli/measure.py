@@ -32,7 +32,7 @@ def demo(paths: tuple[str, ...], weights: str | None, threads: int | None, preci
     chosen = demonstration.samples
     if paths:
         pictures = find_pictures(paths, **find)
-        # The first dozen is enough, even of a folder of thousands.
+        # A folder may hold thousands; the first dozen is enough.
         del pictures.found[_DEMO_PICTURES:]
 
         def chosen(size: tuple[int, int]) -> "demonstration.Named":
