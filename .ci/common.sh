@@ -19,7 +19,7 @@ environment() { # NAME
     python --version
 }
 
-# Record that THING is missing, which excuses the tests that need it.
+# Record that THING is missing, so that tests that need it may be skipped.
 lacking() { # THING REASON
     echo "$1" >>"$missing"
     echo "SKIPPED tests that need $1: $2"
@@ -69,7 +69,7 @@ print(*of(sys.argv[1]), sep="\n")
 END
 }
 
-# Debian packages: the tests' name for the thing, a command or file that shows that it is installed, and the packages.
+# A line for each tool: its THING in tests/skips.txt, a command or file that shows that it is installed, its packages.
 debian() {
     cat <<'END'
 clang|clang|clang libclang-rt-dev libomp-dev

@@ -19,7 +19,7 @@ from pathlib import Path
 MEGABYTE = 1 << 20
 HERE = Path(__file__).resolve().parent
 DIGEST_PROGRAM = str(HERE / "digest.py")
-# The output of that program on every processor: features are the same bits everywhere.
+# What digest.py prints on every processor, because features are the same bits everywhere.
 DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
 # Libraries that every manylinux system has, and libgomp, which a repaired wheel contains under another name.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
@@ -40,7 +40,7 @@ def check_contents(wheel: Path, names: list[str], weights: bool) -> None:
         metadata, page = (archive.read(f"{info}/{file}").decode() for file in ("WHEEL", "METADATA"))
     expanded = {f"{a}-{b}-{c}" for a in tags[0].split(".") for b in tags[1].split(".") for c in tags[2].split(".")}
     expect(set(re.findall(r"^Tag: (\S+)", metadata, re.MULTILINE)) == expanded, f"tags: {metadata!r}, not {expanded}")
-    # PyPI shows the description without the repository around it.
+    # PyPI shows the description without the files that relative links would need.
     links = re.findall(r"\]\((?!https?:)[^)]*\)", page)
     expect(not links, f"description: links to {links}")
     folders = {entry.split("/")[0] for entry in names}

@@ -4,8 +4,8 @@
 #     wheels/cross_aarch64.sh FOLDER
 #
 # FOLDER receives the wheel, Debian's arm64 Python (nothing is installed on the machine) and numpy's aarch64 wheel.
-# It needs gcc-aarch64-linux-gnu, qemu-user, and a `python` of the version that this Debian has, with the build
-# requirements and `build`. If something is missing, it exits with status 3 before it builds anything.
+# This script needs gcc-aarch64-linux-gnu, qemu-user, and a `python` of the version that this Debian has, with `build`
+# and the build requirements. If something is missing, it exits with status 3 before it builds anything.
 set -eu
 cd "$(dirname "$0")/.."
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
@@ -17,7 +17,7 @@ for tool in apt-get dpkg aarch64-linux-gnu-gcc qemu-aarch64; do
 done
 apt-cache show "libpython$version-dev" >/dev/null 2>&1 || missing "this Debian has no Python $version"
 
-# ---- an arm64 system of a few packages, from the releases that this machine uses ----
+# ---- a small arm64 system, from the Debian releases that this machine uses ----
 mkdir -p "$folder/apt/lists/partial" "$folder/apt/cache/archives/partial" "$folder/debs" "$folder/root"
 apt() {
     apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User=root \
