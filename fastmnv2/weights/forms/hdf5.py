@@ -125,7 +125,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe. Its ends are not 0 to 2, which are free if standard streams are closed: the child has its own there."""
+    """A pipe with descriptors above 2. Lower ones may be free here, but are the child's own standard streams."""
     receiver, sender = os.pipe()
     if min(receiver, sender) > 2:
         return receiver, sender
