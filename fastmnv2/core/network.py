@@ -59,7 +59,7 @@ class Layer(NamedTuple):
 
     @property
     def takes_block_input(self) -> bool:
-        """Whether its input is its block's input, which a residual adds. The first block has no expansion."""
+        """Whether it is its block's first layer, whose input a residual adds. The first block has no expansion."""
         return self.scope.endswith("/expand") or self.scope == "MobilenetV2/expanded_conv/depthwise"
 
     @property
@@ -248,7 +248,7 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 
 
 def _multipliers() -> Iterator[float]:
-    """Published multipliers, then round ones, then all in steps of 1/800, which miss no network."""
+    """Published multipliers, then round ones, then all in steps of 1/800, which include every network."""
     yield from MULTIPLIERS
     for parts in (10, 20, 100, 800):
         yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))
