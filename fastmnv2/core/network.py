@@ -111,7 +111,7 @@ class Network:
         features: the length of a feature vector.
         classes: the number of logits: "background", then ImageNet's classes.
         layers: every convolution in order; the last one is the optional logits layer.
-        endpoints: the module's named outputs in order, without 'default'.
+        endpoints: the hub module's named outputs in order, without 'default'.
         projections: each block's projection before the residual is added; only int8 models provide these outputs.
         epsilon: the batch norms' epsilon, in TF-Slim and in Keras' MobileNetV2.
         handle: the C core's object for this network.

@@ -329,7 +329,7 @@ def _numbered(path: str) -> str:
 
 
 def _is_network_layer(layer: str) -> bool:
-    """Whether a layer's name, which may have a prefix, is that of one of the network's layers."""
+    """Whether a name, which may have a prefix, belongs to one of the network's layers."""
     return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
 
 

@@ -98,7 +98,7 @@ def _slim_name(path: str) -> str | None:
 
 
 def is_top(path: str) -> bool:
-    """Whether a path is that of a variable of the classification layer."""
+    """Whether a path names a variable of the classification layer."""
     parts = path.removesuffix(":0").split("/")
     return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
