@@ -86,8 +86,8 @@ def load(
         input_range: the values of black and white at the network's first convolution, for files that don't record
             them and differ from the usual (-1, 1): (0, 1) for a network that was trained on images in [0,1]. Recorded
             ranges are detected: preprocessing layers and operations (Rescaling, arithmetic) of Keras files,
-            SavedModels and TFLite files, and TFLite metadata. If a file records nothing and its first layer looks
-            like one of another range, there is a warning. ``embed`` takes the same images either way.
+            SavedModels and TFLite files, and TFLite metadata. If a file records no range and its first layer looks
+            as if trained on another one, there is a warning. ``embed`` takes the same images either way.
         head: whether to load the layers after the pooling of a Keras or TFLite file, for ``Model.predict``. With
             False, layers that can't be run cause no error.
         classes: names of the head's classes, in order.
@@ -160,10 +160,10 @@ def embed_images(
             Pillow pictures, and arrays [H,W], [H,W,1], [H,W,3] or [H,W,4] of any size, uint8 or float in [0,1], in any
             mix. ``fastmnv2.image.read`` explains how grey, alpha, CMYK, 16 bits and animations are converted. Pillow
             pictures and arrays from an iterator are resized before the next item is requested, because the iterator
-            may reuse their memory; those in a list, tuple or array are resized later. Files are read after their path
-            was taken from an iterator.
+            may reuse their memory; those in a list, tuple or array are resized later. Files are read some time after
+            their path is taken from an iterator.
         weights: as for ``load``, or a model. Models are cached for the next call, as with ``embed``.
-        batch_size: about how many items are held at a time, in all threads together.
+        batch_size: about the number of items in memory at a time, in all threads together.
         threads: maximum number of threads; None for every CPU that this process may use. Each holds a decoded
             picture.
         method: how pictures are resized to the network's size, as for ``fastmnv2.image.resize``. "tf2" and "tf1"
@@ -178,8 +178,8 @@ def embed_images(
         out: float32 [n,features] for the result. Skipped items leave no gaps; the filled rows are returned.
         exif: turn pictures upright by their EXIF orientation. ``exif=False`` leaves them as TensorFlow does.
         max_pixels: refuse larger pictures; the default is 2^26. docs/pictures.md has the memory that each kind takes.
-        crop: None resizes whole pictures, which squeezes those of another shape than the network's images; "center"
-            resizes the largest window in the middle that has their shape: see ``fastmnv2.image.resize``.
+        crop: None resizes whole pictures, which distorts those of another aspect ratio than the network's images;
+            "center" resizes the largest window in the middle with that ratio: see ``fastmnv2.image.resize``.
         background: a colour behind transparent parts, as for ``fastmnv2.image.read``; None drops alpha.
 
     Returns:

@@ -91,8 +91,8 @@ def build(
             softmax called "head"; a Keras layer; a sequence of layers; or a function of the features.
         dropout: the share of the features that training drops before the head, slim's 0.2 by default; 0 for none.
             Without a head there is no dropout.
-        decay: the decay of the moving statistics; see ``DECAY``. With the default they remember about 300 steps. After
-            a shorter training they lag behind the weights; use about 0.9 or frozen norms for that.
+        decay: the decay of the moving statistics; see ``DECAY``. The default remembers about 300 steps. For a shorter
+            training use about 0.9 or frozen norms; otherwise the statistics lag behind the weights.
         weight_decay: see ``WEIGHT_DECAY``; 0 for no regularisation losses.
         size: height and width of the images, as for ``fastmnv2.load``. It is required for weights that don't record
             it, and overrides it for others, for example to train a 224 network on images of 160.
@@ -132,7 +132,7 @@ def unfreeze(model: keras.Model, top: int | None = None, *, norms: bool = True) 
     """Make the network's last ``top`` layers, or all, trainable. Compile the model afterwards, with a low rate.
 
     Args:
-        model: from ``build``, or another Keras model with the network in it.
+        model: from ``build``, or another Keras model that contains the network.
         top: the number of layers, counted backwards from the pooling; convolutions and batch norms count separately.
             None for all. Layers before them are frozen.
         norms: whether batch norms among them are trained and use the batch's statistics. keras.io's guide to transfer

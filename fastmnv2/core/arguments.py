@@ -60,7 +60,7 @@ def _expected(network: Network) -> str:
 
 def _as_array(images: Any, network: Network) -> NDArray[Any]:
     try:
-        if hasattr(images, "detach"):  # a torch tensor: numpy refuses those that require a gradient, and bfloat16
+        if hasattr(images, "detach"):  # a torch tensor: numpy refuses bfloat16, and tensors that require a gradient
             images = images.detach()
             images = images.float() if str(images.dtype) == "torch.bfloat16" else images
         # A buffer, __array__ or a sequence of arrays; DLPack only for objects that offer none of these.

@@ -14,7 +14,7 @@ def writing(target: Path) -> Iterator[BinaryIO]:
     """A new file, open for writing, that replaces ``target`` when the block ends, with the permissions of ``target``.
 
     If the block raises, the new file is removed and ``target`` is unchanged. If ``target`` is a symbolic link, the file
-    that it points to is replaced. A killed process may leave a hidden temporary file, but never half a target.
+    that it points to is replaced. A killed process may leave a hidden temporary file, but never a half-written target.
 
     Raises:
         ValueError: if ``target`` exists and is not a regular file.
@@ -100,7 +100,7 @@ def _open_lock(place: Path) -> int:
     try:
         try:
             descriptor = os.open(place, flags, 0o666)
-        except PermissionError:  # such as another user's file in a shared folder: locking needs no writing
+        except PermissionError:  # such as another user's file in a shared folder: locking needs no write access
             descriptor = os.open(place, flags & ~(os.O_RDWR | os.O_CREAT) | os.O_RDONLY)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):

@@ -83,9 +83,9 @@ def text_of(error: BaseException) -> str:
 
 
 def printable(text: str, limit: int = 1000) -> str:
-    """Make ``text`` safe for terminals and logs: escape control characters and lone surrogates, cut a long middle.
+    """Make ``text`` safe for terminals and logs: escape control characters and lone surrogates.
 
-    If ``limit`` is below 100, the end is cut instead.
+    Text above ``limit`` characters loses its middle, or its end if ``limit`` is below 100.
     """
     # Cut first, because text from a file may have megabytes.
     escaped = (sign if sign.isprintable() else ascii(sign)[1:-1] for sign in _shortened(text, limit))

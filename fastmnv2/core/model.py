@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastmnv2.weights.tensors import Folded
 
 ENDPOINT_NAMES = ("default", *(endpoint.name for endpoint in DEFAULT.endpoints))
-"""The module's named outputs, the same for every network."""
+"""The hub module's named outputs, the same for every network."""
 PROJECTION_NAMES = tuple(endpoint.name for endpoint in DEFAULT.projections)
 """Extra endpoints of int8 models: each block's projection before the residual is added."""
 

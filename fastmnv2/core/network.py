@@ -59,7 +59,7 @@ class Layer(NamedTuple):
 
     @property
     def takes_block_input(self) -> bool:
-        """Whether its input is its block's input, which a residual adds. The first block has no expansion."""
+        """Whether it is its block's first layer, whose input a residual adds. The first block has no expansion."""
         return self.scope.endswith("/expand") or self.scope == "MobilenetV2/expanded_conv/depthwise"
 
     @property
@@ -111,7 +111,7 @@ class Network:
         features: the length of a feature vector.
         classes: the number of logits: "background", then ImageNet's classes.
         layers: every convolution in order; the last one is the optional logits layer.
-        endpoints: the module's named outputs in order, without 'default'.
+        endpoints: the hub module's named outputs in order, without 'default'.
         projections: each block's projection before the residual is added; only int8 models provide these outputs.
         epsilon: the batch norms' epsilon, in TF-Slim and in Keras' MobileNetV2.
         handle: the C core's object for this network.
@@ -248,7 +248,7 @@ def nearest_multiplier(channels: Sequence[int | None]) -> float:
 
 
 def _multipliers() -> Iterator[float]:
-    """Published multipliers, then round ones, then all in steps of 1/800, which miss no network."""
+    """Published multipliers, then round ones, then all in steps of 1/800, which include every network."""
     yield from MULTIPLIERS
     for parts in (10, 20, 100, 800):
         yield from (step / parts for step in range(-(-parts // 4), 2 * parts + 1))

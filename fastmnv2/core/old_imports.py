@@ -30,7 +30,7 @@ _CONSTANTS = {
 
 
 class _Finder:
-    """Imports modules under their old names. They look up every attribute in the new module.
+    """Imports modules under their old names, which look up every attribute in the new modules.
 
     It has no base class: ``importlib.abc`` takes longer to import than this package.
     """

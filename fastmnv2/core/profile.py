@@ -36,7 +36,7 @@ class CallTime(NamedTuple):
     threads: int
     median: float  # seconds a call
     p99: float
-    share: float  # of the multiply-add peak of that many cores
+    share: float  # share of the multiply-add peak of that many cores
 
 
 def peak(isa: str, amount: float = 1.2e8, precision: Precision = "float32") -> float:

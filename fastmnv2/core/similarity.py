@@ -65,7 +65,7 @@ def _units(rows: NDArray[Any]) -> NDArray[np.float64]:
     wide = rows.astype(np.float64)
     largest = np.abs(wide).max(axis=1, keepdims=True, initial=0)
     with np.errstate(invalid="ignore"):
-        wide /= np.where(largest == 0, 1, largest)  # otherwise squares of float64's extremes overflow or vanish
+        wide /= np.where(largest == 0, 1, largest)  # otherwise squares of huge or tiny values overflow or vanish
         lengths = np.linalg.norm(wide, axis=1, keepdims=True)
         return np.asarray(wide / np.where(lengths == 0, 1, lengths))
 

@@ -56,8 +56,8 @@ def usable() -> int:
 def available() -> int:
     """The current number of threads for ``threads=None``.
 
-    The minimum of ``usable()`` and OpenMP's limit (``OMP_NUM_THREADS`` when the process started, ``threadpoolctl``
-    since). It is 1 in a thread that survived the fork of a process with other threads.
+    The minimum of ``usable()`` and OpenMP's limit, which ``OMP_NUM_THREADS`` sets when the process starts and
+    ``threadpoolctl`` can change later. It is 1 after a fork that lost OpenMP's threads.
     """
     return min(usable(), _engine.max_threads())
 
@@ -65,7 +65,7 @@ def available() -> int:
 def resolve(threads: Any) -> int:
     """The number of threads to run for the argument ``threads``: at most ``usable()``, and ``available()`` for None.
 
-    More would be slow: the threads of a call wait for each other some thirty times, and if two share a processor, each
+    More would be slow: the threads of a call wait for each other about thirty times, and if two share a processor, each
     wait lasts as long as the system lets the other thread run.
 
     Raises:

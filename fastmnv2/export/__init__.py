@@ -1,6 +1,6 @@
 """Export weights to the formats of other engines, for ``fastmnv2 convert``.
 
-Every exported model takes the module's own input, images ``[n,height,width,3]`` in [0,1], and gives the features
+Every exported model takes the hub module's input, images ``[n,height,width,3]`` in [0,1], and gives the features
 ``[n,features]``. It also gives "predictions" (the head's output) or "logits" (ImageNet's 1001 scores) if the weights
 have them.
 """
@@ -27,7 +27,7 @@ _VARIABLES = re.compile(r"variables/variables\.(index|data-\d+-of-\d+)")
 
 
 def write(target: str | os.PathLike[str], source: Source) -> Folded:
-    """Write ``source`` to ``target``, atomically, in the form that the suffix names.
+    """Write ``source`` to ``target``, atomically, in the form that its suffix names.
 
     - ``.safetensors``: the native form, folded.
     - ``.keras``, ``.h5``: a Keras model of standard layers with keras.applications' names, and with batch norms if
@@ -63,7 +63,7 @@ def write(target: str | os.PathLike[str], source: Source) -> Folded:
         native.write(path, folded)
         return folded
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
-    # Keras insists on the suffix, so the temporary file keeps its name, in a temporary folder.
+    # Keras requires the suffix, so the file is written under its final name in a temporary folder.
     scratch = place.parent / f".{place.name}.{os.urandom(4).hex()}.tmp"
     try:
         scratch.mkdir()

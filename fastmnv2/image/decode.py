@@ -49,9 +49,9 @@ def read(
 
     The values are those of ``tf.io.decode_image(…, channels=3)``: alpha is dropped, not blended, unless there is a
     ``background``; greyscale and palettes become RGB; 16-bit values keep their high eight bits; only the first of
-    several frames is read. Pillow converts CMYK to RGB, and colour profiles are not applied. JPEG: TensorFlow's default
-    decoder (INTEGER_FAST) differs from this by up to 4 levels; ``tf.io.decode_jpeg(…,
-    dct_method="INTEGER_ACCURATE")`` does not.
+    several frames is read. Pillow converts CMYK to RGB, and colour profiles are not applied. For JPEG,
+    TensorFlow's default decoder (INTEGER_FAST) differs by up to 4 levels; ``tf.io.decode_jpeg(…,
+    dct_method="INTEGER_ACCURATE")`` gives the same values.
 
     Args:
         file: a path, an fsspec URL (needs ``fastmnv2[fsspec]``), a ``data:`` URL, the file's bytes, a file open in
@@ -244,7 +244,7 @@ def _of_bytes(data: bytes, name: str, options: Options, buffer: Buffer | None) -
 
 
 def _text_kind(data: bytes) -> str:
-    """Which text was given as bytes: "url" of data, "path", or "" for anything else."""
+    """The kind of text that was given as bytes: "url" (a data URL), "path", or "" for anything else."""
     if keys.is_data(data[:5].decode("latin-1")):
         return "url"
     if len(data) >= _PATH_BYTES or b"\0" in data:

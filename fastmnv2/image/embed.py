@@ -140,7 +140,7 @@ def run(
     threads: int,
     on_error: OnError,
 ) -> Results:
-    """The same with any function instead of ``Model.embed``. Arguments are checked before the first item is taken."""
+    """The same as ``vectors``, for any function. Arguments are checked before the first item is taken."""
     _check_items(items)
     if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
         raise ValueError(f"batch_size: expected a positive int, got {batch_size!r}")
@@ -174,7 +174,7 @@ def _without_errors(results: Results, on_error: Any) -> Results:
 
 
 def _note(skipped: list[ImageError], error: ImageError) -> None:
-    """Store the first few errors, and count the rest in the index of one more."""
+    """Store the first few errors, then one more error whose index counts the rest."""
     if len(skipped) <= _NAMED_ERRORS:
         skipped.append(error if len(skipped) < _NAMED_ERRORS else ImageError(0, "", ""))
     if len(skipped) > _NAMED_ERRORS:

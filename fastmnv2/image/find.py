@@ -22,7 +22,7 @@ class Found:
     Attributes:
         paths: the pictures' paths and the named URLs, sorted and without duplicates.
         others: the number of files of other kinds in the folders, by suffix.
-        links: symbolic links to folders, within the folders, that were not searched.
+        links: symbolic links to folders, within the searched folders, that were not followed.
         searched: arguments that are folders with pictures.
         empty: arguments that are folders without pictures.
         unlisted: arguments that don't exist or could not be searched, and why.
@@ -44,7 +44,7 @@ def find(arguments: Iterable[str], skip: _Skip, *, recursive: bool = True, follo
             suffix. Folders are searched for ``SUFFIXES``, without hidden files and folders.
         skip: called with the path and the reason for each path that does not exist or can't be searched.
         recursive: search folders within folders.
-        follow_links: search folders within folders that are symbolic links too, each folder once.
+        follow_links: also search folders within folders that are symbolic links, each folder once.
     """
     search = _Search(skip, recursive, follow_links)
     for argument in arguments:

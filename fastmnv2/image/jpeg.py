@@ -20,9 +20,7 @@ START = b"\xff\xd8"
 _SCAN = b"\xff\xda"
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)  # start-of-frame markers
 _MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_STRICT = frozenset(
-    {"444", "422", "420", "Gray"}
-)  # samplings that every release of the decoder gives the same bits for
+_STRICT = frozenset({"444", "422", "420", "Gray"})  # chroma subsamplings that every release decodes to the same bits
 
 
 def check_scans(data: bytes, name: str, height: int, width: int, options: Options) -> None:

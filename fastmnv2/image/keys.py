@@ -1,7 +1,7 @@
 """Names of pictures, and the key under which a folder of parts stores a picture.
 
 The key of a file is its absolute path without "..", so that a job gives the same keys in every working directory.
-Links in the path are not resolved, except those before a "..", which leads out of their target. A path with bytes that
+Links in the path are not resolved, except links before a "..", which leads out of their target. A path with bytes that
 are not UTF-8 becomes a file URL, in which these bytes are percent-encoded, so that the key is unique. The key of a URL
 is the URL.
 """

@@ -21,7 +21,7 @@ class TooLarge(ValueError):
 def check(name: str, height: int, width: int, options: Options, kind: str | None = None, extra: int = 0) -> None:
     """Raise TooLarge if there are too many pixels, or if the format's decoder would take too much memory for them.
 
-    ``kind`` is Pillow's name of the format, or "scans" for a JPEG with several; ``extra`` bytes are added.
+    ``kind`` is Pillow's name of the format, or "scans" for a JPEG with several scans; ``extra`` bytes are added.
     """
     pixels, most = height * width, options.max_pixels
     if pixels > most:

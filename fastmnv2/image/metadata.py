@@ -20,7 +20,7 @@ _TIFF_KEPT = {
 
 
 def without(data: bytes) -> bytes | None:
-    """A PNG, JPEG, WebP or TIFF without unnecessary metadata; None for other files, or if there is none."""
+    """A PNG, JPEG, WebP or TIFF without unnecessary metadata; None for other files, or if nothing was removed."""
     if data.startswith(_PNG):
         found = _png(data)
     elif data.startswith(jpeg.START):
@@ -57,7 +57,7 @@ def _is_sound(chunk: bytes) -> bool:
 def _jpeg(data: bytes) -> bytes:
     kept, at, start = [data[: len(jpeg.START)]], len(jpeg.START), jpeg.end_of_head(data)
     while at + 4 <= start:
-        if data[at + 1] == 0xFF:  # fill
+        if data[at + 1] == 0xFF:  # a fill byte
             at += 1
             continue
         code, end = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -85,7 +85,7 @@ def _webp(data: bytes) -> bytes:
 
 
 def _tiff(data: bytes) -> bytes:
-    """The same file without the other tags in its first directory. Everything else stays at its position."""
+    """The file with only the tags ``_TIFF_KEPT`` in its first directory. Everything else stays at its position."""
     order = _TIFF[data[:4]]
     at = int.from_bytes(data[4:8], order)
     count = int.from_bytes(data[at : at + 2], order)

@@ -12,7 +12,7 @@ Colour = str | tuple[int, int, int]
 """Red, green and blue from 0 to 255, or "#rrggbb", "white" or "black"."""
 
 MAX_PIXELS = 1 << 26
-"""The default limit of pixels. Pictures whose decoder would take more than 6 bytes per pixel of it are refused too."""
+"""The default limit of pixels. Pictures whose decoder would take more than 6 times as many bytes are refused too."""
 
 _NAMED = {"white": "#ffffff", "black": "#000000"}
 

@@ -53,7 +53,7 @@ def open_output(target: Path, features: int) -> Iterator[Writer]:
     raises, the temporary file is removed and ``target`` is unchanged.
 
     Raises:
-        ValueError: if the suffix is another one, or ``target`` is a folder.
+        ValueError: if the suffix is none of these, or ``target`` is a folder.
         OSError: if ``target``'s folder does not exist or can't be written to.
         ImportError: if pyarrow is needed and not installed.
     """
@@ -78,7 +78,7 @@ def check_target(target: Path) -> None:
 
 
 def _write_paths(file: IO[bytes], paths: Sequence[str]) -> None:
-    """Write an array of strings as numpy.save does, but in parts: as an array, each takes the space of the longest."""
+    """Write an array of strings as numpy.save does, but in parts, because each takes the longest one's space."""
     kind = np.dtype(f"<U{max(1, *map(len, paths))}") if paths else np.dtype("<U1")
     header = {"descr": kind.str, "fortran_order": False, "shape": (len(paths),)}
     np.lib.format.write_array_header_1_0(file, header)

@@ -27,7 +27,7 @@ _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture. ``part`` returns parts as RGB; ``whole``: whether the complete picture costs nothing more."""
+    """A decoded picture. ``part`` returns parts as RGB; ``whole``: whether it is already an RGB array."""
 
     height: int
     width: int
@@ -140,7 +140,7 @@ def _register_heic() -> None:
 
 
 def _lacking(stream: BinaryIO) -> str | None:
-    """The reader that this Pillow lacks for a picture; None unless the format is known and other Pillows read it."""
+    """A message about the reader that this Pillow lacks for a picture; None unless another Pillow may read it."""
     stream.seek(0)
     if _is_heic(stream):
         return "HEIC needs pillow-heif, which is not installed"

@@ -20,8 +20,8 @@ SIZE = DEFAULT.size
 UNIT = np.float32(1 / 255)
 """tf.image.convert_image_dtype multiplies bytes by this instead of dividing by 255."""
 
-_BAND_PIXELS = 1 << 18  # in a part of a picture that is not available as a whole
-_ROWS = 16  # rows of a band if the picture is wider than that
+_BAND_PIXELS = 1 << 18  # maximum pixels of a band: a part of a picture that is not available as a whole
+_ROWS = 16  # but a band has at least this many rows, however wide the picture
 _LONG = 1 << 14  # inputs along an axis: longer axes are resized in pieces, and their weights are not cached
 
 Part = Callable[[int, int, int, int], NDArray[np.uint8]]
@@ -49,8 +49,8 @@ def resize(
         method: "tf2" samples at half-pixel centres, like ``tf.image.resize(image, size)``. "tf1" samples at
             ``i * scale``, like ``tf.compat.v1.image.resize_bilinear`` and TF-Hub's ``retrain.py``. Both ignore pixels
             between the samples. "area" averages them, like ``tf.image.resize(image, size, antialias=True)``, with a
-            triangle as wide as two output pixels. On photos their features differ by 30 to 50 % (relative L2), so use
-            one method for a whole data set.
+            triangle as wide as two output pixels. Features of photos differ by 30 to 50 % (relative L2) from method
+            to method, so use one method for a whole data set.
         crop: None resizes the whole image, which distorts it if its aspect ratio is not that of ``size``. "center"
             resizes the largest window with the aspect ratio of ``size`` in the middle of the image. For an image H x W
             and a size h x w, the window is as wide as the image and ``round(W * h / w)`` rows high if that is at most
@@ -114,7 +114,7 @@ def resize_array(
 
     if image.dtype == np.uint8 and image.shape[-1] == 3 and image.strides[-1] == 1:
         resize_parts(Window(0, 0, height, width), part, out, method, unit, whole=True)
-    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # also repeated grey, with strides of 0
+    elif method == "area" and image.dtype == np.uint8 and image.shape[-1] == 3:  # such as grey with strides of 0
         resize_parts(Window(0, 0, height, width), copied, out, method, unit, whole=False)
     elif method == "area":
         _average(image, out, unit)
@@ -125,11 +125,11 @@ def resize_array(
 def resize_parts(
     of: Window, part: Part, out: NDArray[np.float32], method: str, unit: np.float32, *, whole: bool
 ) -> None:
-    """Resize a window of a picture into ``out``. ``part`` returns parts of the picture; ``whole``: ask for only one."""
+    """Resize a window of a picture into ``out``. ``part`` returns its parts; ``whole``: whether it needs no bands."""
     isa = _isa(os.environ.get("FASTMNV2_ISA"))
     columns = list(_pieces(of.width, out.shape[1], method, _LONG))
     widest = max(piece.inputs.stop - piece.inputs.start for piece in columns)
-    # A few rows at least: with single ones, each is converted again for every output that needs it.
+    # At least a few rows: with single rows, each would be converted again for every output that needs it.
     most = _LONG if whole else max(_ROWS, _BAND_PIXELS // widest)
     for rows in _pieces(of.height, out.shape[0], method, min(most, _LONG)):
         for across in columns:
@@ -137,7 +137,7 @@ def resize_parts(
             left, right = (of.left + edge for edge in (across.inputs.start, across.inputs.stop))
             place = out[rows.outputs, across.outputs]
             target = place if place.flags.c_contiguous else np.empty_like(place, order="C")
-            # The part has no name, so that its memory is freed before the next part exists.
+            # The part is not kept in a variable, so its memory is freed before the next part is made.
             _resize.resize(isa, part(top, bottom, left, right), rows.axis, across.axis, float(unit), target)
             if target is not place:
                 place[...] = target
@@ -199,7 +199,7 @@ def _axis(source: int, target: int, method: str, outputs: slice, inputs: slice) 
 
 
 def _extents(source: int, target: int, method: str) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Each output's first input, and the one after its last input. Neither decreases from one output to the next."""
+    """Each output's first input, and the input after its last one. Neither decreases from one output to the next."""
     if method == "area":
         _, starts, last, _ = _triangles(source, target, slice(None))
         return starts, last + np.int32(1)
@@ -299,7 +299,7 @@ def _sum_spans(image: NDArray[Any], target: int, unit: np.float32) -> NDArray[np
 
 
 def _average_long(image: NDArray[Any], out: NDArray[np.float32], unit: np.float32) -> None:
-    """The same, one output and some columns at a time, because very long axes would need gigabytes of memory."""
+    """The same, one output and some columns at a time, because long axes would otherwise take gigabytes of memory."""
     (height, width), (rows, columns) = image.shape[:2], out.shape[:2]
     starts, ends = _extents(width, columns, "area")
     out[...] = 0

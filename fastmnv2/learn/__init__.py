@@ -27,7 +27,7 @@ def save(path: str | os.PathLike[str], trained: Outcome | Model) -> None:
 
     Args:
         path: the ``.safetensors`` file, which is written atomically.
-        trained: what ``study`` or ``train`` returned, or any other model.
+        trained: the result of ``study`` or ``train``, or any other model.
 
     Raises:
         OSError: if the file can't be written.

@@ -126,7 +126,7 @@ def _labelled(rows: _Rows, skip: Skip) -> dict[str, list[str]]:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a value is missing: null, NaN of any type, pandas' and numpy's own, or their usual spellings in text."""
+    """Whether a value is missing: None, NaN of any type, pandas' NA, numpy's masked, or a usual spelling of these."""
     if value is None or value is np.ma.masked or type(value).__name__ == "NAType":
         return True
     if isinstance(value, str):
@@ -148,7 +148,7 @@ def _split(label: Any) -> list[str] | None:
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of Arrow, or a tensor without dimensions, as Python's own; other tensors as numpy's."""
+    """Convert Arrow's scalars and tensors without dimensions to Python values, and other tensors to numpy arrays."""
     if hasattr(value, "as_py"):
         return value.as_py()
     if isinstance(value, np.generic) or value is np.ma.masked or not hasattr(value, "__array__"):
@@ -177,7 +177,7 @@ def _place(folder: Path, picture: Any) -> Any:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[str, str]:
-    """The names of the columns with paths and labels. A table of two columns may call them differently."""
+    """The names of the columns with paths and labels. A table of two columns may use any names."""
     found = []
     for expected, place in ((_PATHS, 0), (_LABELS, 1)):
         known = [name for name in names if name.strip().lower() in expected]

@@ -122,7 +122,7 @@ def _regression(strength: float, balanced: bool) -> Any:
 
 def _softmax_layer(x: _Array, wanted: NDArray[np.bool_], strength: float, balanced: bool) -> tuple[_Wide, _Wide]:
     count = wanted.shape[1]
-    weights, bias = np.zeros((x.shape[1], count)), np.full(count, -30.0)  # classes that are missing in this fold
+    weights, bias = np.zeros((x.shape[1], count)), np.full(count, -30.0)  # -30: for classes that this fold lacks
     labels = wanted.argmax(axis=1)
     present = np.unique(labels)
     if len(present) == 1:

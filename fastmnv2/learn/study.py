@@ -30,7 +30,7 @@ Precision = Literal["float32", "int8"]
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A trained model and how it was found.
+    """A trained model, and the data, measures and settings of its training.
 
     Attributes:
         model: the model with the head; ``predict`` gives ``[n,classes]``.
@@ -60,7 +60,7 @@ class Outcome:
         native.write(path, self.folded)
 
 
-# As long as the notes that a training may add to the weights' notes.
+# Placeholders that are at least as long as the notes that training adds.
 _LONGEST_NOTES = ("x" * 1000,) * 4
 
 
@@ -82,7 +82,7 @@ def study(
     progress: bool = False,
     on_skip: dataset.Skip | None = None,
 ) -> Outcome:
-    """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its strength.
+    """Train a linear head on labelled pictures by logistic regression; cross-validation chooses its regularisation.
 
     Args:
         data: a folder with a folder of pictures for each class; a CSV, TSV or Parquet table with the columns path
@@ -96,7 +96,7 @@ def study(
             records it, so that ``load`` uses the same.
         augment: train on mirror images and crops too: True, False, or "auto" to do so if that lowers the log-loss.
         class_weight: "balanced" gives all classes the same total weight; None gives all pictures the same weight.
-        folds: parts of the cross-validation; fewer if a class has fewer pictures. Equal files are in the same part.
+        folds: parts for the cross-validation; fewer if a class has fewer pictures. Equal files are in the same part.
         method: how pictures are resized, as for ``fastmnv2.embed_images``. Predict with the same method.
         options: all settings for decoding and resizing in one value, instead of ``method``.
         follow_links: also search symbolic links to folders within the folders of classes.

@@ -1,4 +1,4 @@
-"""Read weights files. ``read`` recognises the form by the file's content; ``forms`` has a module for each."""
+"""Read weights files. ``read`` recognises a file's form by its content; ``forms`` has a module for each form."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ def read(path: str | os.PathLike[str], precision: Precision = "float32") -> Sour
     Raises:
         FileNotFoundError: if nothing exists at ``path``.
         WeightsError: if the form is unknown or the file is malformed; the message names the path and what is wrong.
-        OSError: if the disk has no room to unpack it, or no more files can be opened.
+        OSError: if the disk has no room to unpack an archive, or no more files can be opened.
         ImportError: if the form needs an optional package; the message says which to install.
     """
     place = Path(path)
@@ -40,7 +40,7 @@ def read(path: str | os.PathLike[str], precision: Precision = "float32") -> Sour
 
 
 def _with_names(found: Source, path: Path) -> Source:
-    """Add the image size from the file's name and the class names from ``labels.txt``, if the file has none."""
+    """Take the image size from the file's name and the class names from ``labels.txt`` if the file lacks them."""
     if found.form == "native":
         return found
     from fastmnv2.weights import names
@@ -157,7 +157,7 @@ def _read_file(path: Path, head: bytes) -> Source:
         return tflite.read(path)
     if path.name == "saved_model.pb":
         return hub.read(path.parent)
-    if head[:1] == b"\x0a":  # every GraphDef begins with this tag, of its first node
+    if head[:1] == b"\x0a":  # every GraphDef begins with the tag of its first node
         from fastmnv2.weights.forms import frozen
 
         return frozen.read(path)

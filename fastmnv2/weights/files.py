@@ -1,4 +1,4 @@
-"""Open weights files safely: regular files only, read no further than their size. Also digests of files."""
+"""Read weights files safely: only regular files, and no more bytes than their size. Also hash files."""
 
 import os
 from io import BufferedReader
@@ -44,7 +44,7 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def read_block(path: Path, limit: int) -> memoryview:
-    """The same as a read-only view of an array, which is faster for megabytes of weights.
+    """A regular file's bytes as a read-only view of an array, which is faster for megabytes of weights.
 
     numpy requests huge pages for large arrays, which saves a page fault for every 4 KB.
     """

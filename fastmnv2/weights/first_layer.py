@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from fastmnv2.core.network import DEFAULT
 from fastmnv2.weights.tensors import Source
 
-# The norm varies about 4-fold between trained networks. For [0,255] it is 127 times smaller than for [-1,1].
+# The kernels' norm varies about 4-fold between trained networks. For [0,255] it is 127 times smaller than for [-1,1].
 _FACTOR = 20
 _USUAL_NORM = 1.5  # the norm of a channel's folded kernel, as the median over the channels
 _ASSUMED = "without it, [-1, 1] is assumed"
@@ -16,8 +16,8 @@ def doubt(source: Source) -> str:
     """Why the input range is probably not [-1,1], for weights that don't record it; "" if there is no doubt.
 
     A converter that folds ``x / 255`` into the first kernel makes it about 255 times smaller than the kernel of a
-    network for [-1,1]. If there is a batch norm, it tells more: it holds each channel's deviation over the training
-    images, which is compared with the deviation that the kernel gives on photographs in [-1,1].
+    network for [-1,1]. A batch norm gives better evidence: each channel's standard deviation over the training images,
+    which is compared with the deviation that the kernel gives on photographs in [-1,1].
     """
     if source.input_range is not None or source.input_error or source.form in ("native", "untrained"):
         return ""
@@ -84,7 +84,7 @@ def _trained(columns: NDArray[np.float64], mean: NDArray[np.float64], variance: 
 
 
 def _photographs() -> NDArray[np.float64]:
-    """Covariance of the 27 values under a 3x3 kernel in photographs of [-1,1], from a model with three parameters."""
+    """Covariance of the 27 values under a 3x3 kernel in photographs in [-1,1], from a model with three parameters."""
     places = np.array([(row, column) for row in range(3) for column in range(3)])
     distances = np.sqrt(((places[:, None] - places[None]) ** 2).sum(-1))
     colours = 0.1 * np.eye(3) + 0.9 * np.ones((3, 3))

@@ -16,7 +16,7 @@ def fold(source: Source) -> Folded:
 
     ``scale = gamma / sqrt(moving_variance + epsilon)``, ``kernel' = kernel * scale`` for each output channel,
     ``bias = beta - moving_mean * scale``: Ioffe and Szegedy 2015 with TF-Slim's epsilon. Layers that have biases are
-    already folded and taken unchanged, without a copy if they are float32 and contiguous.
+    already folded and used unchanged, without a copy if they are float32 and contiguous.
 
     Raises:
         WeightsError: if tensors are missing, have other shapes or are not finite; if a variance is negative; if the
@@ -95,7 +95,7 @@ def _check_complete(source: Source) -> None:
 
 def _check_finite(origin: str, name: str, array: NDArray[np.floating]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
-        if math.isfinite(np.add.reduce(array, axis=None)):  # then all values are; this takes a third of isfinite's time
+        if math.isfinite(np.add.reduce(array, axis=None)):  # then all values are finite; isfinite takes 3 times as long
             return
     finite = np.isfinite(array)
     if not finite.all():

@@ -1,6 +1,6 @@
 """Names of published weights, and image sizes in paths.
 
-Google trained 22 members. They are known by TF-Hub's names and handles and by Keras' file names.
+Google trained 22 members of the family. TF-Hub's names and handles and Keras' file names stand for them.
 """
 
 import os
@@ -85,14 +85,14 @@ class Published:
         return [file, module] if self.keras_file else [module, file]
 
     def keras_cached(self) -> Path | None:
-        """Keras' own copy of its file, if it has downloaded one."""
+        """Keras' own copy of its file; None if Keras has not downloaded it."""
         home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
         path = Path(home, "models", self.urls[0].rpartition("/")[2])
         return path if self.keras_file and path.is_file() else None
 
 
 def published(name: str) -> Published | None:
-    """The weights of a name, of TF-Hub's or Kaggle's handle of any version, or of a Keras file's name or URL.
+    """The weights for a TF-Hub name, a TF-Hub or Kaggle handle of any version, or a Keras file's name or URL.
 
     None for other names.
     """

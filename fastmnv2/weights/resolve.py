@@ -25,7 +25,7 @@ IMAGENET, UNTRAINED = "imagenet", "untrained"
 def resolve(weights: Any, **how: Any) -> Folded:
     """Folded weights for a name, path or Keras model; None means "imagenet", downloaded if necessary and allowed.
 
-    ``how`` holds the arguments of ``adapted`` and ``fastmnv2.load``. Precision "int8" gives a Quantised.
+    ``how``: the arguments of ``adapted``, as ``fastmnv2.load`` documents them. Precision "int8" gives a Quantised.
 
     Raises what ``fastmnv2.load`` documents.
     """
@@ -52,7 +52,7 @@ def adapted(
     classes: Sequence[str] | None = None,
     size: Any = None,
 ) -> Source:
-    """The same before folding, with batch norms if the form has them, and with the settings of ``fastmnv2.load``."""
+    """The weights before folding, with batch norms if the form has them, and with ``fastmnv2.load``'s settings."""
     if precision not in (None, *PRECISIONS):
         raise ValueError(f"precision: expected {' or '.join(map(repr, PRECISIONS))} or None, got {precision!r}")
     precision = precision or own_precision(weights)
@@ -97,7 +97,7 @@ def _checked_range(input_range: Any) -> tuple[float, float]:
 
 
 def own_precision(weights: Any) -> Precision:
-    """The default precision of a model of ``weights``: the one that a native file records, and float32 otherwise."""
+    """The default precision for ``weights``: the one that a native file records; float32 for everything else."""
     name = os.environ.get("FASTMNV2_WEIGHTS") if weights is None or weights == IMAGENET else weights
     if not isinstance(name, (str, os.PathLike)) or name in (None, UNTRAINED) or not os.path.isfile(name):
         return "float32"

@@ -16,7 +16,7 @@ from fastmnv2.core.network import DEFAULT, Network, nearest_multiplier, of
 Tensors = dict[str, NDArray[np.float32]]
 
 Allowed = dict[str, tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]]
-"""For each tensor's name, the dtypes, by their names in safetensors, and the shapes that it may have."""
+"""By tensor name: the dtypes (as safetensors names them) and the shapes that the tensor may have."""
 
 INPUT_RANGE = (-1.0, 1.0)
 """The values of black and white at the network's input, in the hub module and in keras.applications."""
@@ -27,7 +27,7 @@ RANGE_LIMIT = 1e30
 _NOTES_LIMIT = 20
 
 NO_BACKGROUND = -1e30
-"""The logit of a background class that a file does not have: its probability is 0."""
+"""The background class's logit for files without that class, which gives it the probability 0."""
 
 
 def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple[float, float] | None:
@@ -36,10 +36,10 @@ def range_of(scale: float, shift: float, *, pixels: bool | None = None) -> tuple
     Args:
         scale: the factor.
         shift: the offset.
-        pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. Then ``x`` is
-            taken to be in [0,255] if the factor is below 1 or the offset is more than 8 times the factor, which makes
-            no sense for numbers in [0,1]. So 1/127.5 and -1 are for [0,255], 2 and -1 for [0,1]. But 0.5 and 0.5, and
-            127.5 and 127.5, are for [-1,1], which they convert to [0,1] and [0,255].
+        pixels: True if ``x`` is in [0,255], False if it is in [0,1], None if the file doesn't record it. With None,
+            [0,255] is assumed if the factor is below 1 or the offset is more than 8 times the factor, because such
+            numbers make no sense for [0,1]. So 1/127.5 and -1 mean [0,255], and 2 and -1 mean [0,1]. If both numbers
+            are 0.5 or both are 127.5, ``x`` is in [-1,1], which they convert to [0,1] or [0,255].
     """
     if pixels is None and scale == shift and scale in (0.5, 127.5):
         return 0.0, 2 * scale
@@ -65,7 +65,7 @@ def is_range(black: float, white: float) -> bool:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 values of bfloat16 ones, given by their bits."""
+    """Convert bfloat16 values, given by their bits, to float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -219,6 +219,6 @@ class Folded(Source):
         return replace(self.without_logits(), head=None).digest
 
     def without_logits(self) -> "Folded":
-        """The same without the logits layer."""
+        """A copy without the logits layer."""
         logits = DEFAULT.logits.folded()
         return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in logits})

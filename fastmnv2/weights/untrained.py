@@ -28,7 +28,7 @@ def untrained(seed: int = 0, network: Network = DEFAULT) -> Source:
             shortcut = x
         kernel = _normal(random, layer.weights_shape, 2.0 / _fan_in(layer))
         if layer.kind == "depthwise":
-            # Shifted so that they smooth, like trained kernels: pure differences would amplify rounding errors.
+            # The shift makes them smoothing filters, as trained ones are; with a mean of 0 they would amplify rounding.
             kernel += np.float32(0.25)
         y = _convolve(x, kernel.astype(np.float64), layer)
         mean, variance = (_rounded(part) for part in (y.mean((0, 1, 2)), y.var((0, 1, 2))))
@@ -71,7 +71,7 @@ def _rounded(values: _Array) -> _Array:
 
 
 def _images(random: np.random.RandomState, count: int, network: Network = DEFAULT) -> _Array:
-    """Images in [0,1] whose amplitude falls with frequency, as in photographs: blurred noise of four scales."""
+    """Images in [0,1] whose amplitude falls with frequency, as in photographs: the sum of noise at four scales."""
     height, width = network.size
     image = np.zeros((count, height, width, 3))
     for cells in (3, 8, 24, 96):

@@ -224,14 +224,14 @@ class Bundle:
             if total > _TENSORS_LIMIT:  # tensors may overlap, so the size of the files does not limit them
                 raise ValueError(f"{name}: the network's tensors take more than {_TENSORS_LIMIT} bytes")
             values = np.frombuffer(self._read_bytes(name, entry), dtype).reshape(entry.shape)
-            with np.errstate(over="ignore"):  # folding refuses what becomes infinite
+            with np.errstate(over="ignore"):  # folding refuses infinite values
                 tensors[name] = (
                     from_bfloat16(values) if entry.dtype == _DT_BFLOAT16 else values.astype("<f4", copy=False)
                 )
         return tensors
 
     def string(self, name: str) -> bytes:
-        """A scalar string tensor: its length as a varint, a checksum, its bytes."""
+        """The bytes of a scalar string tensor, which follow their length as a varint and a checksum."""
         entry = self.entries[name]
         if entry.size > _STRING_LIMIT:
             raise ValueError(f"{name}: {entry.size} bytes, expected at most {_STRING_LIMIT}")

@@ -125,7 +125,7 @@ def _answer(file: IO[bytes], origin: str) -> bytes:
 
 
 def _pipe() -> tuple[int, int]:
-    """A pipe. Its ends are not 0 to 2, which are free if standard streams are closed: the child has its own there."""
+    """A pipe with descriptors above 2. Lower ones may be free here, but are the child's own standard streams."""
     receiver, sender = os.pipe()
     if min(receiver, sender) > 2:
         return receiver, sender
@@ -329,7 +329,7 @@ def _numbered(path: str) -> str:
 
 
 def _is_network_layer(layer: str) -> bool:
-    """Whether a layer's name, which may have a prefix, is that of one of the network's layers."""
+    """Whether a name, which may have a prefix, belongs to one of the network's layers."""
     return bool(keras_names.slim_scope(layer)) or layer in keras_names.BY_TOP or bool(_SUFFIX.search(layer))
 
 

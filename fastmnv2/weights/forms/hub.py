@@ -47,7 +47,7 @@ def read(folder: Path, *, origin: str | None = None) -> Source:
 
 
 def read_archive(path: Path) -> Source:
-    """Read such a folder as ``.tar.gz``, or a TF-Slim release. Unpacks only needed members, to a private folder."""
+    """Read a SavedModel's or TF-Slim release's archive. Only needed members are unpacked, to a private folder."""
     import tarfile
 
     with tempfile.TemporaryDirectory(prefix="fastmnv2-") as scratch, open_file(path) as raw:

@@ -149,7 +149,7 @@ def _size(config: dict[str, Any], folder: Path, origin: str) -> tuple[int, int]:
 
 
 def _range(path: Path, origin: str) -> tuple[tuple[float, float] | None, str]:
-    """The input range, and the reason if the network can't run on it, or ""."""
+    """The input range, and why the network can't run on it, or ""."""
     if not path.is_file():
         return None, ""
     settings = _json(path, origin)
@@ -179,7 +179,7 @@ def _source(
     for name, values in arrays.items():
         plain = slim_name(name)
         if plain is not None and (not plain.endswith("/biases") or plain == DEFAULT.logits.biases_name):
-            tensors[plain] = values  # not folded: folded biases mean a native file that lost its metadata
+            tensors[plain] = values  # without folded biases, which only a native file without its metadata has
         elif found := _NAME.fullmatch(name):
             scope = _scope(found)
             tensors[_tensor_name(scope, found)] = _slim_layout(values, scope) if found["kernel"] else values

@@ -22,8 +22,8 @@ from fastmnv2.weights.files import file_sha256, open_file
 from fastmnv2.weights.forms import hdf5, keras_graph, keras_names
 from fastmnv2.weights.tensors import Source
 
-# Limits for malformed files. The widest network's variables have 44 MB, or three times that with an optimiser's. Its
-# configuration has 100 KB.
+# Limits for malformed files. The widest network's variables have 44 MB, or three times that with an optimiser's
+# variables. Its configuration has 100 KB.
 _ARCHIVE_LIMIT = 160 << 20
 _DIRECTORY_LIMIT = 64 << 10
 _CONFIG_LIMIT = 2 << 20
@@ -54,7 +54,7 @@ def read_archive(path: Path) -> Source:
         for name in ("config.json", "model.weights.h5"):
             if archive.namelist().count(name) != 1:
                 raise WeightsError(f"{path}: expected one {name} in the archive, as a .keras file has")
-            # Only for these two methods does zipfile limit the bytes that each read unpacks.
+            # For other methods, zipfile does not limit the bytes that each read unpacks.
             if archive.getinfo(name).compress_type not in (ZIP_STORED, ZIP_DEFLATED):
                 raise WeightsError(f"{path}: {name} is compressed in an unusual way, expected stored or deflated")
         with archive.open("config.json") as member:
@@ -181,7 +181,7 @@ def _source(origin: str, sha256: str, config: Any, content: hdf5.Content) -> Sou
 def _variables_of(
     layer: str, others: dict[str, NDArray[np.float32] | None], places: set[str] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """A layer's variables by the last part of their names, if unique. ``places``: paths of layers without a name."""
+    """A layer's variables by the last part of their names, if unique. ``places``: its paths in files without names."""
     found: dict[str, list[NDArray[np.float32] | None]] = {}
     for path, values in others.items():
         parent, _, name = path.removesuffix(":0").rpartition("/")
@@ -259,7 +259,7 @@ def _layers(config: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _pads_even_maps(config: Any) -> bool:
-    """Whether its layers pad only even maps as the network does.
+    """Whether the model's layers pad even maps as the network does, but not odd maps.
 
     Keras pads odd maps by (1, 1), as the network does, only if it knows their size when it builds the model
     (``imagenet_utils.correct_pad``).

@@ -24,7 +24,7 @@ _CALLS_LIMIT = 16
 _CHAIN_LIMIT = 200  # layers before the network
 
 UNIT_RESCALING = "rescaling_of_unit_images"
-"""This package's name for a Rescaling of images in [0,1]. The range of other layers is inferred from their numbers."""
+"""This package's name for a Rescaling of images in [0,1]. Other layers' range is inferred from their numbers."""
 
 # Layers without effect at inference.
 _IDLE = {
@@ -57,7 +57,7 @@ class _Node:
     numbers: list[float] = field(default_factory=list)  # constants among the call's arguments
     number_first: bool = False
     children: "dict[str, _Node]" = field(default_factory=dict)
-    last: list[str] = field(default_factory=list)  # a model's outputs
+    last: list[str] = field(default_factory=list)  # names of a model's output layers
 
 
 class Around(NamedTuple):
@@ -218,7 +218,7 @@ def _refuse(node: _Node, why: str) -> _Refused:
 
 
 def _before(node: _Node) -> list[_Node | None]:
-    """The layer whose output ``node`` takes, in each of its calls; None for the model's own input."""
+    """The layers whose outputs ``node`` takes, one for each of its calls; None for the model's own input."""
     while not node.inputs or node.kind == "InputLayer":
         if node.parent is None:
             return [None]
@@ -293,7 +293,7 @@ class _Preparation(NamedTuple):
     scale: float = 1.0
     shift: float = 0.0
     defined: bool = False  # whether any layer sets scale and shift
-    size: tuple[int, int] | None = None  # to which a layer resizes images
+    size: tuple[int, int] | None = None  # height and width to which a layer resizes images
 
 
 def _input_range(first: _Node) -> tuple[tuple[float, float] | None, tuple[int, int] | None]:
@@ -332,7 +332,7 @@ def _preparations(node: _Node, depth: int) -> set[_Preparation]:
 
 
 def _applied(node: _Node, earlier: _Preparation) -> _Preparation:
-    """How images are prepared after a layer, if they were prepared as ``earlier`` before it."""
+    """The preparation of images after a layer, given the preparation ``earlier`` before it."""
     if node.kind in _IDLE or node.kind.startswith(_AUGMENTING) or node.name.endswith("Conv1_pad"):
         return earlier
     if node.kind in _RESIZING:
@@ -417,7 +417,7 @@ def _clamp(node: _Node) -> tuple[Any, Any, Any]:
 
 
 def _pools(node: _Node, size: tuple[int, int] | None) -> bool:
-    """Whether a layer gives the average of the last map. Of a map of one pixel, that is the pixel."""
+    """Whether a layer gives the average of the last map. A map of one pixel is its own average."""
     if node.kind == "GlobalAveragePooling2D":
         return True
     try:

@@ -58,7 +58,7 @@ def prefix_of(layers: Iterable[str]) -> str:
 
 
 def plain_names(layers: Iterable[str]) -> dict[str, str]:
-    """Map a model's names of the network's layers, with a prefix or numbered, to Keras' own names."""
+    """Map a model's names of the network's layers (with a prefix, or such as ``conv2d_7``) to Keras' own names."""
     names = list(layers)
     prefix = prefix_of(names)
     plain = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
@@ -67,7 +67,7 @@ def plain_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def plain_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Map variables' paths ``…/<layer>/<variable>`` without the prefix of the layer's name to the original paths."""
+    """Map variables' paths, with the prefix of the layer's name removed, to the original ``…/<layer>/<variable>``."""
     originals = list(paths)
     prefix = prefix_of({_layer_of(path) for path in originals})
     if not prefix:
@@ -98,7 +98,7 @@ def _slim_name(path: str) -> str | None:
 
 
 def is_top(path: str) -> bool:
-    """Whether a path is that of a variable of the classification layer."""
+    """Whether a path names a variable of the classification layer."""
     parts = path.removesuffix(":0").split("/")
     return len(parts) >= 2 and parts[-2] in BY_TOP and parts[-1] in ("kernel", "bias")
 
@@ -133,7 +133,7 @@ def from_variables(
         name = _slim_name(path)
         if name is None:
             top[path.removesuffix(":0").rpartition("/")[2]] = values
-        elif name in tensors and not np.array_equal(tensors[name], values):  # exports list variables twice
+        elif name in tensors and not np.array_equal(tensors[name], values):  # some exports list variables twice
             raise WeightsError(f"{origin}: {path}: a second tensor for {name}; expected one MobileNetV2")
         else:
             tensors[name] = values
@@ -163,9 +163,9 @@ _KINDS = re.compile(r"(conv2d|depthwise_conv2d|batch_normalization)(?:_(\d{1,9})
 
 
 def by_order(groups: Iterable[str]) -> dict[str, str]:
-    """Map layers that are called or saved as ``conv2d_7`` and the like to Keras' names, by each kind's numbers.
+    """Map layers with names such as ``conv2d_7`` to Keras' names, in the order of each kind's numbers.
 
-    Empty if there are too few for the network. Surplus layers of a kind come after the network.
+    Empty if there are too few for the network. Surplus layers of a kind come after the network and are ignored.
     """
     numbered: dict[str, list[tuple[int, str]]] = {"conv2d": [], "depthwise_conv2d": [], "batch_normalization": []}
     for group in groups:

@@ -27,7 +27,7 @@ from fastmnv2.weights.tensors import Allowed, Folded, Source
 FORMAT_VERSION = "1"
 _WITH_AROUND = "2"  # the version of files with a head or another input range, which older readers must refuse
 _WITH_NETWORK = "3"  # the version of files for another network than 0.75/96, with or without a head
-_HEADER_LIMIT = 1 << 20  # our own set of tensors takes about 11 KB, names of a thousand classes 40 KB
+_HEADER_LIMIT = 1 << 20  # the entries of all our tensors take about 11 KB, the names of a thousand classes 40 KB
 _ALIGN = 64
 
 _WIDEST_SHAPES = shapes(of(WIDEST, *DEFAULT.size).layers, folded=True)

@@ -10,7 +10,7 @@ KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLES_LIMIT = 20_000
 
 RANGE_VARIABLE = "fastmnv2/input_range"
-"""The key of the input range in SavedModels that this package writes: the values of black and white."""
+"""The variable with the input range in SavedModels that this package writes: the values of black and white."""
 
 
 def read(opened: bundle.Bundle, form: str, origin: str) -> Source:

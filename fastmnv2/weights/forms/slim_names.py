@@ -10,7 +10,7 @@ VARIABLES = frozenset(shapes(DEFAULT.layers, folded=False) | shapes(DEFAULT.laye
 
 
 def slim_name(name: str) -> str | None:
-    """The network's name of a variable such as ``module/MobilenetV2/…`` in a file; None if the network has none."""
+    """The network's name of a variable such as ``module/MobilenetV2/…`` in a file; None if it has no such variable."""
     plain = name.removesuffix(EMA)
     start = plain.find("MobilenetV2/")
     if start > 0 and plain[start - 1] != "/":

@@ -16,8 +16,8 @@ from fastmnv2.weights.forms import bundle
 from fastmnv2.weights.tensors import from_bfloat16, range_of
 
 SAVED_MODEL_LIMIT = 32 << 20
-_FIELDS_LIMIT = 1_000_000  # a Keras SavedModel has some 200,000
-_DEPTH_LIMIT = 16  # functions that call functions
+_FIELDS_LIMIT = 1_000_000  # a Keras SavedModel has about 200,000
+_DEPTH_LIMIT = 16  # nested calls of functions
 _STEPS_LIMIT = 10_000
 
 _FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 14: "<u2", 19: "<f2"}  # types.proto

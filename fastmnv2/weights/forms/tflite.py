@@ -211,7 +211,7 @@ class Walk:
         return True
 
     def _is_average(self, operator: Operator) -> bool:
-        """Whether an operator on the last map gives the average of each channel. Of one pixel, it is the pixel."""
+        """Whether an operator on the last map gives the average of each channel. One pixel is its own average."""
         last, left = self.network.head, self.graph.tensors[operator.outputs[0]].shape if operator.outputs else ()
         if len(left) not in (2, 4) or left[1:] not in ((last.out_channels,), (1, 1, last.out_channels)):
             return False
@@ -230,7 +230,7 @@ class Walk:
         return self._next == len(self.network.layers) - 1 and self._shape(operator.inputs[1]) in (stored, stored[::3])
 
     def finish(self) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-        """The layers' tensors and notes, to be called after the last operator."""
+        """The layers' tensors, and notes. Call this after the last operator."""
         if self._next < len(self.network.layers) - 1:
             raise WeightsError(f"{self.graph.origin}: the graph ends before {self.network.layers[self._next].scope}")
         return self._tensors, ["batch norms were folded by the converter", *self._notes]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fastmnv2.weights.forms.tflite_graph import Graph
 
 METADATA = "TFLITE_METADATA"
-_NORMALIZATION, _LABELS = 1, (2, 3)  # ProcessUnitOptions; AssociatedFileType: of an axis, of values
+_NORMALIZATION, _LABELS = 1, (2, 3)  # ProcessUnitOptions; AssociatedFileType: labels of an axis, of values
 _LABELS_LIMIT = 1 << 20
 _DIRECTORY_LIMIT = 64 << 10
 
@@ -51,7 +51,7 @@ def labels(graph: "Graph") -> list[str] | None:
         return None
     try:
         archive = zipfile.ZipFile(io.BytesIO(graph.data))
-    except (zipfile.BadZipFile, OSError, ValueError):  # not an archive, but weights with the same bytes as its end
+    except (zipfile.BadZipFile, OSError, ValueError):  # weights that happen to contain the marker of an archive's end
         return None
     names = archive.namelist()
     listed = [

@@ -46,7 +46,7 @@ class Report:
     held_out: int
     errors: dict[str, float]  # relative L2 error against float32, by endpoint
     cosines: NDArray[np.float64]  # cosine between each held-out picture's int8 and float32 features
-    top1: float | None  # share of held-out pictures with the same first class; None without logits
+    top1: float | None  # share of held-out pictures with the same most probable class; None without logits
 
     def lines(self) -> list[str]:
         """The report as text."""
@@ -175,7 +175,7 @@ class _Calibration:
         return self._network()
 
     def run(self, advance: Callable[[int, int], None]) -> Quantised:
-        """The same with biases corrected for the shifts that rounding causes in the means."""
+        """The network with biases corrected for the shifts that rounding causes in the means."""
         self.uncorrected()
         outputs = [name for name, scope in self._names.items() if not scope.endswith("/sum")]
         for done, name in enumerate(outputs):

@@ -34,7 +34,7 @@ class Quantity(NamedTuple):
 
 
 def quantity_names(scope: str) -> tuple[str, str]:
-    """Names of the tensors that hold an output's Quantity: float32 [1]; int32 [3] zero point, lowest, highest."""
+    """Names of the tensors of an output's Quantity: scale, float32 [1]; zero point, lowest and highest, int32 [3]."""
     return f"{scope}/output_scale", f"{scope}/output_range"
 
 
@@ -52,7 +52,7 @@ IMAGE, POOL, SOFTMAX = "image", "MobilenetV2/global_pool", "MobilenetV2/Predicti
 
 
 def allowed_shapes(network: Network) -> Allowed:
-    """Dtypes and shapes that the tensors of an 8-bit network may have; ``Quantised`` checks how they go together."""
+    """Dtypes and shapes that the tensors of an 8-bit network may have; ``Quantised`` checks that they fit together."""
     allowed: Allowed = {}
     for layer in network.layers:
         kernel, bias, scales, zero = weights_names(layer)
@@ -82,7 +82,7 @@ def image_quantity(black: float, white: float) -> tuple[np.float32, int]:
             f"got {black:g} to {white:g}"
         )
     scale = np.float32((white - black) / 255)
-    # The exact zero point of (-1, 1) is -0.5; converters use -1, and so does this.
+    # The exact zero point of (-1, 1) is -0.5. Converters use -1, and so does this function.
     return scale, int(np.clip(np.floor(-128 - black / float(scale)), -128, 127))
 
 
@@ -107,7 +107,7 @@ class Quantised(Folded):
         return None if not fitting or fitting[0] == INPUT_RANGE else fitting[0]
 
     def fits(self, edges: tuple[float, float]) -> bool:
-        """Whether the image's quantisation fits pixels over this range, within one step and half a percent."""
+        """Whether the image's scale (within half a percent) and zero point (within about one step) fit this range."""
         image = self.quantity(IMAGE)
         steps = (edges[1] - edges[0]) / float(image.scale)
         zero = -edges[0] / float(image.scale) + self.lowest
@@ -145,13 +145,13 @@ class Quantised(Folded):
         return digest.hexdigest()
 
     def without_logits(self) -> "Quantised":
-        """The same without the logits layer."""
+        """A copy without the logits layer."""
         logits = self.network.logits
         dropped = {*weights_names(logits), *quantity_names(logits.scope), *quantity_names(SOFTMAX)}
         return replace(self, tensors={name: array for name, array in self.tensors.items() if name not in dropped})
 
     def quantity(self, scope: str) -> Quantity:
-        """How the output of a layer, a sum, the image or the average is quantised."""
+        """The quantisation of the output of a layer, a sum, the image or the average."""
         found = self._quantities.get(scope)
         if found is None:
             scale, numbers = quantity_names(scope)
@@ -168,7 +168,7 @@ class Quantised(Folded):
         return quantity_names(scope)[0] in self.tensors
 
     def input_of(self, index: int) -> Quantity:
-        """How the input of layer ``index`` is quantised."""
+        """The quantisation of the input of layer ``index``."""
         if index == 0:
             return self.quantity(IMAGE)
         if self.network.layers[index].is_logits:
@@ -177,7 +177,7 @@ class Quantised(Folded):
         return self.quantity(sum_scope((index - 1) // 3) if before.residual else before.scope)
 
     def block_input(self, block: int) -> Quantity:
-        """How a block's input is quantised; the first block has no expansion."""
+        """The quantisation of a block's input; the first block has no expansion."""
         return self.input_of(max(3 * block, 1))
 
     def multipliers(self, index: int) -> NDArray[np.float32]:
@@ -197,7 +197,7 @@ class Quantised(Folded):
         return self._table(self.endpoint(name))[unsigned]
 
     def endpoint(self, name: str) -> Quantity:
-        """How a named output, the image or a layer's output is quantised."""
+        """The quantisation of a named output, the image or a layer's output."""
         if name == "default":
             return self.quantity(POOL)
         if self.has(name):
