@@ -73,10 +73,10 @@ def load(
 
     Args:
         weights: a path to any of the forms (hub module or SavedModel, folder or archive; TF-Slim checkpoint,
-            release or frozen graph; Keras, TFLite, native .safetensors), recognised by content; a TF-Hub URL;
-            "imagenet", the default; "untrained": seeded weights with meaningless features, for timings and tests; or a
-            Keras model, such as one that was trained with ``fastmnv2.keras``. A file called "imagenet" in the
-            working directory is "./imagenet".
+            release or frozen graph; Keras, TFLite, native .safetensors; Hugging Face folder), recognised by content;
+            a TF-Hub URL or ``hf://OWNER/NAME``; "imagenet", the default; "untrained": seeded weights with meaningless
+            features, for timings and tests; or a Keras model, such as one that was trained with ``fastmnv2.keras``. A
+            file called "imagenet" in the working directory is "./imagenet".
         threads: the default for the model's calls; None for every CPU that this process may use.
         download: whether "imagenet" may be downloaded if it is not found.
         precision: "float32", which dequantises 8-bit files; or "int8", which runs 8-bit TFLite files, and native

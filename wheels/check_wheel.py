@@ -24,6 +24,8 @@ DIGEST = "b6b02d00fd3aa93c0b1e662d7962373a0c999cc96ebf6b60d9eabcde22fa3c26"
 # Libraries that every manylinux system has, and libgomp, which a repaired wheel contains under another name.
 LIBRARIES = r"lib(c|m|pthread|dl|rt)\.so\.\d+|ld-linux.*|libc\.musl-.*|libgomp(-[0-9a-f]+)?\.so\.1(\.0\.0)?"
 
+MODULES = r"fastmnv2/(core/_engine|image/_resize)\..*(so|pyd)"
+
 problems: list[str] = []
 
 
@@ -73,7 +75,7 @@ def check_module(module: Path, glibc: str, repaired: bool) -> None:
     expect(all(re.fullmatch(LIBRARIES, library) for library in needed), f"libraries: {needed}")
     paths = re.findall(r"R(?:UN)?PATH.*\[(.*)\]", dynamic)
     # Some Pythons add their own run path to every module; a published wheel must not have it.
-    expect(not repaired or all(path == "$ORIGIN/../fastmnv2.libs" for path in paths), f"run path: {paths}")
+    expect(not repaired or all(path == "$ORIGIN/../../fastmnv2.libs" for path in paths), f"run path: {paths}")
     symbols = tool("readelf", "--dyn-syms", "-W", str(module))
     versions = {tuple(map(int, found.split("."))) for found in re.findall(r"GLIBC_([\d.]+)", symbols)}
     floor = tuple(map(int, glibc.split(".")))
@@ -123,8 +125,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         check_contents(wheel, names, options.weights)
-        for module in (name for name in names if re.fullmatch(r"fastmnv2/_(engine|resize)\..*(so|pyd)", name)):
-            repaired = not wheel.stem.split("-")[-1].startswith("linux_")
+        repaired = not wheel.stem.split("-")[-1].startswith("linux_")
+        modules = [name for name in names if re.fullmatch(MODULES, name)]
+        expect(len(modules) == 2, f"modules: expected one _engine and one _resize, got {modules}")
+        for module in modules:
             check_module(Path(archive.extract(module, scratch)), options.glibc, repaired)
         if not options.no_install:
             check_installed(wheel, Path(scratch), options.weights)

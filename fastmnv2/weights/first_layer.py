@@ -33,8 +33,6 @@ def doubt(source: Source) -> str:
         or not np.isfinite(kernel).all()
     ):
         return ""  # folding reports the error
-    if not np.isfinite(kernel).all():
-        return ""
     columns = kernel.reshape(-1, kernel.shape[3]).astype(np.float64)
     mean, variance = norm
     if mean is None or variance is None:

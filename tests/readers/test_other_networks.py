@@ -157,7 +157,7 @@ def test_other_input_ranges_are_refused(int8, tmp_path, scale, zero):
     data = changed(changed(int8, image_of, "scale", scale), image_of, "zero_point", zero)
     (tmp_path / "q.tflite").write_bytes(data)
     with pytest.raises(
-        WeightsError, match=r"takes numbers in .*, expected \[-1, 1\], \[0, 1\] or \[0, 255\]; input_range="
+        WeightsError, match=r"takes numbers in .*, expected \[-1, 1\], \[0, 1\] or \[0, 255\]; pass input_range="
     ):
         fastmnv2.load(tmp_path / "q.tflite")
     assert fastmnv2.load(tmp_path / "q.tflite", input_range=(0, 1)).weights["input_range"] == (0, 1)

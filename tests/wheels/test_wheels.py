@@ -103,7 +103,7 @@ def check_wheel(path):
 
 
 def test_the_wheel_check_finds_every_fault(tmp_path):
-    engine = Path(fastmnv2.core._engine.__file__)
+    engine, resize = (Path(module.__file__) for module in (fastmnv2.core._engine, fastmnv2.image._resize))
     info = "fastmnv2-0.1.0.dist-info"
     good = {
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n",
@@ -112,7 +112,8 @@ def test_the_wheel_check_finds_every_fault(tmp_path):
         "fastmnv2/py.typed": b"",
         "fastmnv2/core/_engine.pyi": b"",
         "fastmnv2/image/_resize.pyi": b"",
-        f"fastmnv2/{engine.name}": engine.read_bytes(),
+        f"fastmnv2/core/{engine.name}": engine.read_bytes(),
+        f"fastmnv2/image/{resize.name}": resize.read_bytes(),
     }
     wrong = {
         "tags": {f"{info}/WHEEL": b"Tag: py3-none-any\n"},
@@ -120,6 +121,7 @@ def test_the_wheel_check_finds_every_fault(tmp_path):
         "licenses/LICENSE is missing": {f"{info}/licenses/LICENSE": None},
         "py.typed is missing": {"fastmnv2/py.typed": None},
         "belong into a wheel": {"fastmnv2/core/_engine.c": b""},
+        "modules: expected": {f"fastmnv2/core/{engine.name}": None},
         "folders": {"tests/test_x.py": b""},
         "the wheel contains weights": {"fastmnv2/data/imagenet.safetensors": b""},
         "expected at most 1.5": {"fastmnv2/large": os.urandom(2 << 20)},
@@ -127,7 +129,7 @@ def test_the_wheel_check_finds_every_fault(tmp_path):
     if shutil.which("readelf") and sys.platform == "linux":
         libm = next(Path("/").glob("lib*/*/libm.so.6"), None)
         if libm:
-            wrong["exports"] = {f"fastmnv2/{engine.name}": libm.read_bytes()}
+            wrong["exports"] = {f"fastmnv2/core/{engine.name}": libm.read_bytes()}
     path = tmp_path / "fastmnv2-0.1.0-cp311-cp311-linux_x86_64.whl"
     for message, change in ({"0 problems": {}} | wrong).items():
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
