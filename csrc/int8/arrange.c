@@ -90,8 +90,8 @@ static void couple_channels(const uint8_t *kernel, int columns, int zero, int pa
     }
 }
 
-/* Fills panel after panel. Each begins with the couple that makes the fewest quads wide, and continues with those that
- * add the fewest. */
+/* Fills panel after panel. Each begins with the couple that makes the fewest quads wide, and continues with the couples
+ * that add the fewest wide quads. */
 static void fill_panels(const fm_int8_kernels *kernels, int channels, fm_int8_couple *couples, int16_t *order) {
     const int count = channels / 2, vecs = (channels + kernels->lanes - 1) / kernels->lanes;
     int at = 0;

@@ -28,8 +28,8 @@ static int channels_of(int unscaled, double multiplier) {
     return nearest < 0.9 * wanted ? nearest + UNIT : nearest;
 }
 
-/* SAME padding: one output for each stride begun in the input. The pixels that the last window lacks are split between
- * the two sides; an odd one goes to the end. */
+/* SAME padding: inputs / stride outputs, rounded up. The padding that this takes is split between the two sides; an odd
+ * pixel goes to the end. */
 static int same_outputs(int inputs, int stride) { return (inputs + stride - 1) / stride; }
 static int same_padding_before(int inputs, int stride) {
     return fm_max(0, (same_outputs(inputs, stride) - 1) * stride + KERNEL - inputs) / 2;
