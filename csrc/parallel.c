@@ -121,7 +121,7 @@ void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     team->pace = pace;
 }
 
-/* Before a wait: tells the others how long the whole step would have taken this thread; 0 if that is unknown. Waits of
+/* Before a wait: tells the other threads how long this thread would need for the whole step; 0 if unknown. Waits of
  * even and odd numbers use different places, because a fast thread may arrive at the next wait before a slow one has
  * read the values of this one. */
 static void tell_pace(fm_team team, unsigned number) {

@@ -44,8 +44,8 @@ static _Thread_local struct {
 #endif
 } mine;
 
-/* State of the process. The lock is held from trying out threads until the team has them, so that no other team of ours
- * takes their place. */
+/* State of the process. The lock is held from trying out threads until the team has them, so that no other team of this
+ * package takes their place. */
 static struct {
     pthread_once_t once;
     pthread_mutex_t lock;

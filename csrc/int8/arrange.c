@@ -56,7 +56,7 @@ static void find_wide(const fm_layer *expand, const fm_int8_layer *weights, int 
     }
 }
 
-/* The partner of couples[first] among the later ones before `end`: the easiest that fits in every column or, of the
+/* The partner of couples[first] among the later couples before `end`: the easiest that fits in every column or, of the
  * first PARTNERS candidates, the one that fits in most columns. */
 static int partner_of(const fm_int8_couple *couples, int first, int end, const uint8_t *kernel, int columns,
                       uint8_t zero, int pair_max) {

@@ -28,7 +28,7 @@ static slice slice_of(const run *r, int layer, int index, range channels) {
     return (slice){.panel = index, .start = channels.from, .width = channels.to - channels.from};
 }
 
-/* Shares are whole vectors; those of expanded channels are whole blocks of the depthwise kernel. */
+/* Shares are whole vectors; shares of expanded channels are whole blocks of the depthwise kernel. */
 static int share_of(const run *r, int layer, fm_team team) {
     const int b = layer / 3, expands = layer == fm_expand_layer(b) && b < FM_BLOCKS;
     const int columns = model_of(r)->conv[layer].columns;

@@ -1,4 +1,4 @@
-/* The packed layouts of weights, which only this code and the kernels know. */
+/* The packed layouts of weights. Only this code and the kernels depend on them. */
 #ifndef FM_INT8_PACK_H
 #define FM_INT8_PACK_H
 

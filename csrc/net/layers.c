@@ -1,5 +1,5 @@
 /* The network: TF-Slim's rule (slim/nets/mobilenet/mobilenet_v2.py), and the names and shapes of layers and endpoints
- * that follow from it. No other file knows a number of channels, a size or a padding. */
+ * that follow from it. No other file contains a number of channels, a size or a padding. */
 #include "net/layers.h"
 
 #include <stdio.h>

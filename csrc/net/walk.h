@@ -15,7 +15,7 @@ typedef struct run {
     fm_arena *own;    /* this thread's arena: rows of the expanded map */
     void *depthwise;  /* the current block's depthwise outputs, from pixel `depthwise_pixel` on */
     int depthwise_pixel;
-    /* This thread's flags: bit 0 reports float pixels far outside [0,1], and tiers may use the others. */
+    /* This thread's flags: bit 0 reports float pixels far outside [0,1], and tiers may use the other bits. */
     int *out_of_range;
 } run;
 

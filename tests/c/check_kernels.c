@@ -418,7 +418,7 @@ __asm__(".text\n.globl keeping_pool\nkeeping_pool: fmov d9, xzr\nret\n");
 __asm__(".text\n.globl untidy_pool\nuntidy_pool: ret\n");
 #endif
 
-/* The end of the array is at a guard page; the front is at a canary. Other mutants work at either. */
+/* The array ends at a guard page or, with `front`, at a canary. Other mutants work at either. */
 static const struct mutant {
     const char *name;
     void (*pool)(const fm_float32_pool_args *args);
