@@ -16,14 +16,14 @@ int fm_cpu_has_avxvnni(void);    /* AVX2, and AVX-VNNI: desktops since Alder Lak
 int fm_cpu_has_avx512vnni(void); /* AVX-512 as above, and VNNI: servers since Cascade Lake, Zen 4 */
 int fm_cpu_has_dotprod(void);    /* ARMv8.2's dot products of four bytes */
 
-/* Whether a 512-bit operation is executed as two 256-bit ones, as on Zen 4, so that it does no more per cycle. There
- * the 256-bit tile reaches 86 to 97 % of the peak on 24, 72 and 120 columns, and pairs gain nothing. On full-width
- * processors the 256-bit tile can't exceed 50 %. */
+/* Whether a 512-bit operation is executed as two 256-bit ones, as on Zen 4, so that it does no more per cycle. There,
+ * the 256-bit tile reaches 86 to 97 % of the peak on 24, 72 and 120 columns, and tpl/pairs.inc gains nothing. On
+ * full-width processors the 256-bit tile can't exceed 50 %. */
 int fm_cpu_half_width(void);
 
 int fm_current_cpu(void); /* the processor that the calling thread runs on; -1 if unknown */
 
-/* Move the calling thread to a processor that is not among these, if its affinity allows one. It may return later. */
+/* Move the calling thread to a processor that is not in `cpus`, if its affinity allows one. It may return later. */
 void fm_leave_cpus(const int *cpus, int count);
 
 int fm_affinity_cpus(void); /* number of processors that the calling thread may run on; 0 if unknown */

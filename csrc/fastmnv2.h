@@ -85,7 +85,7 @@ const char *fm_isa_name(const fm_isa *isa);
 int fm_isa_supported(const fm_isa *isa); /* by this processor and this operating system */
 
 /* The instruction set that a tier ("float32", "int8" or "image") uses if `isa` is requested: `isa` itself or, if it has
- * no kernels for the tier, the nearest slower one that has some and that this machine can run. */
+ * no kernels for the tier, the next slower one that has kernels and that this machine can run. */
 const fm_isa *fm_isa_for(const char *tier, const fm_isa *isa);
 int fm_isa_images(const fm_isa *isa); /* images that take one thread about ten milliseconds */
 
@@ -95,8 +95,8 @@ double fm_peak_macs(const fm_isa *isa, double macs);
 
 uint64_t fm_ticks(void); /* the clock of fm_request.ticks, of unknown rate */
 
-/* For measurements: the ticks of that clock for one transfer of a cache line from one processor to another; 0 if two
- * threads don't get a processor each. */
+/* For measurements: the ticks of that clock that a cache line takes from one processor to another; 0 if two threads
+ * don't get a processor each. */
 double fm_ping_ticks(void);
 
 /* For measurements: how many calls of this process stopped splitting an image among threads, because the system kept a
@@ -128,8 +128,9 @@ typedef struct fm_request {
     fm_dtype dtype;
     size_t n;
     float *features; /* [n][features] */
-    /* NULL, or by index: float (8-bit models: bytes) [n][height][width][channels] each, or NULL. For 8-bit
-     * models, the blocks' projections before the residual follow the endpoints: [FM_ENDPOINTS + FM_BLOCKS]. */
+    /* NULL, or the output array of each endpoint by index, NULL to skip it: float (8-bit models: uint8_t)
+     * [n][height][width][channels]. In 8-bit models, the blocks' projections before the residual follow the
+     * endpoints: [FM_ENDPOINTS + FM_BLOCKS]. */
     void *const *endpoints;
     int threads;     /* >= 1; the most threads to use */
     uint64_t *ticks; /* NULL, or [FM_LAYERS]: the time spent in each layer is added; for one thread only */
@@ -184,8 +185,8 @@ typedef struct fm_int8_weights {
 
 double fm_int8_peak_macs(const fm_isa *isa, double macs); /* like fm_peak_macs */
 
-/* A model for all calls above. Its endpoints are bytes. float32 images are rounded to bytes, half to even. If an image
- * has a NaN, its features are NaN. fm_logits accepts only the model's own features. */
+/* An 8-bit model; all calls above accept it. Its endpoints are bytes. float32 images are rounded to bytes, half to
+ * even. If an image has a NaN, its features are NaN. fm_logits accepts only the model's own features. */
 fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const fm_int8_weights *weights,
                             fm_model **model);
 

@@ -96,9 +96,9 @@ void fm_parallel(int threads, void (*work)(fm_team team, void *job), void *job) 
  * have fast and slow cores. With equal shares, all threads wait for the slowest one at each barrier. One image on two
  * threads (Zen 3 in a virtual machine, one processor often 10 to 30 % slower than the other for some milliseconds) lost
  * 11 % of its time this way in float32 and 5 % in int8. Shares by speed win back about half of it. Between equal
- * threads they cost 0.05 us at each barrier. Tried: starting with the speeds of the last call (1 % faster back to back,
- * 1 % slower every 5 ms); forgetting the older steps of a call and a narrower limit for the slowest thread (no effect).
- */
+ * threads they cost 0.05 us at each barrier. Tried: starting with the speeds of the last call (calls back to back 1 %
+ * faster, a call every 5 ms 1 % slower); forgetting older steps of a call, or a narrower limit for the slowest thread
+ * (no effect). */
 
 /* Shares proportional to 1 / alone, because a thread that would take twice as long is half as fast. */
 static void set_shares(fm_pace *pace, int size) {
@@ -113,7 +113,7 @@ static void set_shares(fm_pace *pace, int size) {
 
 void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     if (team->size == 1) return;
-    /* Equal at first. One tick is far less than a step, so it soon counts little. */
+    /* Speeds are equal at first. One tick is far less than a step, so it soon counts little. */
     for (int i = 0; i < team->size; i++) pace->alone[i] = 1.0;
     set_shares(pace, team->size);
     pace->own = 0;
@@ -121,7 +121,7 @@ void fm_follow_speeds(fm_team *team, fm_pace *pace) {
     team->pace = pace;
 }
 
-/* Before a wait: tells the others how long the whole step would have taken this thread; 0 if that is unknown. Waits of
+/* Before a wait: tells the other threads how long this thread would need for the whole step; 0 if unknown. Waits of
  * even and odd numbers use different places, because a fast thread may arrive at the next wait before a slow one has
  * read the values of this one. */
 static void tell_pace(fm_team team, unsigned number) {

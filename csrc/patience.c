@@ -15,7 +15,7 @@
 
 /* Nanoseconds that teams stay small after a thread was late: the first time, and at most. After each pause, full teams
  * are tried again, which may delay a call by the system's time slice of 3 ms or more. So pauses grow fast, up to one
- * retry in 400 calls if calls come every 5 ms. They shrink only when no thread was late for as long as the pause was,
+ * retry in 400 calls if calls come every 5 ms. A pause shrinks only after no thread was late for as long as it lasted,
  * because a dozen calls may pass between two time slices of a busy process. (When each good call shortened the pause, a
  * thread was late 12 times in 12 s instead of 9: Zen 3, one busy process, 2026-11-26.) On an idle machine, a false
  * alarm costs only the shortest pause. */
@@ -25,7 +25,7 @@ enum { FIRST_PAUSE = 30000000, LONGEST_PAUSE = 2000000000, GROWTH = 4 };
  * bits on any number of threads. Simultaneous calls may overwrite each other's updates, which costs one more retry. */
 static struct {
     _Atomic int64_t until; /* when the last pause ended or will end */
-    _Atomic int64_t pause; /* its length, or less if all teams since were good; 0: none is remembered */
+    _Atomic int64_t pause; /* its length, or less if no thread was late since; 0: no pause is remembered */
     atomic_int most;       /* threads of a small team */
     atomic_ulong late;
 } busy;

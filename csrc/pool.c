@@ -33,7 +33,7 @@ int fm_pool_alone(void) { return 0; }
  * last team had, unless some have ended since. */
 static _Thread_local struct {
     int workers;    /* threads of the last team, this one included; 0 before the first */
-    unsigned ended; /* what process.ended was then */
+    unsigned ended; /* the value of process.ended then */
     int asked;      /* requested size of the team that is being started, while the lock is held; else 0 */
     int refused;    /* a team of this size could not be started */
     time_t when;    /* when that was; retried from the next second on */
@@ -44,13 +44,13 @@ static _Thread_local struct {
 #endif
 } mine;
 
-/* State of the process. The lock is held from trying out threads until the team has them, so that no other team of ours
- * takes their place. */
+/* State of the process. The lock is held from trying out threads until the team has them, so that no other team of this
+ * package takes their place. */
 static struct {
     pthread_once_t once;
     pthread_mutex_t lock;
     pthread_key_t worker; /* its destructor counts workers that end */
-    atomic_uint ended;    /* workers that have ended: another library may start smaller teams with them */
+    atomic_uint ended;    /* workers that have ended, because another library may start smaller teams with them */
     size_t stack;         /* bytes of a worker's stack, as set for OpenMP; 0: the system's default */
     int others;           /* whether other threads existed when the fork started */
 } process = {.once = PTHREAD_ONCE_INIT, .lock = PTHREAD_MUTEX_INITIALIZER};
@@ -75,7 +75,7 @@ static int other_threads(void) {
         return count > 3; /* ".", ".." and this one */
     }
 #endif
-    return 1; /* unknown: assume so */
+    return 1; /* unknown: assume that there are */
 }
 
 static void before_fork(void) {

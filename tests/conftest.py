@@ -55,7 +55,7 @@ def pytest_addoption(parser):
 
 
 def excused(reason, missing):
-    """Whether tests/skips.txt excuses this skip, given the things that are not installed here."""
+    """Whether tests/skips.txt excuses this skip; ``missing`` lists the THINGs that are not installed."""
     lines = Path(__file__).with_name("skips.txt").read_text().splitlines()
     rules = [line.split(" ", 1) for line in lines if line and not line.startswith("#")]
     return any(thing in {"-", *missing} and re.search(pattern, reason) for thing, pattern in rules)
@@ -85,7 +85,7 @@ def pytest_runtest_call():
         pytest.skip(f"{error.name} is not installed")
 
 
-pytest_runtest_setup = pytest_runtest_call  # fixtures too
+pytest_runtest_setup = pytest_runtest_call  # skips in fixtures too
 
 
 @pytest.fixture(scope="session", autouse=True)

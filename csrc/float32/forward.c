@@ -52,7 +52,7 @@ static const float *next_panel(const run *r, int layer, int index, size_t *float
     if (end < share_of(r, layer, fm_next(sharing(r, layer)))) {
         next = fm_float32_panel_at(conv, index + 1);
     } else if (layer < FM_HEAD) {
-        layer += layer == fm_expand_layer(layer / 3) ? 2 : 1; /* the depthwise one between them is small */
+        layer += layer == fm_expand_layer(layer / 3) ? 2 : 1; /* the depthwise layer between them is small */
         conv = conv_of(r, layer);
         next = panel_around(conv, share_of(r, layer, sharing(r, layer)));
     }
@@ -61,7 +61,7 @@ static const float *next_panel(const run *r, int layer, int index, size_t *float
 }
 
 /* One slice of a pointwise layer. The caller has set args' a, residual, c, rows, ldc and epilogue. The next panel is
- * prefetched at the same time: also in layers with few weights, because those of a whole network don't fit in L2. */
+ * prefetched at the same time: also in layers with few weights, because a whole network's weights don't fit in L2. */
 static void pointwise(const run *r, int layer, slice s, fm_float32_pointwise_args args) {
     const fm_float32_conv *conv = conv_of(r, layer);
     const uint64_t start = tick(r);
@@ -111,9 +111,9 @@ static void stem_row(const run *r, int y, int fresh, float *out) {
     tock(r, 0, start);
 }
 
-/* The weights that follow the expansion. There are few of them, but waiting for L3 takes as long as computing: 27
- * instead of 15 us for a layer of 7x7x960 (Zen 3). Inlined, because gcc 12 drops calls of functions that only prefetch.
- */
+/* Prefetches the depthwise weights, used after the expansion. They are few, but waiting for L3 takes as long as
+ * computing: 27 instead of 15 us for a layer of 7x7x960 (Zen 3). Inlined, because gcc 12 drops calls of functions that
+ * only prefetch. */
 FM_INLINE void prefetch_depthwise(const run *r, int b, slice s) {
 #if defined(__GNUC__)
     const fm_float32_conv *conv = conv_of(r, fm_depthwise_layer(b));

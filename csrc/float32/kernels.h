@@ -57,8 +57,8 @@ typedef struct fm_float32_stem_args {
     int ahead_bytes;
 } fm_float32_stem_args;
 
-/* `count` numbers, 16 or more, through one fused multiply-add, x * multiplier + addend: x is a float, or a byte
- * times float32(1/255). scale_f32 returns whether any result is above `limit` in magnitude. */
+/* to[i] = x * multiplier + addend, one fused multiply-add, for `count` numbers, 16 or more: x is from[i], or for bytes
+ * from[i] * float32(1/255). scale_f32 returns whether any result is above `limit` in magnitude. */
 typedef struct fm_float32_scale_args {
     const void *from; /* float or uint8_t */
     float *to;
@@ -96,7 +96,7 @@ typedef struct fm_float32_kernels {
     int lanes; /* floats in a vector: panels and slices start at multiples of it */
     int unit;  /* channels are multiples of it: `lanes`, or half of that if a layer's last vector may be half */
     int panel; /* widest pointwise panel, in vectors */
-    int rows;  /* of the tallest tile of a whole panel */
+    int rows;  /* rows of the tallest tile that is as wide as a panel */
 #define KERNEL(name, arguments, result) result (*name)(const arguments *args);
     FM_FLOAT32_KERNELS(KERNEL)
 #undef KERNEL

@@ -8,7 +8,7 @@
 #include "net/model.h"
 
 typedef struct fm_float32_model {
-    fm_model base; /* first: an fm_model of this tier is one of these */
+    fm_model base; /* must be first: pointers to it are cast to fm_float32_model */
     fm_float32_conv conv[FM_LAYERS];
     fm_float32_scale_args scale; /* from pixels in [0,1] to the first convolution's input; rows are set in each call */
 } fm_float32_model;

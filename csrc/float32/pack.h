@@ -1,4 +1,4 @@
-/* The packed layouts of weights, which only this code and the kernels know. */
+/* The packed layouts of weights. Only this code and the kernels depend on them. */
 #ifndef FM_FLOAT32_PACK_H
 #define FM_FLOAT32_PACK_H
 

@@ -145,9 +145,9 @@ static void finish_row(block *b, int output, float *out) {
     b->kernels->add_columns(&args);
 }
 
-/* A span usually ends before the span after next starts, so input rows are added to two sums at once: those of this
- * output row and of the next. Rows of this span beyond that point (one row after rounding, or all rows when a picture
- * is enlarged) are added to this sum alone before it is finished. */
+/* A span usually ends before the span after next starts, so input rows are added to the sums of this output row and
+ * of the next at once. Rows of this span beyond that start (one row after rounding, or all rows when a picture is
+ * enlarged) are added to this sum alone before it is finished. */
 static void add_block(block *b, float *out, size_t out_stride) {
     const fm_spans *rows = b->rows;
     const int outputs = rows->outputs;

@@ -5,7 +5,7 @@
 #include "fastmnv2.h"
 #include "image/kernels.h"
 
-/* The table of an instruction set. If it has none, the table of the nearest slower one that this machine can run. */
+/* The table of an instruction set. If it has none, the table of the next slower set that this machine can run. */
 const fm_image_kernels *fm_image_table(const fm_isa *isa);
 
 #endif

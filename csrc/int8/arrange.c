@@ -56,7 +56,7 @@ static void find_wide(const fm_layer *expand, const fm_int8_layer *weights, int 
     }
 }
 
-/* The partner of couples[first] among the later ones before `end`: the easiest that fits in every column or, of the
+/* The partner of couples[first] among the later couples before `end`: the easiest that fits in every column or, of the
  * first PARTNERS candidates, the one that fits in most columns. */
 static int partner_of(const fm_int8_couple *couples, int first, int end, const uint8_t *kernel, int columns,
                       uint8_t zero, int pair_max) {
@@ -90,8 +90,8 @@ static void couple_channels(const uint8_t *kernel, int columns, int zero, int pa
     }
 }
 
-/* Fills panel after panel. Each begins with the couple that makes the fewest quads wide, and continues with those that
- * add the fewest. */
+/* Fills panel after panel. Each begins with the couple that makes the fewest quads wide, and continues with the couples
+ * that add the fewest wide quads. */
 static void fill_panels(const fm_int8_kernels *kernels, int channels, fm_int8_couple *couples, int16_t *order) {
     const int count = channels / 2, vecs = (channels + kernels->lanes - 1) / kernels->lanes;
     int at = 0;

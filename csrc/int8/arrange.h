@@ -7,8 +7,8 @@
 #include "int8/kernels.h"
 #include "net/layers.h"
 
-/* Two adjacent channels, or one before it has a partner. `wide` has a bit for each quad of the expansion whose sums
- * don't fit in 16 bits; quad 64 shares bit 0, and so on. `key` is the sort key. */
+/* Two adjacent channels, or a single one that has no partner yet. `wide` has a bit for each quad of the expansion whose
+ * sums don't fit in 16 bits; quad 64 shares bit 0, and so on. `key` is the sort key. */
 typedef struct fm_int8_couple {
     uint64_t wide;
     int key;
@@ -20,7 +20,7 @@ void fm_int8_arrange(const fm_int8_kernels *kernels, const fm_layer *expand, con
                      const fm_layer *project, const fm_int8_layer *project_weights, fm_int8_couple *couples,
                      int16_t *order);
 
-/* The same weights with columns, or rows, in another order. They are stored in `buffer`, which has rows * columns bytes
+/* The same weights with their columns, or rows, in `order`. They are stored in `buffer`, which has rows * columns bytes
  * plus 8 bytes per column. */
 fm_int8_layer fm_int8_arranged_columns(const fm_int8_layer *weights, int rows, int columns, const int16_t *order,
                                        char *buffer);

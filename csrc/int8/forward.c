@@ -1,6 +1,6 @@
-/* The 8-bit tier's part of the walk: the kernel and the weights of each step. There is one slice with all channels of a
- * thread. Four output rows at a time are expanded, convolved and projected. Expanded rows have a pixel of padding at
- * each end, so that kernels need no code for borders. */
+/* The 8-bit tier's part of the walk: the kernel and the weights of each step. There is one slice, with all of a
+ * thread's channels. Four output rows at a time are expanded, convolved and projected. Expanded rows have a pixel of
+ * padding at each end, so that kernels need no code for borders. */
 #include "int8/model.h"
 
 #include <math.h>
@@ -28,7 +28,7 @@ static slice slice_of(const run *r, int layer, int index, range channels) {
     return (slice){.panel = index, .start = channels.from, .width = channels.to - channels.from};
 }
 
-/* Shares are whole vectors; those of expanded channels are whole blocks of the depthwise kernel. */
+/* Shares are whole vectors; shares of expanded channels are whole blocks of the depthwise kernel. */
 static int share_of(const run *r, int layer, fm_team team) {
     const int b = layer / 3, expands = layer == fm_expand_layer(b) && b < FM_BLOCKS;
     const int columns = model_of(r)->conv[layer].columns;
@@ -51,7 +51,7 @@ static void convolve(const run *r, int layer, slice s, fm_int8_conv_args args) {
 }
 
 /* The three image rows that row y reads, as bytes, with a pixel of padding at each end. Rows outside the image are only
- * padding. The last row is the next call's first one; `fresh` means that there is none yet. */
+ * padding. The third row is kept as the first row of the next call; `fresh` means that none is kept yet. */
 static void load_rows(const run *r, int y, int fresh) {
     const fm_network *network = &r->model->network;
     const size_t pixel = (size_t)network->colours, items = (size_t)network->width * pixel;
@@ -181,7 +181,7 @@ static void head(const run *r, slice s, const uint8_t *in, int pixels, uint8_t *
     convolve(r, FM_HEAD, s, args);
 }
 
-/* The sum is the index into a lookup table of averages. */
+/* The sum of a channel's bytes is the index into a lookup table of averages. */
 static void pool(const run *r, slice s, const uint8_t *map, int image) {
     enum { AT_ONCE = 64 };
     const fm_int8_model *model = model_of(r);

@@ -7,7 +7,7 @@
  *           the input's zero point
  *   byte  = clamp(round_half_even(float32(sum) * scale) + zero), each step in float32
  *
- * Inputs are read in quads: four bytes that meet four weights of every output. A table cuts a quad into PARTS, one
+ * Inputs are read in quads: four bytes, multiplied by four weights of every output. A table cuts a quad into PARTS, one
  * multiply instruction each: 1 where the processor has dot products of four bytes, 2 where it multiplies pairs of
  * 16 bits, 4 where it multiplies one at a time. pack.c lays weights out accordingly.
  *
@@ -26,8 +26,8 @@ enum { FM_INT8_SLACK = 64, FM_INT8_PEAK_CHAINS = 12, FM_INT8_MAX_STEPS = 640, FM
  *
  * Tables with a fused multiply-add get a bias that includes FM_INT8_MAGIC, the bits of the float 2^23. For any sum from
  * 0 to 2^23 - 1, the bits of the result, read as a float, are then 2^23 + sum. A fused multiply-add with scale and
- * -2^23 * scale, which is exact, gives float32(sum) * scale, correctly rounded once. Smaller sums give a number below
- * zero, and larger ones a number that is at least as large, so both saturate as they should. */
+ * -2^23 * scale, which is exact, gives float32(sum) * scale, correctly rounded once. Smaller sums give a negative
+ * number, and larger sums a number of at least sum * scale, so both saturate as they should. */
 typedef struct fm_int8_output {
     int zero, low, high, plain;
 } fm_int8_output;
@@ -61,10 +61,10 @@ typedef struct fm_int8_conv_args {
 /* One or two output rows (`two`) of a 3x3 depthwise convolution over `channels` channels. rows[0..2] are the input
  * rows of the first output row, rows[1..3] those of the second; rows[3] is always readable. Output pixel x
  * reads three columns that start at x * step and are `tap` bytes apart. It is stored at out + x * out_step, in the
- * second row `out_row` bytes further. Rows include borders, which the caller has padded with the zero point. If blocks
- * are one vector deep, `step` is one tap, or two taps without `two`.
+ * second row `out_row` bytes further. Rows include borders, which the caller has padded with the zero point. In tables
+ * with `deep` 1, `step` is `tap` or, if `two` is 0, may also be 2 * tap.
  *
- * `packed` holds blocks of deep * lanes channels: `sets` sets of weights that add up to the weight (one set if all
+ * `packed` holds blocks of deep * lanes channels: `sets` sets of weights that add up to the weights (one set if all
  * weights fit). A set has three columns for the first output row (w0 w1 w2 0 in a quad of four rows), then three for
  * the second (0 w0 w1 w2). After the sets come bias, scale and -2^23 * scale. */
 typedef struct fm_int8_depthwise_args {

@@ -101,7 +101,7 @@ fm_status fm_int8_model_new(const fm_isa *isa, const fm_network *network, const 
     /* Bytes take a quarter of the space, so a block's expanded rows fit in L1 with all their channels. */
     base->plan =
         fm_plan_for(network, &(fm_tier_needs){.element = 1,
-                                              .chunk_rows = 4, /* two take 1 to 2 % longer in every member (Zen 3) */
+                                              .chunk_rows = 4, /* two rows: 1 to 2 % slower in every network (Zen 3) */
                                               .padding = 1,
                                               .tile_rows = kernels->rows,
                                               .ring_rows = 4, /* the input rows of two output rows */

@@ -6,7 +6,7 @@
 #include "net/model.h"
 
 typedef struct fm_int8_model {
-    fm_model base;                /* first: an fm_model of this tier is one of these */
+    fm_model base;                /* must be first: pointers to it are cast to fm_int8_model */
     fm_int8_conv conv[FM_LAYERS]; /* empty for depthwise layers */
     fm_int8_depthwise depthwise[FM_BLOCKS];
     fm_int8_add add[FM_BLOCKS];                   /* for blocks with a residual */

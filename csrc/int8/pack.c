@@ -156,7 +156,7 @@ static void fill_step_fast(quad_form form, const panel_source *source, int step,
     }
 }
 
-/* Packs every quad once, and quads whose weights don't fit in signed bytes again, with the rest of those weights. */
+/* Packs every quad once, and quads with weights that don't fit in signed bytes again, with the remainders. */
 static void pack_in_order(fm_int8_store *store, const fm_int8_kernels *kernels, const panel_source *source, int sets,
                           const int32_t *offsets, fm_int8_panel *panel) {
     const quad_form form = form_of(kernels);

@@ -1,4 +1,4 @@
-/* The packed layouts of weights, which only this code and the kernels know. */
+/* The packed layouts of weights. Only this code and the kernels depend on them. */
 #ifndef FM_INT8_PACK_H
 #define FM_INT8_PACK_H
 
@@ -6,7 +6,7 @@
 #include "int8/kernels.h"
 #include "net/layers.h"
 
-/* Memory that the same calls first measure (while `block` is NULL, nothing is written) and then fill. */
+/* Memory for packed weights. Packing runs twice: while `block` is NULL it only measures, then it fills the block. */
 typedef struct fm_int8_store {
     char *block;
     size_t used;

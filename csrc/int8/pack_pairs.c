@@ -12,8 +12,9 @@
 
 enum { COLUMNS = FM_INT8_PAIRS_COLUMNS, BLOCK = 16, TOO_MUCH = 255 };
 
-/* A quad's partner is searched among the next SEARCH quads. Twice as many find few more partners and take twice the
- * time. After FRUITLESS quads in a row without a partner, as in most panels of per-channel files, the search ends. */
+/* A quad's partner is searched among the next SEARCH quads. Twice as many would find few more partners in
+ * twice the time. After FRUITLESS quads in a row without a partner, as in most panels of per-channel files, the search
+ * ends. */
 enum { SEARCH = 16, FRUITLESS = 6 };
 
 /* All loops here have a fixed length and compute in bytes, so that compilers vectorise them: loading runs them for

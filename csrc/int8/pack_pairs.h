@@ -12,11 +12,11 @@ static inline int fm_int8_panel_start(const fm_int8_kernels *kernels, int vecs, 
     return vecs * panel / fm_int8_panels(kernels, vecs) * kernels->lanes;
 }
 
-enum { FM_INT8_PAIRS_COLUMNS = 24 }; /* the widest panel of such a table */
+enum { FM_INT8_PAIRS_COLUMNS = 24 }; /* the widest panel of a table with a pair_max */
 
-/* The sums of a quad's weights in each column, first for bytes 0 and 1, then for bytes 2 and 3. Each has the sums of
- * positive weights, then the magnitudes of the sums of negative ones, saturated at 255. `most` is the largest of all,
- * sums[largest]. */
+/* The sums of a quad's weights in each column, first for bytes 0 and 1, then for bytes 2 and 3: the sums of
+ * positive weights, then the magnitudes of the sums of negative weights, saturated at 255. `most` is the largest of
+ * all, sums[largest]. */
 typedef struct fm_int8_load {
     uint8_t most, largest, sums[4 * FM_INT8_PAIRS_COLUMNS];
 } fm_int8_load;
@@ -34,11 +34,11 @@ void fm_int8_load_of(const uint8_t *const rows[4], int columns, int zero, fm_int
 /* Orders a panel's `count` quads by their `loads`. */
 fm_int8_order fm_int8_order_quads(const fm_int8_load *loads, int count, int pair_max);
 
-/* The number of columns in which two rows of weights, those of a pair of bytes, don't fit. If 16 does not divide the
- * columns, some count twice. */
+/* The number of columns in which two rows of weights, for a pair of bytes, exceed pair_max. If 16 does not divide
+ * `columns`, some columns may count twice. */
 int fm_int8_pair_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_max);
 
-/* Sets `bit` in marks[c] for each column c in which they don't fit. */
+/* Sets `bit` in marks[c] for each column c in which two rows of weights exceed pair_max. */
 void fm_int8_mark_misfits(const uint8_t *a, const uint8_t *b, int columns, uint8_t zero, int pair_max, uint8_t bit,
                           uint8_t *marks);
 

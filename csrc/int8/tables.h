@@ -5,7 +5,7 @@
 #include "fastmnv2.h"
 #include "int8/kernels.h"
 
-/* The table of an instruction set. If it has none, the table of the nearest slower one that this machine can run. */
+/* The table of an instruction set. If it has none, the table of the next slower set that this machine can run. */
 const fm_int8_kernels *fm_int8_table(const fm_isa *isa);
 
 #endif

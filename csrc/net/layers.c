@@ -1,5 +1,5 @@
 /* The network: TF-Slim's rule (slim/nets/mobilenet/mobilenet_v2.py), and the names and shapes of layers and endpoints
- * that follow from it. No other file knows a number of channels, a size or a padding. */
+ * that follow from it. No other file contains a number of channels, a size or a padding. */
 #include "net/layers.h"
 
 #include <stdio.h>
@@ -28,8 +28,8 @@ static int channels_of(int unscaled, double multiplier) {
     return nearest < 0.9 * wanted ? nearest + UNIT : nearest;
 }
 
-/* SAME padding: one output for each stride begun in the input. The pixels that the last window lacks are split between
- * the two sides; an odd one goes to the end. */
+/* SAME padding: inputs / stride outputs, rounded up. The padding that this takes is split between the two sides; an odd
+ * pixel goes to the end. */
 static int same_outputs(int inputs, int stride) { return (inputs + stride - 1) / stride; }
 static int same_padding_before(int inputs, int stride) {
     return fm_max(0, (same_outputs(inputs, stride) - 1) * stride + KERNEL - inputs) / 2;

@@ -7,20 +7,20 @@
  * Measured on Zen 3 (32 KB, 512 KB) with one thread, float32. Chunks of 64 KB instead of whole maps, and rings of
  * 288 pixels of 24 channels instead of 144, take 4 to 5 % off 1.0/160 and 1.0/224, 3 % off 0.35/224, and 0 to 2 % off
  * 0.75/96. In 1.0/224, the first depthwise layer takes half its time. Chunks of 32 KB are slower; 128 and 256 KB, and
- * chunks of blocks with more weights, are 0 to 2 % slower. Groups of 1 and 2 gain no more than 3 %, by which two
- * identical models differ. */
+ * chunks of blocks with more weights, are 0 to 2 % slower. Groups of 1 and 2 gain at most 3 %, which is also
+ * the difference between two identical models. */
 enum {
     /* Images in a group. Two or eight are no faster; one at a time is 5 % slower at n = 8 (0.75/96, Zen 5). */
     GROUP = 4,
     /* A group runs through a block together only if its expanded maps take at most this much, a quarter of L2. At
-     * 0.75/96, four maps of 3x3 do; four of 6x6 would evict each other. Members with larger maps have no such block in
+     * 0.75/96, four maps of 3x3 fit; four of 6x6 would evict each other. Members with larger maps have no such block in
      * float32, and don't need one: 16 or more pixels of a single image already share each weight. */
     GROUPED_BYTES = 128 << 10,
-    /* Rows of a slice in the ring, most of L1. Maps too wide for it keep the kernel's three rows. */
+    /* The ring's size, most of L1. For maps that are too wide, it has only the kernel's three rows. */
     RING_BYTES = 27 << 10,
     KERNEL_ROWS = 3,
-    /* A tier that runs no fixed number of rows together runs as many as have depthwise outputs of this size, so that
-     * they are still in L2 when they are projected. Each chunk reads all weights of the block, so they must be few. */
+    /* In a tier without fixed chunk_rows, a chunk has as many rows as have depthwise outputs of this size, so that they
+     * are still in L2 when they are projected. Each chunk reads all weights of the block, so they must be few. */
     CHUNK_BYTES = 64 << 10,
     CHUNK_WEIGHT_BYTES = 64 << 10,
     SPARE_COLUMNS = 64 /* more than any tier adds to pad a layer's columns */

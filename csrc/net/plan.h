@@ -48,11 +48,11 @@ typedef struct fm_plan {
 fm_plan fm_plan_for(const fm_network *network, const fm_tier_needs *needs);
 
 /* Whether a block is split among threads by rows. Teams also split small maps by rows, if each thread gets several.
- * This moves less data between cores than splitting by channels, but neighbours both expand the rows between them, and
- * few rows can't be shared exactly. One image on two threads (0.75/96 in float32, Zen 3), with six rows split by
- * channels instead of by rows: a call takes 4 to 5 % less time where a cache line takes 35 to 60 ns from core to core.
- * At 250 ns its median is the same, and the fastest calls take 2 to 5 % longer. Tried without gain: only the step
- * from 12 to 6 rows by channels; in int8, six rows by rows (1.5 % longer). */
+ * This moves less data between cores than splitting by channels, but neighbouring threads both expand the rows at their
+ * border, and few rows can't be split exactly. One image on two threads (0.75/96 in float32, Zen 3), with maps of six
+ * rows split by channels instead of rows: a call takes 4 to 5 % less time where a cache line takes 35 to 60 ns from
+ * core to core. At 250 ns its median is the same, and the fastest calls take 2 to 5 % longer. Tried without gain: only
+ * the step from 12 to 6 rows by channels; in int8, six rows by rows (1.5 % longer). */
 static inline int fm_goes_by_rows(const fm_plan *plan, int block, int team_size) {
     enum { ROWS_EACH = 4 };
     const fm_block_plan *own = &plan->blocks[block];

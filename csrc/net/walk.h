@@ -15,7 +15,7 @@ typedef struct run {
     fm_arena *own;    /* this thread's arena: rows of the expanded map */
     void *depthwise;  /* the current block's depthwise outputs, from pixel `depthwise_pixel` on */
     int depthwise_pixel;
-    /* This thread's flags: bit 0 reports float pixels far outside [0,1], and tiers may use the others. */
+    /* This thread's flags: bit 0 reports float pixels far outside [0,1], and tiers may use the other bits. */
     int *out_of_range;
 } run;
 
@@ -31,7 +31,7 @@ typedef struct slice {
 
 static inline const fm_block *block_of(const run *r, int b) { return &r->model->network.blocks[b]; }
 
-/* Called around every kernel: if the caller asked for a profile, adds the time between to the layer's total. */
+/* Called around every kernel: if the caller asked for a profile, adds the time between both to the layer's total. */
 static inline uint64_t tick(const run *r) { return r->request->ticks ? fm_read_ticks() : 0; }
 static inline void tock(const run *r, int layer, uint64_t start) {
     if (r->request->ticks) r->request->ticks[layer] += fm_read_ticks() - start;

@@ -1,4 +1,4 @@
-"""On full disks, after kills and with shared caches, a file is the old or the complete new one. Also odd machines."""
+"""Full disks, kills, shared caches and odd machines: a file is always the old or the complete new one."""
 
 import contextlib
 import os
@@ -81,7 +81,7 @@ def test_every_allocation_of_the_core_fails_once(tmp_path, untrained_native):
     source = ROOT / "tests" / "c" / "failing_allocations.c"
     subprocess.run([compiler, *FLAGS, "-shared", "-fPIC", str(source), "-o", str(shim), "-ldl"], check=True)
     failed = run_without_memory("core", untrained_native, LD_PRELOAD=str(shim))
-    # A model and its weights, and the arenas of a forward pass, which the shared model caches.
+    # load: a model and its weights. embed: also the arenas of a forward pass, which the shared model has cached.
     assert failed == {"load": 2, "embed": 5 if fastmnv2.info()["openmp"] else 3, "shared": 0, "endpoints": 0}
 
 

@@ -1,4 +1,4 @@
-"""Every member of the family is recognised by its weights and close to float64. As int8, it has LiteRT's bytes."""
+"""Every member of the family is recognised by its weights and close to float64. Its int8 bytes are LiteRT's."""
 
 import pickle
 from dataclasses import replace
@@ -57,7 +57,7 @@ def test_names_and_sizes():
 MEMBERS = [(0.25, 64, 64), (0.35, 96, 96), (0.6, 64, 128), (1.0, 64, 96), (1.4, 96, 96)]
 # Sizes that give maps of odd height and width, of one row and of one column.
 ODD_MEMBERS = [(0.25, 65, 65), (0.35, 33, 47), (0.35, 32, 32), (0.5, 32, 97), (0.75, 97, 33)]
-# Sizes that people use, and the widest.
+# Common sizes, and the largest width and height.
 LARGE_MEMBERS = [(0.35, 100, 100), (0.35, 150, 200), (0.35, 299, 299), (0.25, 32, 512), (0.25, 511, 33)]
 
 

@@ -103,7 +103,7 @@ def test_training_on_features(path, tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         image.fromarray(picture).save(folder / f"{number}.png")
     cache = tmp_path / "features.sqlite"
-    for size in ((64, 96), (64, 64)):  # the same weights and pictures: the cache must tell them apart
+    for size in ((64, 96), (64, 64)):  # equal weights and pictures: the cache must distinguish sizes
         native.write(tmp_path / "w.safetensors", fold(untrained(network=of(0.35, *size))))
         study = fastmnv2.learn.study(tmp_path / "pictures", weights=tmp_path / "w.safetensors", cache=cache)
         study.save(tmp_path / "head.safetensors")

@@ -1,4 +1,4 @@
-"""The package's modules import each other without circles, and importing it loads nothing heavy."""
+"""The package's modules import each other without cycles, and importing it loads nothing heavy."""
 
 import ast
 import subprocess
@@ -41,7 +41,7 @@ def imported(path, names):
 
 
 def circle(graph):
-    """A circle of modules that import each other, or None."""
+    """A cycle of modules that import each other, or None."""
     done, path = set(), []
 
     def visit(name):
@@ -62,7 +62,7 @@ def test_no_circles():
     names = modules()
     graph = {name: sorted(set(imported(path, names))) for name, path in names.items()}
     assert graph["fastmnv2.cli"]
-    assert "fastmnv2.weights.resolve" in graph["fastmnv2.core.model_cache"]  # a lazy one
+    assert "fastmnv2.weights.resolve" in graph["fastmnv2.core.model_cache"]  # a lazy import
     assert circle(graph) is None
     assert circle(graph | {"fastmnv2.core.errors": ["fastmnv2.cli"]}) is not None
 
@@ -103,7 +103,7 @@ def test_bundlers_find_the_parts_that_are_imported_by_name():
 
 
 def test_import_paths_of_the_first_version_still_work():
-    """Old import paths warn, and the constants of 0.1's only network are those of the default one."""
+    """Old import paths warn, and the constants of 0.1's only network are those of the default network."""
     program = """
 import warnings
 warnings.simplefilter("error")

@@ -27,7 +27,7 @@ KINDS = {
 
 @pytest.fixture(scope="session")
 def tflite_files(tmp_path_factory):
-    """Paths of files of every kind."""
+    """Paths of one file of each kind."""
     pytest.importorskip("ai_edge_litert")
     folder = tmp_path_factory.mktemp("int8")
     return {

@@ -10,7 +10,7 @@ from fastmnv2.weights.untrained import untrained
 
 
 def within_bar(got, truth, tensorflow, largest=1e-4):
-    """The relative L2 error is at most twice TensorFlow's own and 5e-6, and no difference exceeds ``largest``."""
+    """The relative L2 error is at most 5e-6 and at most twice TensorFlow's, and no difference exceeds ``largest``."""
 
     def relative(value):
         return np.linalg.norm(value.astype(np.float64) - truth) / np.linalg.norm(truth)
@@ -19,7 +19,7 @@ def within_bar(got, truth, tensorflow, largest=1e-4):
 
 
 def odd_variables():
-    """The untrained variables with the awkward values of trained ones."""
+    """The untrained variables, with awkward values that trained variables have."""
     variables = dict(untrained(seed=3).tensors)
     rng = np.random.RandomState(5)
     for layer in DEFAULT.layers[:-1]:
@@ -71,7 +71,7 @@ def real_variables(path):
 
 
 class Case:
-    """One set of variables: TensorFlow's outputs, float64 truth and ours on the same images."""
+    """One set of variables: outputs of TensorFlow, of the float64 reference and of our model for the same images."""
 
     def __init__(self, folder, variables, images):
         from make_module import make_module, run_module
@@ -186,7 +186,7 @@ def test_the_reference_itself_is_tensorflows_network(case):
 
 @pytest.mark.slow
 def test_keras_applications_gives_the_same(tmp_path, images):
-    """keras.applications.MobileNetV2, an independent implementation, gives the same with the same variables."""
+    """keras.applications.MobileNetV2, an independent implementation, gives the same outputs."""
     from keras_model import keras_model
 
     variables = odd_variables()

@@ -70,7 +70,7 @@ static timed timed_peak(const fm_float32_kernels *kernels) {
                    .peak = {2000, 0.5f, 0.25f}};
 }
 
-/* The best of many bursts, each next to one of the peak measurement. */
+/* The best of many bursts, each followed by a burst of the peak measurement. */
 static void report(const timed *t, int is_macs) {
     enum { BURSTS = 300 };
     const timed peak = timed_peak(t->kernels);

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 OBJECTS = ROOT / "build" / "c"
 FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
-OPENMP = "-fopenmp"  # the one flag that programs need to share the package's objects
+OPENMP = "-fopenmp"  # programs built with only this flag share the package's objects
 COMPILERS = ("gcc", "clang", "cc")
 HOST = {"x86_64": "X86", "AMD64": "X86", "aarch64": "ARM64", "arm64": "ARM64"}.get(platform.machine(), "")
 ROW = re.compile(r'^(\w+)\((\w+), (\w+), \w+, \w+, \d+,\s+"(.*)"\)$', re.MULTILINE)

@@ -1,8 +1,8 @@
 /* The whole core without Python: bits, failing allocations, concurrency, endurance. Built with and without
  * sanitizers, under several compilers and optimisation levels (test_core.py), and for other processors.
  *
- *   check_core digest      on every instruction set of this machine: the features' digest must be DIGEST, and that
- *                          of an 8-bit network's features and endpoints INT8_DIGEST
+ *   check_core digest      on every instruction set of this machine: the features' digest must be DIGEST, and the
+ *                          digest of an 8-bit network's features and endpoints INT8_DIGEST
  *   check_core threads     one model from many threads, and many threads in one call: the same bits
  *   check_core nested      calls from inside another parallel region: the same bits
  *   check_core rested      calls after a rest, with threads that slept: the same bits

@@ -27,9 +27,9 @@ static const member small_members[] = {
     {2.0, 64, 64, 0x15105ab44804263au, 0x037636ee9dd7aaf7u},   /* the widest */
     {0.35, 33, 47, 0xcba994a344993e14u, 0x94d8797c18d85945u},  /* maps of odd height and width */
     {0.25, 65, 159, 0x4a9e9b84ed01e8bdu, 0x1db802157a433671u},
-    {0.75, 32, 97, 0xff7a0b47e799b6ccu, 0xa52f93e692e04de3u}, /* of one row */
-    {0.5, 161, 32, 0x3ec6ff9bd83a2404u, 0x91dfdd73206490d2u}, /* of one column */
-    {1.0, 32, 32, 0x2f0e4c580b177410u, 0xc97114bb3770faabu},  /* of one pixel */
+    {0.75, 32, 97, 0xff7a0b47e799b6ccu, 0xa52f93e692e04de3u}, /* last map: one row */
+    {0.5, 161, 32, 0x3ec6ff9bd83a2404u, 0x91dfdd73206490d2u}, /* last map: one column */
+    {1.0, 32, 32, 0x2f0e4c580b177410u, 0xc97114bb3770faabu},  /* last map: one pixel */
 };
 
 /* Common networks. */

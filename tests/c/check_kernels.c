@@ -19,7 +19,7 @@
 #include "net/layers.h"
 #include "some_network.h"
 
-/* Some ordinary numbers, and all special ones. */
+/* Usually an ordinary number, sometimes a special one. */
 static float odd_value(void) {
     static const float odd[] = {0.0f, -0.0f, 6.0f, 5.9999995f, 6.0000005f, -1e-45f, 1e-45f, 1e-39f, 3e38f, -3e38f};
     const int pick = rand() % 64;
@@ -27,7 +27,7 @@ static float odd_value(void) {
     return (float)rand() / (float)RAND_MAX * 4.0f - 2.0f;
 }
 
-/* The kind of numbers: ordinary and special ones; also NaN and infinities; special ones, one per sum (pick_one). */
+/* Inputs: ordinary and special numbers; also NaN and infinities; weights that select one input for each sum. */
 typedef enum numbers { ORDINARY, POISONED, SELECTED, NUMBERS } numbers;
 
 static float *fill(size_t floats) {
@@ -160,7 +160,7 @@ static void check_pointwise(const fm_float32_kernels *kernels, numbers which) {
 }
 
 /* Sums very close to the middle between two floats: only a multiply-add that rounds once gets them right. Random
- * numbers would show a difference once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of its last bit. */
+ * numbers would show a difference once in 2^29. With c in [1, 2), a b is (1 - hair^2) / 2 of c's last bit. */
 static void check_middles(const fm_float32_kernels *kernels) {
     const int n = 8 * kernels->lanes * kernels->panel, rows = 9; /* a multiple of 8, because other numbers are padded */
     const fm_layer layer = {.kind = FM_POINTWISE, .kernel = 1, .stride = 1, .in_channels = 2, .out_channels = n};
@@ -243,7 +243,7 @@ static void check_depthwise(const fm_float32_kernels *kernels, numbers which) {
 
 /* ---- stem, scale, pool ---- */
 
-/* `outside`: the image row that lies outside, if any. */
+/* `outside`: which of the three rows lies outside the image, if any. */
 static void check_stem_shape(const fm_float32_kernels *kernels, int width, int outputs, int outside, numbers which) {
     const fm_layer layer = {.kind = FM_CONV, .kernel = 3, .stride = 2, .in_channels = 3, .out_channels = outputs};
     const size_t row_floats = (size_t)width * 3, out_floats = (size_t)((width + 1) / 2 * outputs);
@@ -272,7 +272,7 @@ static void check_stem(const fm_float32_kernels *kernels, numbers which) {
     }
 }
 
-/* Scales bytes (`bytes`) or floats, with the network's own numbers and with others. */
+/* Scales bytes (`bytes`) or floats, with the network's own multiplier, addend and limit and with others. */
 static void check_scale(const fm_float32_kernels *kernels, numbers which, int bytes) {
     enum { COUNTS = 12 };
     for (int i = 0; i < COUNTS; i++) {
@@ -370,7 +370,7 @@ static void check_multiply_add(void) {
         }
         float a = from_bits(picks[0]), b = from_bits(picks[1]), c = from_bits(picks[2]);
         if (i % 3 == 1) c = -(a * b);
-        if (i % 3 == 2) { /* c in [1, 2), and a b = (1 - hair^2) / 2 of its last bit */
+        if (i % 3 == 2) { /* c in [1, 2), and a b = (1 - hair^2) / 2 of c's last bit */
             const float hair = (float)(picks[0] % 64) * 0x1p-23f;
             a = 1.0f + hair;
             b = (1.0f - hair) * (picks[1] & 64 ? 0x1p-24f : -0x1p-24f);
@@ -418,7 +418,7 @@ __asm__(".text\n.globl keeping_pool\nkeeping_pool: fmov d9, xzr\nret\n");
 __asm__(".text\n.globl untidy_pool\nuntidy_pool: ret\n");
 #endif
 
-/* The end of the array is at a guard page; the front is at a canary. Other mutants work at either. */
+/* The array ends at a guard page or, with `front`, at a canary. Other mutants work at either. */
 static const struct mutant {
     const char *name;
     void (*pool)(const fm_float32_pool_args *args);

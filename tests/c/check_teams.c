@@ -30,7 +30,7 @@ static void expect(int good, const char *what) {
 /* ---- the clock, which moves only when a check moves it ---- */
 
 static _Atomic int64_t nanoseconds = 1;
-static _Thread_local int64_t held_for; /* for how much of this time the calling thread did not run */
+static _Thread_local int64_t held_for; /* nanoseconds in which the calling thread did not run */
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time);
 int __wrap_clock_gettime(clockid_t clock, struct timespec *time) {
@@ -221,8 +221,8 @@ static void check_speeds(void) {
            "all threads have the same shares");
 }
 
-/* After a failure, teams are half as large for a pause, which grows with each failure. It shrinks only when
- * all teams were good for as long as the pause was. */
+/* After a failure, teams are half as large for a pause, which grows with each failure. It shrinks only after
+ * all teams were in time for as long as the pause lasted. */
 static void check_pauses(void) {
     end_pause();
     const int64_t pauses[] = {30000000, 120000000, 480000000, 1920000000, 2000000000, 2000000000};

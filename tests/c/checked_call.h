@@ -14,7 +14,7 @@ typedef void (*any_function)(void);
 #include <cpuid.h>
 #include <xmmintrin.h>
 
-/* Returns what `function` returns; *changed is the number of registers with another value afterwards. */
+/* Returns what `function` returns; *changed is the number of registers whose value has changed. */
 long call_with_marks(any_function function, long a, long b, long c, long d, unsigned *changed);
 __asm__(".text\n"
         ".globl call_with_marks\n"

@@ -30,7 +30,7 @@ HELD_BACK = [
     "fm_wait",
     "fm_wait_or_end",
     "fm_current_cpu",
-]  # check_teams.c has its own
+]  # functions that check_teams.c replaces
 
 
 def run_checks(program, *arguments, code=0, **environment):
@@ -118,7 +118,7 @@ def test_thread_sanitizer(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_static_analysis(tmp_path):
-    """gcc's analyser finds nothing in the core, and in each template once with loops and once with intrinsics.
+    """gcc's analyser reports nothing for the core and the templates, both with loops and with intrinsics.
 
     The other instruction sets would take three times as long. False reports are suppressed and explained in the source.
     """
@@ -163,7 +163,7 @@ def test_inside_another_parallel_region(tmp_path, monkeypatch, levels):
 @pytest.mark.slow
 def test_the_same_bits_from_another_c_library(tmp_path):
     musl = find_compiler("musl-gcc")
-    # Kernels call no C library function, so those of the other programs are used.
+    # Kernels call no C library function, so the kernels of the other programs are used.
     objects = compile_all(musl, core()) + compile_all(find_compiler(*COMPILERS), kernels(), OPENMP)
     program = build(tmp_path, "check_core.c", compiler=musl, objects=objects)
     assert "scalar 0x" in run_checks(program, "digest")

@@ -1,4 +1,4 @@
-"""Compiles and runs check_family.c: members of the family, odd sizes among them, on every instruction set."""
+"""Compiles and runs check_family.c: members of the family, including odd sizes, on every instruction set."""
 
 import subprocess
 

@@ -41,7 +41,7 @@ def errors(folder):
 
 @pytest.fixture
 def fails(monkeypatch):
-    """Pictures by name, and the errors that opening them raises while they are in this dict."""
+    """A dict of pictures' names and the errors that opening these pictures raises."""
     broken = {}
     real = decode.open_picture
 

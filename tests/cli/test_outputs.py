@@ -32,7 +32,7 @@ def read_npy(path):
 
 
 def write(target, value, rows=40):
-    """Rows filled with ``value``, and paths that contain it."""
+    """Write rows filled with ``value``, and paths that contain it."""
     with outputs.open_output(target, 1280) as writer:
         for _ in range(rows // 10):
             writer.append([str(value)] * 10, features(10, value))
@@ -45,7 +45,7 @@ def check(target):
 
 
 def test_two_writers_at_once_never_mix(tmp_path):
-    """Paths in a separate file once ended up with the other writer's rows in 12 of 60 runs."""
+    """With paths in a separate file, 12 of 60 runs mixed the paths and rows of two writers."""
     target = tmp_path / "f.npy"
     for turn in range(60):
         both = [threading.Thread(target=write, args=[target, value, 10 * (value + 1)]) for value in (turn % 7, 9)]
@@ -250,7 +250,7 @@ def test_the_progress_bar_moves_and_stays_on_its_line(tmp_path, untrained_native
 
 
 def on_a_terminal(command):
-    """What a program writes to standard error if that is a terminal: pairs of time and bytes."""
+    """A program's output to standard error, which is a terminal: pairs of time and bytes."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)

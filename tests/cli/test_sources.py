@@ -97,12 +97,12 @@ def test_output_that_can_t_be_encoded_is_escaped(pictures, tmp_path, encoding):
 
 
 def test_closed_streams(pictures, tmp_path):
-    """Other files that get a closed stream's number must not get its output."""
+    """A file that gets a closed stream's descriptor must not receive the stream's output."""
     target, missing = tmp_path / "f.npz", tmp_path / "missing.png"
     command = ["-m", "fastmnv2", "embed", pictures / "a.png", missing, "-o", target, "--weights", "untrained"]
     closed = "import os, sys; os.closerange(0, 3); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     done = subprocess.run([sys.executable, "-c", closed, *command], capture_output=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")  # 1: one is missing
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")  # 1: a picture is missing
     assert np.load(target)["features"].shape == (1, 1280)
 
 

@@ -167,7 +167,7 @@ class TestLongAxes:
         assert peak < 40 << 20
 
     def test_the_cache_is_bounded(self):
-        """As many of the longest cached axes as the cache holds."""
+        """Resize 80 of the longest axes that are cached; the cache keeps 64."""
         resizing._whole_axis.cache_clear()
         for width in range(resizing._LONG - 80, resizing._LONG):
             resizing._pieces(width, 96, "area", resizing._LONG)

@@ -1,4 +1,4 @@
-"""``crop="center"``: the largest window in the middle that has the target's shape, resized as if it were the whole."""
+"""``crop="center"``: the largest centred window of the target's shape, resized as if it were the whole picture."""
 
 import io
 

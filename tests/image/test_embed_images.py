@@ -220,7 +220,7 @@ class TestStreams:
         taken = itertools.count()
         stream = model.iter_embed_images((files[next(taken) % 40] for _ in itertools.count()), batch_size=10, threads=2)
         for place, _ in enumerate(itertools.islice(stream, 50)):
-            assert place < next(taken) <= place + 100  # counted here too
+            assert place < next(taken) <= place + 100  # reading the counter counts too
         stream.close()
 
     def test_a_slow_source_delays_only_one_item(self, files, model):

@@ -94,7 +94,7 @@ class TestResize:
     @pytest.mark.parametrize("method", ["tf2", "tf1", "area"])
     @pytest.mark.parametrize("shape", [(50, 60), (301, 317), (2, 3), (1, 1)])
     def test_any_strides(self, method, shape):
-        """Parts, flips and rotations of a picture are read in place. numpy resizes the expected ones from floats."""
+        """Parts, flips and rotations of a picture are read in place. Expected: a float copy, resized by numpy."""
         wide = noise(shape[0] + 4, shape[1] + 7, 3)
         part = wide[2:-2, 3:-4]
         for view in (part, part[::-1], part[:, ::-1], part.swapaxes(0, 1), part[::-1].swapaxes(0, 1), part[::2, ::3]):

@@ -28,7 +28,7 @@ def pixels():
 
 
 def randomised(model, seed=0):
-    """Head variables other than zeros and ones, with variances above 0."""
+    """Give a head random variables instead of zeros and ones, with variances above 0. Return the model."""
     rng = np.random.RandomState(seed)
     for layer in model.layers:
         if type(layer).__name__ == "Dense":
@@ -249,7 +249,7 @@ def test_what_cant_be_run_is_an_error_that_names_the_layer(network, pixels, tmp_
 
 
 def test_weights_without_a_graph_have_no_head(network, tmp_path):
-    """A file with only names and arrays does not show what a head's layers mean, and a note says so."""
+    """A file with only names and arrays does not describe a head's layers, and a note reports that."""
     from keras import layers
 
     model = whole(network, [layers.Dense(7, name="own_head")])
@@ -331,7 +331,7 @@ def test_native_files_keep_head_classes_and_range(network, pixels, tmp_path):
 
 
 def test_layers_in_memory_whose_kernel_is_not_their_weights(network, pixels):
-    """Of a layer with LoRA the variable is a part of the kernel, and of a quantised layer it holds integers."""
+    """With LoRA the variable is only a part of the kernel; in a quantised layer it holds integers."""
     from keras import layers
 
     dense = layers.Dense(3, name="own")
@@ -448,7 +448,7 @@ def test_the_warning_knows_the_range(network, pixels):
     [(1 / 100, -1.1, (-1.1, 1.45), None), (1 / 255, 0.0, (0, 255), (0, 255))],
 )
 def test_tflite_files_record_their_range(network, pixels, tmp_path, scale, offset, expected, input_range):
-    """A factor without offset is folded into the first convolution, so the file takes pixels but does not show it."""
+    """A factor without offset is folded into the first convolution, so the file does not show that it takes pixels."""
     from keras import layers
     from makers import converted
 
@@ -462,7 +462,7 @@ def test_tflite_files_record_their_range(network, pixels, tmp_path, scale, offse
 
 @pytest.mark.slow
 def test_hostile_graphs(network, tmp_path):
-    """Circles, missing layers and endlessly nested models quickly give an error or no head."""
+    """Cycles, missing layers and endlessly nested models quickly give an error or no head."""
     from keras import layers
 
     path = saved(whole(network, [layers.Dense(3, name="own_head")]), tmp_path / "m.keras")

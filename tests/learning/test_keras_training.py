@@ -146,7 +146,7 @@ def test_folded_weights_get_norms_that_change_nothing(variables, batch):
 
 @pytest.mark.slow
 def test_calibrated_norms_keep_what_is_computed(variables, batch):
-    """Calibrated folded weights give the same at inference, and nearly the same in training mode."""
+    """Calibrated folded weights give the same outputs at inference, and nearly the same in training mode."""
     from fastmnv2 import keras
 
     folded = fold(Source("hub", "test", "", variables))

@@ -137,7 +137,7 @@ def test_linked_folders_of_a_class(tmp_path):
 
 
 def test_on_error_decides_about_pictures_without_a_label():
-    data = [("a.png", None), ("b.png", "x"), ("c.png", NAN)]  # one class only, which ends the call after the labels
+    data = [("a.png", None), ("b.png", "x"), ("c.png", NAN)]  # only one class, so the call fails after reading labels
     errors = []
     with pytest.raises(ValueError, match="at least two classes"):
         fastmnv2.learn.study(data, weights="untrained", on_error=errors.append)

@@ -71,7 +71,7 @@ def test_a_folder_of_classes(pictures, outcome, tmp_path):
     np.testing.assert_allclose(predicted.sum(1), 1, rtol=1e-6)
     labels = [path.parent.name for path in paths]
     assert np.mean([COLOURS[i] == label for i, label in zip(predicted.argmax(1), labels, strict=True)]) > 0.95
-    assert (found.model.predict(images) == outcome.model.predict(images)).all()  # again, the same
+    assert (found.model.predict(images) == outcome.model.predict(images)).all()  # two trainings give the same
     found.save(tmp_path / "colours.safetensors")
     again = fastmnv2.load(tmp_path / "colours.safetensors")
     assert again.classes == COLOURS
@@ -205,7 +205,7 @@ def test_features_are_cached_by_content(pictures, tmp_path, monkeypatch):
     assert computed == 61
     moved = shutil.copytree(pictures, tmp_path / "elsewhere")
     second, computed = study_counting(moved)
-    assert computed == 1  # the broken one
+    assert computed == 1  # the broken picture
     assert (second.measures.probabilities == first.measures.probabilities).all()
     assert study_counting(pictures, method="tf1")[1] == 61
     (tmp_path / "kept").write_bytes(b"not a data base" * 100)

@@ -72,7 +72,7 @@ def test_options_for_pictures(tmp_path):
         embedder(decode="some").transform([path])
 
 
-# The checks that need no two-dimensional X, because pictures are not; check_estimator would run only the first of them.
+# The checks that work without a two-dimensional X. check_estimator would run only the first of them.
 CHECKS = [
     "check_estimator_cloneable",
     "check_no_attributes_set_in_init",

@@ -95,7 +95,7 @@ class Maker:
         point = 0
         if self.dtype == np.uint8:
             point = int(random.integers(60, 200))
-            odd = random.random(stored) < (0.02 if self.wild else 0.0002)  # rows that leave int8
+            odd = random.random(stored) < (0.02 if self.wild else 0.0002)  # these weights may exceed int8
             weights = np.where(odd, random.integers(-255, 256, stored), weights).clip(-point, 255 - point)
         count = layer.out_channels if self.per_channel else 1
         # This multiplier makes the outputs fill their range; it determines the weights' scales.
@@ -130,7 +130,7 @@ class Maker:
         channels = last.out_channels
         if self.dtype == np.int8:
             pixels = last.out_height * last.out_width
-            # With ties, a mean is next to a half if its sum is an odd multiple of `odd`.
+            # With ties, a mean lies next to x.5 if its sum is an odd multiple of `odd`.
             odd = pixels // 2 | 1
             change = 2 * odd / pixels if self.ties else self.random.uniform(0.5, 1.1)
             scale, zero = np.float32(scale * change), zero + 1
@@ -153,7 +153,7 @@ class Maker:
         if self.float_ends:
             image = self.tensor(shape, np.float32)
             self.operator("QUANTIZE", (image,), current)
-        block = current  # its input
+        block = current  # the current block's input
         for layer in self.network.layers[:-1]:
             current, scale, zero = self.convolution(layer, current, scale)
             if layer.residual:

@@ -115,9 +115,9 @@ def make_module(folder, variables):
 
 
 def make_checkpoint(prefix, variables, averages=None):
-    """Write a training checkpoint: variables, averages of trainable ones, optimiser slots, global_step.
+    """Write a training checkpoint: variables, averages of trainable variables, optimiser slots, global_step.
 
-    The names are those that TF-Slim's training gives.
+    Names are those of TF-Slim's training.
     """
     tensors = dict(variables) | {"global_step": np.int64(7)}
     for name in variables:

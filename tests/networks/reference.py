@@ -1,6 +1,6 @@
 """The network in a few lines of numpy, in float64 by default: the reference for measuring errors.
 
-It is written from the paper's and TF-Slim's description, not from csrc/. Each field of ``Mutant`` changes one thing.
+It is written from the paper's and TF-Slim's description, not from csrc/. Each field of ``Mutant`` is one error.
 """
 
 from dataclasses import dataclass

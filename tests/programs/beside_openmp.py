@@ -1,4 +1,4 @@
-"""Embed while library argv[2] computes too, whose own OpenMP runtime is loaded "before" or "after" ours (argv[3])."""
+"""Embed while library argv[2] computes too. Its OpenMP runtime is loaded "before" or "after" ours (argv[3])."""
 
 import sys
 import threading

@@ -1,7 +1,7 @@
 """Embed a batch that takes long, on argv[2] threads, until Ctrl-C.
 
-Prints the share of the batch that was computed, and whether the model still works. The share is one of processor time,
-which does not depend on other programs.
+Prints the share of the batch that was computed, and whether the model still works. The share is measured in processor
+time, so that other programs don't change it.
 """
 
 import contextlib

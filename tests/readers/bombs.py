@@ -324,7 +324,7 @@ def long_configuration(folder):
 
 
 def flatbuffer(tensor_count, shape_size, operator_count, operands, constant):
-    """A model whose lists of tables and vectors all refer to the same one many times."""
+    """A model whose lists of tables and vectors all refer to the same element many times."""
     import flatbuffers
 
     builder = flatbuffers.Builder(1 << 20)

@@ -76,7 +76,7 @@ def main() -> None:
         import fastmnv2.weights.fold  # noqa: F401
         from fastmnv2.weights.forms import checkpoint, hdf5, hub, keras, native, tflite  # noqa: F401
     trust_checksums()
-    # Runs libhdf5 in this process, because a child process takes 0.3 s for each file. Its own crashes don't count.
+    # Runs libhdf5 in this process, because a child process takes 0.3 s for each file. libhdf5's crashes don't count.
     hdf5.read = lambda file, origin: hdf5.collect(file)
     memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=memory) as scratch:

@@ -18,7 +18,7 @@ def archive(folder, target, prefix="./"):
 
 
 def write_bundle(prefix, arrays, names=None, dtype=1):
-    """Write a tensor bundle without TensorFlow. With ``names`` (variables' names by key) it is one of TensorFlow 2.
+    """Write a tensor bundle without TensorFlow. With ``names`` (variables' names by key) it is a TensorFlow 2 bundle.
 
     ``dtype`` is a number of types.proto: 1 for float32, 2 for float64, 14 for bfloat16 and 19 for float16.
     """

@@ -72,7 +72,7 @@ def test_ranges_are_rounded_to_the_intended_numbers():
 
 
 def test_images_from_minus_one_to_one_may_be_scaled_too():
-    """The numbers are those of (x + 1) / 2 and of (x + 1) * 127.5, which leave a part of the range for any other x."""
+    """(x + 1) / 2 and (x + 1) * 127.5 fill exactly their range only if x is from -1 to 1."""
     assert range_of(0.5, 0.5) == (0.0, 1.0)
     assert range_of(127.5, 127.5) == (0.0, 255.0)
     assert range_of(0.5, 0.5, pixels=True) == (0.5, 128.0)

@@ -120,7 +120,7 @@ def test_the_networks_size_is_that_of_resized_images():
     size = node("size", "Const", attributes=attribute("value", field(8, tensor)))
     nodes = [placeholder("images", 224), size, node("y", "ResizeBilinear", "images", "size"), convolution("y")]
     assert tf_graph.saved_model(saved(graph(*nodes), size=224)).size == (96, 64)
-    nodes[1] = node("size", "Placeholder")  # unknown: the images' own
+    nodes[1] = node("size", "Placeholder")  # unknown, so images keep their size
     assert tf_graph.saved_model(saved(graph(*nodes), size=224)).size == (224, 224)
 
 

@@ -48,7 +48,7 @@ def variables(source):
 
 
 def numbered(file, source, at):
-    """``layers/conv2d_7/vars/0``, without names."""
+    """Write datasets like ``layers/conv2d_7/vars/0``, without names."""
     counts, places = {}, {}
     for kind, layer, variable, values in variables(source):
         if layer not in places:
@@ -124,7 +124,7 @@ def test_a_head_with_a_batch_norm_in_keras_2_files(source, pixels, tmp_path):
 
 
 def legacy(path, source, rename, config=None, others=None):
-    """``/<layer>/<layer>/kernel:0``."""
+    """Write datasets like ``/<layer>/<layer>/kernel:0``."""
     with h5py.File(path, "w") as file:
         if config is not None:
             file.attrs["model_config"] = json.dumps(config)
@@ -258,7 +258,7 @@ def test_errors_about_the_last_map_suggest_head_false(source, pixels, tmp_path, 
     with pytest.raises(fastmnv2.WeightsError, match=r"odd_pool.*head=False"):
         fastmnv2.load(path)
     assert fastmnv2.load(path, head=False).embed(pixels).shape == (2, 1280)
-    # Of a map of one pixel, these are the average.
+    # For a map of one pixel, these layers equal the average.
     inner = network_config(source, size=32) | {"inbound_nodes": call("images")}
     config = functional([inner, layer(kind, "odd_pool", "network"), layer("Dense", "kinds", "odd_pool")], ["kinds"])
     kernel, bias = kernel_and_bias()
@@ -282,7 +282,7 @@ def test_unit_normalization_is_run(source, pixels, tmp_path):
 
 
 def test_a_rescaling_sets_the_input_range(source, tmp_path):
-    """A layer with a factor below 1 takes pixels in [0,255]."""
+    """A Rescaling by a factor below 1 is for pixels in [0,255]."""
     for scale, offset, expected in (
         (0.07, 0.0, (0, 17.85)),
         (0.5, -3, (-3, 124.5)),
@@ -351,7 +351,7 @@ def test_a_reshape_that_makes_each_feature_a_row_is_refused(source):
 )
 def test_networks_that_compute_something_else_are_refused(source, tmp_path, name, how):
     config = changed(network_config(source), name, **how)
-    config["config"]["layers"].append(layer("Conv2D", "block_99_expand", "out_relu"))  # of no network
+    config["config"]["layers"].append(layer("Conv2D", "block_99_expand", "out_relu"))  # belongs to no network
     path = legacy(tmp_path / "m.h5", source, lambda name: name, config)
     with pytest.raises(fastmnv2.WeightsError, match=f"{name}: expected {next(iter(how))}"):
         fastmnv2.load(path, head=False)
@@ -372,7 +372,7 @@ open(sys.argv[2], "w").write(fastmnv2.load(sys.argv[1]).weights["form"])
 
 
 def test_layers_of_two_models_with_one_name(source, tmp_path):
-    """Neither of them is taken for the other."""
+    """Neither is mistaken for the other."""
     with h5py.File(tmp_path / "m.weights.h5", "w") as file:
         for number, model in enumerate(("first", "second")):
             variables_of = file.create_group(f"layers/{model}/layers/dense/vars")

@@ -345,7 +345,7 @@ def test_names_that_mean_nothing():
 
 
 def test_untrained_is_the_same_everywhere_and_its_activations_are_sensible(images, model):
-    # A digest of TF-Slim's tensors, so of the generator alone. A change would change every seeded figure in the tests.
+    # TF-Slim's tensors, which depend only on the generator. A change would change every seeded figure in the tests.
     assert untrained().sha256.startswith("0dbf491ee8965742")
     assert untrained(1).sha256 != untrained().sha256
     for name, values in model.endpoints(images[:8]).items():

@@ -12,8 +12,8 @@ class FloatMaker(Maker):
 
     ``before`` is a list of (operator, numbers) for the image, or (operator, numbers, True) with the numbers first.
     ``after`` is a function that takes this maker and the pooled features' tensor and returns the outputs' tensors.
-    ``pool`` is the operator for the last map, ``window`` that of AVERAGE_POOL_2D. ``unclamped`` is the scope of a layer
-    without its ReLU6. ``size`` is the size of images, which the graph then resizes.
+    ``pool`` is the operator for the last map, ``window`` the window of AVERAGE_POOL_2D. ``unclamped`` is the
+    scope of a layer without its ReLU6. ``size`` is the size of images, which the graph then resizes.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class FloatMaker(Maker):
         return image, self.after(self, current) if self.after else [current]
 
     def pooling(self, source, target):
-        """Inputs, output and options of the operator that the last map goes through."""
+        """Inputs, output and options of the operator ``pool``."""
         s, axes = self.schema, self.values(np.array([1, 2], np.int32))
         if self.last == "RESHAPE":
             return (source,), target, s.ReshapeOptionsT()

@@ -10,8 +10,8 @@
  *
  * Where more than 8 sums are in flight, each 256-bit store delays the multiply-adds by 0.5 to 1 cycle: 12 to 18 cycles
  * for a tile of 4 x 3, whether its sums are clamped or not, and whatever their order. An expansion of 8 inputs reaches
- * 71 %, of 16 inputs 86 %, of 32 inputs 93 %. Stores of general registers cost nothing, and neither do those between
- * multiply-adds that wait for each other, in 8 chains. (Measured with single loops in assembly.)
+ * 71 %, of 16 inputs 86 %, of 32 inputs 93 %. Stores of general registers cost nothing, and neither do vector stores
+ * between dependent multiply-adds in 8 chains. (Measured with single loops in assembly.)
  *
  * Tried without gain:
  *   panels of two vectors for expansions of 8 to 64 inputs: the kernels gain 1 to 7 %, the networks lose 1 to 2 %

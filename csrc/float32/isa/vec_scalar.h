@@ -1,4 +1,4 @@
-/* The vector vocabulary with one lane. Its multiply-add defines the bits that every other file must give. */
+/* The vector vocabulary with one lane. Its multiply-add defines the bits that every other file must produce. */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

@@ -66,7 +66,7 @@ FM_INLINE vec vec_set2(const float *p) {
     return _mm512_castsi512_ps(_mm512_broadcastq_epi64(_mm_loadl_epi64((const __m128i *)p)));
 }
 
-/* Each channel twice: the even ones of 16, the odd ones, all of 8. The first two cost only the load. */
+/* Each channel twice: the even channels of 16, the odd channels of 16, 8 channels. The first two cost only the load. */
 FM_INLINE vec vec_twice_even(const float *p) { return _mm512_moveldup_ps(_mm512_loadu_ps(p)); }
 FM_INLINE vec vec_twice_odd(const float *p) { return _mm512_movehdup_ps(_mm512_loadu_ps(p)); }
 FM_INLINE vec vec_twice(const float *p) {

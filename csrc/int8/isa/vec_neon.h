@@ -1,5 +1,5 @@
-/* The 8-bit vocabulary on Advanced SIMD: with dot products (FEAT_DotProd, ARMv8.2's option), which take signed bytes,
- * so inputs are shifted by 128; or without dot products, one 16-bit product at a time. */
+/* The 8-bit vocabulary on Advanced SIMD: with dot products (FEAT_DotProd, an option of ARMv8.2), which take signed
+ * bytes, so inputs are shifted by 128; or without dot products, one 16-bit product at a time. */
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>

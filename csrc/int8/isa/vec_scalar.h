@@ -1,5 +1,5 @@
-/* The 8-bit vocabulary with one lane. It defines the bytes that every other vocabulary must give. Partial sums may wrap
- * around, as in vectors. The final sum fits, which is checked when weights are read. */
+/* The 8-bit vocabulary with one lane. It defines the bytes that every other vocabulary must produce. Partial sums may
+ * wrap around, as in vectors. The final sum fits, which is checked when weights are read. */
 #include <stdint.h>
 #include <string.h>
 

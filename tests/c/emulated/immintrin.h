@@ -7,7 +7,7 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 
-/* What SIMDe (0.7) does not have: each lane i of the result, under the intrinsic's name. */
+/* Intrinsics that SIMDe (0.7) lacks. FM_LANES computes each lane i of a result. */
 #define FM_LANES(body)                               \
     simde__m512_private to;                          \
     for (int i = 0; i < 16; i++) to.f32[i] = (body); \
