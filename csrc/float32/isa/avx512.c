@@ -8,7 +8,7 @@
  *   rows interleaved, weights doubled while loading   80 %   used here
  *   the same, weights packed doubled                  80 %   saves the permutes, but takes twice the cache
  *   whole vectors as usual, only the last 8 in pairs  75 %   28 loads for 24 multiply-adds; 80 % at 40 columns
- *   interleaving 16 k at a time, one step ahead       76 %   twice as many loop ends, and as many stalls
+ *   interleaving 16 k at a time, one step ahead       76 %   twice as many loop ends, and no fewer stalls
  *   blends of two broadcasts                          75 %   at most: 6 blends for 18 multiply-adds, on the same ports
  *
  * The inner loop for 16 x 24 has 40 instructions, of which 24 are multiply-adds, 11 loads, 3 permutes and 1 a prefetch.
