@@ -1,41 +1,14 @@
-"""Layers around the network in Keras files: heads after the pooling, and the input range before the network."""
+"""Heads of Keras files: layers after the pooling."""
 
 import json
 import zipfile
 
 import numpy as np
 import pytest
+from keras_model import keras_model, keras_output, near, randomised, saved, whole
 
 import fastmnv2
 from fastmnv2.weights.untrained import untrained
-
-
-@pytest.fixture(scope="module")
-def network():
-    from keras_model import keras_model
-
-    return keras_model(untrained(seed=5).tensors)
-
-
-@pytest.fixture(scope="module")
-def pixels():
-    """uint8 images, including flat ones and noise."""
-    from fastmnv2.weights.untrained import _images
-
-    smooth = _images(np.random.RandomState(3), 9)
-    noise = np.random.RandomState(4).rand(2, 96, 96, 3)
-    return np.round(255 * np.concatenate([smooth, noise])).astype(np.uint8)
-
-
-def randomised(model, seed=0):
-    """Give a head random variables instead of zeros and ones, with variances above 0. Return the model."""
-    rng = np.random.RandomState(seed)
-    for layer in model.layers:
-        if type(layer).__name__ == "Dense":
-            layer.set_weights([rng.normal(0, 1 / np.sqrt(w.shape[0]), w.shape) for w in layer.get_weights()])
-        elif type(layer).__name__ == "BatchNormalization" and not layer.name.endswith(("_BN", "_bn", "_Conv1")):
-            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
-    return model
 
 
 def heads():
@@ -61,34 +34,6 @@ def heads():
         "norm only": [layers.BatchNormalization()],
         "unit length": [layers.Dense(12), layers.UnitNormalization()],
     }
-
-
-def whole(network, after, before=(), nested=True):
-    import keras
-
-    inputs = keras.Input((96, 96, 3))
-    x = inputs
-    for layer in before:
-        x = layer(x)
-    x = network(x) if nested else keras.Model(network.input, network.output)(x)
-    for layer in after:
-        x = layer(x)
-    return randomised(keras.Model(inputs, x))
-
-
-def saved(model, path):
-    model.save(path)
-    return path
-
-
-def keras_output(model, images):
-    """Keras' output for images, without the seconds that ``predict`` takes to compile."""
-    return np.asarray(model(np.asarray(images, np.float32), training=False))
-
-
-def near(ours, theirs, bar=1e-5):
-    assert ours.shape == theirs.shape
-    assert np.linalg.norm(ours - theirs) <= bar * np.linalg.norm(theirs)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +240,6 @@ def test_one_output_gives_two_classes(network, pixels, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["keras", pytest.param("h5", marks=pytest.mark.slow)])
 def test_imagenets_own_classes_stay_logits(pixels, tmp_path, suffix):
-    from keras_model import keras_model
-
     model = keras_model(untrained(seed=5).tensors, top=True)
     ours = fastmnv2.load(saved(model, tmp_path / f"m.{suffix}"))
     assert ours.has_logits
@@ -345,119 +288,6 @@ def test_layers_in_memory_whose_kernel_is_not_their_weights(network, pixels):
     with pytest.raises(fastmnv2.WeightsError, match=r"own \(Dense\): expected one kernel"):
         fastmnv2.load(model)
     assert fastmnv2.load(model, head=False).embed(pixels[:1]).shape == (1, 1280)
-
-
-# ---- the input range ----
-
-
-RANGES = [(1 / 127.5, -1.0), (1 / 255, 0.0), (1 / 128, -1.0), (0.01, 0.3), (1 / 64, -2.0), (-1 / 255, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("scale", "offset"), RANGES[:3] + [pytest.param(*range_, marks=pytest.mark.slow) for range_ in RANGES[3:]]
-)
-@pytest.mark.parametrize("suffix", ["keras"])
-def test_a_rescaling_layer_sets_the_input_range(network, pixels, tmp_path, scale, offset, suffix):
-    from keras import layers
-
-    model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
-    theirs = keras_output(model, pixels.astype(np.float32))
-    ours = fastmnv2.load(model if suffix == "memory" else saved(model, tmp_path / f"m.{suffix}"))
-    near(ours.embed(pixels), theirs)
-    near(ours.embed(pixels / np.float32(255)), theirs)
-    np.testing.assert_allclose(ours.weights["input_range"], (offset, 255 * scale + offset), rtol=1e-6, atol=1e-7)
-
-
-def test_a_rescaling_of_unit_images(network, pixels, tmp_path):
-    from keras import layers
-
-    for number, (scale, offset) in enumerate([(2.0, -1.0), (1.0, 0.0), (4.4, -2.1)]):
-        model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
-        theirs = keras_output(model, pixels / np.float32(255))
-        near(fastmnv2.load(saved(model, tmp_path / f"{number}.keras")).embed(pixels), theirs)
-
-
-def test_layers_before_the_network_are_composed(network, pixels, tmp_path):
-    import keras
-    from keras import layers
-
-    mean = 127.5
-    before = [
-        layers.RandomZoom(0.1),
-        lambda x: x - mean,
-        lambda x: keras.ops.multiply(x, 1 / 127.5),
-        layers.GaussianNoise(0.1),
-    ]
-    model = whole(network, [], before)
-    ours = fastmnv2.load(saved(model, tmp_path / "m.keras"))
-    near(ours.embed(pixels), keras_output(model, pixels.astype(np.float32)))
-    assert ours.weights["input_range"] == (-1.0, 1.0)
-
-
-@pytest.mark.slow
-def test_layers_before_the_network_that_cant_be_run(network, pixels, tmp_path):
-    from keras import layers
-
-    for layer, name in (
-        (layers.Normalization(mean=[1, 2, 3], variance=[1, 2, 3], name="own_norm"), "own_norm"),
-        (layers.Rescaling([1 / 255, 1 / 200, 1 / 100], name="each_apart"), "each_apart"),
-        (layers.Rescaling(0.0, name="grey"), "Conv1"),
-    ):
-        path = saved(whole(network, [], [layer]), tmp_path / f"{name}.keras")
-        with pytest.raises(fastmnv2.WeightsError, match=name):
-            fastmnv2.load(path)
-        assert fastmnv2.load(path, input_range=(-1, 1)).embed(pixels).shape == (len(pixels), 1280)
-
-
-@pytest.mark.slow
-def test_input_range_for_files_that_dont_record_it(network, pixels, tmp_path):
-    network.save_weights(tmp_path / "m.weights.h5")
-    for low, high in [(0, 1), (-1, 1), (-0.5, 2)]:
-        ours = fastmnv2.load(tmp_path / "m.weights.h5", input_range=(low, high))
-        theirs = keras_output(network, low + (high - low) * (pixels / np.float32(255)))
-        near(ours.embed(pixels), theirs)
-    for wrong in [(1, 1), (0, np.inf), (0,), "ab", 3, (None, 1)]:
-        with pytest.raises(ValueError, match="input_range"):
-            fastmnv2.load(tmp_path / "m.weights.h5", input_range=wrong)
-
-
-def test_the_same_bits_on_every_instruction_set(network, pixels, tmp_path, monkeypatch):
-    from keras import layers
-
-    path = saved(whole(network, [layers.Dense(17)], [layers.Rescaling(1 / 99, offset=-0.7)]), tmp_path / "m.keras")
-    want = None
-    for isa in fastmnv2.available_isas():
-        monkeypatch.setenv("FASTMNV2_ISA", isa)
-        got = fastmnv2.load(path).predict(pixels[:3])
-        want = got if want is None else want
-        assert (got == want).all(), isa
-
-
-def test_the_warning_knows_the_range(network, pixels):
-    from keras import layers
-
-    images = pixels / np.float32(255)
-    model = fastmnv2.load(whole(network, [], [layers.Rescaling(1 / 255)]))
-    with pytest.warns(UserWarning, match=r"expected float values in \[0, 1\]"):
-        model.embed(images * 255)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scale", "offset", "expected", "input_range"),
-    [(1 / 100, -1.1, (-1.1, 1.45), None), (1 / 255, 0.0, (0, 255), (0, 255))],
-)
-def test_tflite_files_record_their_range(network, pixels, tmp_path, scale, offset, expected, input_range):
-    """A factor without offset is folded into the first convolution, so the file does not show that it takes pixels."""
-    from keras import layers
-    from makers import converted
-
-    model = whole(network, [], [layers.Rescaling(scale, offset=offset)])
-    path = tmp_path / "m.tflite"
-    path.write_bytes(converted(model))
-    ours = fastmnv2.load(path, input_range=input_range)
-    np.testing.assert_allclose(ours.weights["input_range"], expected, rtol=1e-6)
-    near(ours.embed(pixels), keras_output(model, pixels))
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
-"""keras.applications.MobileNetV2 with given TF-Slim variables."""
+"""keras.applications.MobileNetV2 with given TF-Slim variables, and models around it."""
 
 import re
+
+import numpy as np
 
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
@@ -31,3 +33,42 @@ def keras_model(variables, top=False, alpha=0.75, size=(96, 96)):
             name = "depthwise_weights" if "Depthwise" in type(layer).__name__ else "weights"
             layer.set_weights([variables[f"{scope}/{name}"]])
     return network
+
+
+def randomised(model, seed=0):
+    """Give a head random variables instead of zeros and ones, with variances above 0. Return the model."""
+    rng = np.random.RandomState(seed)
+    for layer in model.layers:
+        if type(layer).__name__ == "Dense":
+            layer.set_weights([rng.normal(0, 1 / np.sqrt(w.shape[0]), w.shape) for w in layer.get_weights()])
+        elif type(layer).__name__ == "BatchNormalization" and not layer.name.endswith(("_BN", "_bn", "_Conv1")):
+            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    return model
+
+
+def whole(network, after, before=(), nested=True):
+    import keras
+
+    inputs = keras.Input((96, 96, 3))
+    x = inputs
+    for layer in before:
+        x = layer(x)
+    x = network(x) if nested else keras.Model(network.input, network.output)(x)
+    for layer in after:
+        x = layer(x)
+    return randomised(keras.Model(inputs, x))
+
+
+def saved(model, path):
+    model.save(path)
+    return path
+
+
+def keras_output(model, images):
+    """Keras' output for images, without the seconds that ``predict`` takes to compile."""
+    return np.asarray(model(np.asarray(images, np.float32), training=False))
+
+
+def near(ours, theirs, bar=1e-5):
+    assert ours.shape == theirs.shape
+    assert np.linalg.norm(ours - theirs) <= bar * np.linalg.norm(theirs)
