@@ -31,8 +31,10 @@ _DIMS_LIMIT = 8
 _TENSORS_LIMIT = 96 << 20
 _STRING_LIMIT = 1 << 20
 _SHARDS_LIMIT = 1000
-_DT_STRING, _DT_BFLOAT16 = 7, 14
-_FLOATS = {1: "<f4", 2: "<f8", _DT_BFLOAT16: "<u2", 19: "<f2"}  # types.proto
+_DT_STRING = 7
+BFLOAT16 = 14
+FLOATS = {1: "<f4", 2: "<f8", BFLOAT16: "<u2", 19: "<f2"}
+"""numpy's dtypes of TensorFlow's floats by their numbers in types.proto. bfloat16 is read as bits."""
 
 
 class Entry(NamedTuple):
@@ -214,9 +216,9 @@ class Bundle:
         total = 0
         for name in names:
             entry = self.entries[name]
-            if entry.dtype not in _FLOATS:
-                raise ValueError(f"{name}: expected floats (dtype {', '.join(map(str, _FLOATS))}), got {entry.dtype}")
-            dtype = np.dtype(_FLOATS[entry.dtype])
+            if entry.dtype not in FLOATS:
+                raise ValueError(f"{name}: expected floats (dtype {', '.join(map(str, FLOATS))}), got {entry.dtype}")
+            dtype = np.dtype(FLOATS[entry.dtype])
             needed = math.prod(entry.shape) * dtype.itemsize
             if needed != entry.size:
                 raise ValueError(f"{name}: shape {list(entry.shape)} needs {needed} bytes, got {entry.size}")
@@ -225,9 +227,7 @@ class Bundle:
                 raise ValueError(f"{name}: the network's tensors take more than {_TENSORS_LIMIT} bytes")
             values = np.frombuffer(self._read_bytes(name, entry), dtype).reshape(entry.shape)
             with np.errstate(over="ignore"):  # folding refuses infinite values
-                tensors[name] = (
-                    from_bfloat16(values) if entry.dtype == _DT_BFLOAT16 else values.astype("<f4", copy=False)
-                )
+                tensors[name] = from_bfloat16(values) if entry.dtype == BFLOAT16 else values.astype("<f4", copy=False)
         return tensors
 
     def string(self, name: str) -> bytes:

@@ -20,8 +20,7 @@ _FIELDS_LIMIT = 1_000_000  # a Keras SavedModel has about 200,000
 _DEPTH_LIMIT = 16  # nested calls of functions
 _STEPS_LIMIT = 10_000
 
-_FLOATS = {1: "<f4", 2: "<f8", 3: "<i4", 4: "u1", 9: "<i8", 14: "<u2", 19: "<f2"}  # types.proto
-_BFLOAT16 = 14
+_NUMBERS = bundle.FLOATS | {3: "<i4", 4: "u1", 9: "<i8"}  # types.proto
 _HALVES = 13  # TensorProto's field for the bits of float16 and bfloat16
 _UINT8 = 4
 _CONVOLUTIONS = ("Conv2D", "_FusedConv2D")
@@ -148,18 +147,18 @@ class Reader:
                 shape = self.shape(value)
             elif key == 4:
                 content = value
-            elif key in (5, 6, 7, 10, _HALVES) and kind in _FLOATS:
+            elif key in (5, 6, 7, 10, _HALVES) and kind in _NUMBERS:
                 items += self._items(key, value, kind)
-        if kind not in _FLOATS or min(shape, default=0) < 0:
+        if kind not in _NUMBERS or min(shape, default=0) < 0:
             return None
         count = math.prod(shape)
         if content:
-            values = np.frombuffer(content, _FLOATS[kind])
-            values = from_bfloat16(values) if kind == _BFLOAT16 else values
+            values = np.frombuffer(content, _NUMBERS[kind])
+            values = from_bfloat16(values) if kind == bundle.BFLOAT16 else values
         else:  # the last value repeats up to the end
             if not 0 < len(items) <= count or count > 1 << 16:
                 return None
-            dtype = "<f4" if kind == _BFLOAT16 else _FLOATS[kind]
+            dtype = "<f4" if kind == bundle.BFLOAT16 else _NUMBERS[kind]
             values = np.array(items + items[-1:] * (count - len(items)), np.float64).astype(dtype)
         return values.reshape(shape) if values.size == count else None
 
@@ -174,7 +173,7 @@ class Reader:
         if key != _HALVES:
             return numbers
         bits = np.array([number & 0xFFFF for number in numbers], "<u2")
-        halves: list[Any] = (from_bfloat16(bits) if kind == _BFLOAT16 else bits.view("<f2")).tolist()
+        halves: list[Any] = (from_bfloat16(bits) if kind == bundle.BFLOAT16 else bits.view("<f2")).tolist()
         return halves
 
     @staticmethod
